@@ -1,0 +1,63 @@
+"""Builds the kernels: ext/<name>.pyx becomes firezone/_ext/<name>.so."""
+
+import os
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+DEBUG = os.environ.get("FIREZONE_BUILD") == "debug"
+
+# Kernel -> C sources of ours that are linked into it.
+KERNELS: dict[str, list[str]] = {
+    "batch": [],
+    "ip": [],
+    "aead": [],
+    "session": [],
+    "ring": [],
+    "demux": [],
+    "flows": [],
+    "udp": [],
+    "tun": [],
+    "pipeline": [],
+}
+
+DIRECTIVES = {
+    "language_level": "3",
+    "freethreading_compatible": True,
+    "boundscheck": DEBUG,
+    "wraparound": DEBUG,
+    "initializedcheck": DEBUG,
+    "cdivision": not DEBUG,
+    "linetrace": DEBUG,
+}
+
+
+def stale() -> bool:
+    """True if a face (.pxd, .h) is newer than a generated body: cythonize does not look there."""
+    faces = [*Path("firezone/_ext").glob("*.pxd"), *Path("ext/c").glob("*.h"), Path("setup.py")]
+    newest = max(face.stat().st_mtime for face in faces)
+    return any(c.stat().st_mtime < newest for c in Path("ext").glob("*.c"))
+
+
+def kernel(name: str, sources: list[str]) -> Extension:
+    flags = ["-O0", "-g"] if DEBUG else ["-O3", "-g", "-fno-omit-frame-pointer"]
+    return Extension(
+        f"firezone._ext.{name}",
+        [f"ext/{name}.pyx", *sources],
+        include_dirs=["ext/c"],
+        extra_compile_args=[*flags, "-Wall", "-Wno-unused-function"],
+        define_macros=[("CYTHON_TRACE_NOGIL", "1")] if DEBUG else [],
+    )
+
+
+setup(
+    ext_modules=cythonize(
+        [kernel(name, sources) for name, sources in KERNELS.items()],
+        include_path=["."],
+        compiler_directives=DIRECTIVES,
+        annotate=DEBUG,
+        emit_linenums=True,
+        force=stale(),
+    )
+)
