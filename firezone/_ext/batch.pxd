@@ -1,5 +1,6 @@
 # PacketBatch: one arena and columns. The unit that every kernel works on.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy, memset
 
 cdef enum:
     HEADROOM = 64          # bytes kept free before a packet: WireGuard and ChannelData headers
@@ -70,3 +71,62 @@ cdef enum:
 
 cdef class PacketBatch:
     cdef Batch b
+
+
+# Where a slot's packet begins.
+cdef inline uint8_t* slot_packet(const Batch* b, uint32_t slot) noexcept nogil:
+    return b.arena + b.offset[slot]
+
+
+# Bytes that a slot can hold, with its headroom and tailroom left free.
+cdef inline uint32_t slot_room(const Batch* b) noexcept nogil:
+    return b.stride - HEADROOM - TAILROOM
+
+
+# Makes a slot fresh: an empty packet of nobody behind the headroom, verdict PASS.
+cdef inline void slot_reset(Batch* b, uint32_t slot) noexcept nogil:
+    b.offset[slot] = slot * b.stride + HEADROOM
+    b.length[slot] = 0
+    b.peer[slot] = 0
+    b.flow[slot] = FLOW_NONE
+    b.verdict[slot] = PASS
+    b.ecn[slot] = 0
+    b.mark[slot] = 0
+    memset(&b.tuple[slot], 0, sizeof(Tuple))
+    memset(&b.local[slot], 0, sizeof(Endpoint))
+    memset(&b.remote[slot], 0, sizeof(Endpoint))
+
+
+cdef inline bint endpoint_equal(const Endpoint* a, const Endpoint* b) noexcept nogil:
+    return a.port == b.port and a.family == b.family and memcmp(a.address, b.address, 16) == 0
+
+
+# Two multiplications (the finaliser of splitmix64), seeded by a secret of the table. Good enough
+# for tables whose keys strangers cannot choose; others want a keyed hash of full strength.
+cdef inline uint64_t endpoint_hash(const Endpoint* e, uint64_t secret) noexcept nogil:
+    cdef uint64_t low
+    cdef uint64_t high
+    memcpy(&low, e.address, 8)
+    memcpy(&high, e.address + 8, 8)
+    low ^= secret ^ (<uint64_t>e.port << 16 | e.family)
+    low = (low ^ low >> 30) * <uint64_t>0xBF58476D1CE4E5B9
+    low = ((low ^ low >> 27) + high) * <uint64_t>0x94D049BB133111EB
+    return low ^ low >> 31
+
+
+# (family 4 or 6, packed address, port): the Python face of an Endpoint; unset is (0, b"", 0).
+cdef inline tuple endpoint_tuple(const Endpoint* e):
+    cdef Py_ssize_t size = 4 if e.family == 4 else 16 if e.family == 6 else 0
+    return (e.family, <bytes>(<const char*>e.address)[:size], e.port)
+
+
+cdef inline int endpoint_set(Endpoint* e, int family, bytes packed, int port) except -1:
+    if not ((family == 4 and len(packed) == 4) or (family == 6 and len(packed) == 16)):
+        raise ValueError("not an address of its family")
+    if not 0 <= port <= 0xFFFF:
+        raise ValueError("port out of range")
+    memset(e, 0, sizeof(Endpoint))
+    memcpy(e.address, <const char*>packed, len(packed))
+    e.family = family
+    e.port = port
+    return 0

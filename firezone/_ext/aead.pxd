@@ -1,0 +1,21 @@
+# ChaCha20-Poly1305 (RFC 8439) in place over the packets of a batch, as WireGuard uses it: no
+# associated data, nonce = 4 zero bytes and the counter in little endian.
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+cdef enum:
+    AEAD_KEY = 32
+    AEAD_TAG = 16
+
+ctypedef struct AeadItem:
+    const uint8_t* key     # 32 bytes
+    uint8_t* data          # plaintext, or ciphertext, with the tag (or room for it) behind
+    uint64_t counter
+    uint32_t length        # of the plaintext, both ways
+    uint32_t ok            # set by open: 1 = authentic; 0 = not, and `data` is of no use any more
+
+cdef void aead_seal_batch(AeadItem* items, size_t count) noexcept nogil
+cdef void aead_open_batch(AeadItem* items, size_t count) noexcept nogil
+
+# One packet: `data` of `length` bytes of plaintext and 16 of room, or of tag.
+cdef void aead_seal(const uint8_t* key, uint64_t counter, uint8_t* data, uint32_t length) noexcept nogil
+cdef bint aead_open(const uint8_t* key, uint64_t counter, uint8_t* data, uint32_t length) noexcept nogil
