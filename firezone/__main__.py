@@ -1,0 +1,5 @@
+"""`python -m firezone` is the `firezone` command."""
+
+from firezone.cli import main
+
+main()
