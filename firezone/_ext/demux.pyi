@@ -1,0 +1,45 @@
+from typing import final
+
+from firezone._ext.batch import PacketBatch
+from firezone._ext.session import Sessions
+
+Address = tuple[int, bytes, int]
+
+@final
+class Channels:
+    """The ChannelData numbers that we accept, by relay. One writer (Python), one data thread."""
+
+    def __init__(self, secret: bytes, sessions: Sessions | None = None, capacity: int = 8192) -> None: ...
+    def __len__(self) -> int: ...
+    def open(self, relay: Address, number: int) -> bool:
+        """Accept a channel; False when the table is full. Opening again keeps `received_at`."""
+
+    def close(self, relay: Address, number: int) -> bool:
+        """Refuse a channel; False if it was not open."""
+
+    def received_at(self, relay: Address, number: int) -> int:
+        """When data last came through it, absolute ns; 0 = never or not open."""
+
+@final
+class Demux:
+    """Classifies datagrams: transport data PASSes, what is for the control layer is SLOW.
+
+    Handshakes carry a mac1 (WireGuard paper, section 5.4.4) under `public_key`, checked here.
+    Rates are per second, bursts in messages.
+    """
+
+    def __init__(
+        self,
+        public_key: bytes,
+        channels: Channels,
+        *,
+        handshake_rate: int = 1000,
+        handshake_burst: int = 200,
+        stun_rate: int = 5000,
+        stun_burst: int = 1000,
+    ) -> None: ...
+    def classify(self, batch: PacketBatch, now: int) -> None:
+        """Run the stage over a batch of datagrams with their `remote` column set."""
+
+def blake2s(data: bytes, key: bytes = b"", digest_size: int = 32) -> bytes:
+    """BLAKE2s (RFC 7693), keyed when `key` is not empty. Raises ValueError on sizes out of range."""

@@ -1,0 +1,35 @@
+from typing import final
+
+from firezone._ext.batch import PacketBatch
+from firezone._ext.session import Sessions
+
+Address = tuple[int, bytes, int]
+
+@final
+class Paths:
+    """Where each peer is reached. One writer (Python), one data thread."""
+
+    def __init__(self, sessions: Sessions | None = None, slots: int = 16384) -> None: ...
+    def set(
+        self,
+        slot: int,
+        destination: Address,
+        source: Address | None = None,
+        channel: int | None = None,
+    ) -> None:
+        """Swap a peer's path. Raises ValueError for a slot or channel out of range."""
+
+    def clear(self, slot: int) -> None:
+        """Forget a peer's path."""
+
+    def get(self, slot: int) -> tuple[Address, Address | None, int | None] | None:
+        """(destination, source, channel) of a peer."""
+
+    def reclaim(self) -> int:
+        """Free old paths that no thread can hold any more; how many remain."""
+
+    def check(self, batch: PacketBatch) -> None:
+        """Stage: packets to peers without a path become UNROUTABLE."""
+
+    def prepend(self, batch: PacketBatch) -> None:
+        """Stage: fill `remote` and `local`, put the ChannelData header before sealed packets."""

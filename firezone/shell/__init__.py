@@ -1,0 +1,1 @@
+"""The only I/O: sockets, TUN devices, the clock, the system."""

@@ -1,0 +1,284 @@
+"""The data plane: the kernels, their two threads, and the commands of the control layer.
+
+`up` runs from the TUN device to UDP, `down` from UDP to the TUN device; both loops hold no GIL from
+`start()` to `stop()`. Python writes the shared tables (sessions, flows, paths, channels) in place:
+the threads see each change at their next packet, and memory is freed after both have passed a
+quiescent point. What the threads cannot decide comes up through rings, `poll_event()`, announced
+by `events_fd`; packets that we made or decided go down through rings, too.
+
+What a thread still had in hand when a peer was removed is dropped, so a slot may be used again at
+once for another peer.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from firezone import commands
+from firezone._ext import pipeline as kernel
+from firezone._ext.batch import PacketBatch
+from firezone._ext.demux import Channels, Demux
+from firezone._ext.flows import Entry, Flows, Key, Rewrite
+from firezone._ext.paths import Paths
+from firezone._ext.session import Sessions
+from firezone._ext.tun import Tun
+from firezone._ext.udp import UdpSockets
+from firezone.errors import LocalError
+from firezone.model import Endpoint, Entropy, Transmit
+
+SLOTS = 16_384
+"""Peers that one data plane can hold, by default."""
+
+_STOP_SECONDS = 1.0
+
+_Address = tuple[int, bytes, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """One entry of the flow table as it stood: what was decided and what came of it."""
+
+    key: commands.FlowKey
+    action: commands.Action
+    slot: int
+    group: int
+    expires_at: int
+    idle_timeout: int
+    rewrite: commands.Rewrite | None
+    packets: int
+    bytes: int
+    last_seen: int
+    tcp_flags: int
+
+
+class _Kernels:
+    """The tables and the commands on them; how packets get in and out is the subclass's matter."""
+
+    def __init__(
+        self,
+        *,
+        own_public_key: bytes,
+        flow_capacity: int,
+        slots: int,
+        mtu: int,
+        entropy: Entropy,
+        wake_fd: int,
+    ) -> None:
+        self._counters: Counter[str] = Counter()
+        self._sessions = Sessions(slots)
+        self._flows = Flows(entropy(16), self._sessions, flow_capacity, slots)
+        self._paths = Paths(self._sessions, slots)
+        self._channels = Channels(entropy(8), self._sessions)
+        self._demux = Demux(own_public_key, self._channels)
+        self._pipeline = kernel.Pipeline(
+            self._sessions, self._flows, self._paths, self._demux, mtu=mtu, wake_fd=wake_fd
+        )
+
+    def poll_event(self) -> commands.DataplaneEvent | None:
+        """The next thing the control layer must know, None when there is nothing."""
+        event = self._pipeline.poll_event()
+        return None if event is None else _event(event)
+
+    def activity(self, slot: int) -> commands.Activity:
+        """What was seen of a peer. All zero for a slot that is not open."""
+        return commands.Activity(*self._sessions.activity(slot))
+
+    def channel_received_at(self, relay: Endpoint, number: int) -> int:
+        """When data last came through a channel, absolute ns; 0 = never or not open."""
+        return self._channels.received_at(_address(relay), number)
+
+    def counters(self) -> dict[str, int]:
+        """Packets and bytes each way, drops by verdict, commands that could not be carried out."""
+        return {**self._pipeline.counters(), **self._counters}
+
+    def sweep(self, now: int, limit: int = 1024) -> list[Flow]:
+        """Do a bounded piece of housekeeping; the flows that ended. Call it some times a second."""
+        self._sessions.reclaim()
+        self._paths.reclaim()
+        return [_flow(entry) for entry in self._flows.sweep(now, limit)]
+
+    def flow(self, key: commands.FlowKey) -> Flow | None:
+        """The entry of a key, also a stale one."""
+        entry = self._flows.entry(_key(key))
+        return None if entry is None else _flow(entry)
+
+    def flows(self) -> Iterator[Flow]:
+        """Every entry of the flow table."""
+        return map(_flow, self._flows.entries())
+
+    def _apply(self, command: commands.Command, now: int) -> None:
+        match command:
+            case commands.InstallFlow():
+                self._install_flow(command, now)
+            case commands.BumpGeneration(group):
+                self._flows.bump(group)
+            case commands.Reinject(direction, slot, packet):
+                self._count_full(self._pipeline.reinject(direction, slot, packet))
+            case commands.SealPacket(slot, packet):
+                self._count_full(self._pipeline.seal(slot, packet))
+            case commands.SendKeepalive(slot):
+                self._count_full(self._pipeline.seal(slot, b""))
+            case commands.DeliverPacket(packet):
+                self._count_full(self._pipeline.deliver(packet))
+            case commands.OpenChannel(relay, number):
+                if not self._channels.open(_address(relay), number):
+                    self._counters["channel_table_full"] += 1
+            case commands.CloseChannel(relay, number):
+                self._channels.close(_address(relay), number)
+            case _:
+                self._apply_to_peer(command)
+
+    def _apply_to_peer(
+        self,
+        command: commands.AddPeer
+        | commands.RemovePeer
+        | commands.InstallKeypair
+        | commands.RemoveKeypair
+        | commands.SetPath,
+    ) -> None:
+        match command:
+            case commands.AddPeer(slot, tunnel_id):
+                self._sessions.add_peer(slot, tunnel_id)
+            case commands.RemovePeer(slot):
+                self._remove_peer(slot)
+            case commands.InstallKeypair():
+                self._install_keypair(command)
+            case commands.RemoveKeypair(slot, local_index):
+                self._sessions.remove_keypair(slot, local_index)
+            case commands.SetPath(slot, None):
+                self._paths.clear(slot)
+            case commands.SetPath(slot, commands.Path(destination, source, channel)):
+                origin = None if source is None else _address(source)
+                self._paths.set(slot, _address(destination), origin, channel)
+
+    def _remove_peer(self, slot: int) -> None:
+        self._flows.close_slot(slot)
+        self._pipeline.close_slot(slot)
+        self._paths.clear(slot)
+        self._sessions.remove_peer(slot)
+
+    def _install_keypair(self, command: commands.InstallKeypair) -> None:
+        self._sessions.install_keypair(
+            command.slot,
+            command.local_index,
+            command.remote_index,
+            command.send_key,
+            command.receive_key,
+            command.initiator,
+            command.created_at,
+            command.send_until,
+            command.receive_until,
+        )
+
+    def _install_flow(self, command: commands.InstallFlow, now: int) -> None:
+        installed = self._flows.install(
+            _key(command.key),
+            command.action,
+            command.slot,
+            command.group,
+            command.expires_at,
+            command.idle_timeout,
+            _rewrite(command.rewrite),
+            now,
+        )
+        if not installed:
+            self._counters["flow_table_full"] += 1
+
+    def _count_full(self, taken: bool) -> None:
+        if not taken:
+            self._counters["inject_ring_full"] += 1
+
+
+class Dataplane(_Kernels):
+    """The data plane of a program: two threads between a TUN device and UDP sockets.
+
+    The descriptors stay the caller's; they are made non-blocking. `own_public_key` is what
+    handshakes to us are checked against (mac1). `start()` and `stop()` may be repeated.
+    """
+
+    def __init__(
+        self,
+        *,
+        tun_fd: int,
+        udp4_fd: int | None,
+        udp6_fd: int | None,
+        own_public_key: bytes,
+        flow_capacity: int = 65_536,
+        slots: int = SLOTS,
+        mtu: int = 1280,
+        entropy: Entropy = os.urandom,
+    ) -> None:
+        self.events_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        """Readable while events may wait. Watch it, then call `poll_event()` until None."""
+        super().__init__(
+            own_public_key=own_public_key,
+            flow_capacity=flow_capacity,
+            slots=slots,
+            mtu=mtu,
+            entropy=entropy,
+            wake_fd=self.events_fd,
+        )
+
+    def start(self) -> None:
+        """Start the two threads."""
+
+    def stop(self) -> None:
+        """End and join the threads, within a second. Does nothing when they do not run."""
+
+    def close(self) -> None:
+        """Stop, and close `events_fd`. The data plane is of no use afterwards."""
+
+    def apply(self, command: commands.Command, now: int | None = None) -> None:
+        """Carry out a command. `now` is the boot-time clock unless given.
+
+        Raises LocalError for a slot or value that cannot be.
+        """
+
+    def failure(self) -> str | None:
+        """Why a thread ended by itself, None while all is well."""
+
+    def set_udp(self, udp4_fd: int | None, udp6_fd: int | None) -> None:
+        """Go on with other UDP sockets; the threads pause for it."""
+
+
+class SingleThreaded(_Kernels):
+    """The same kernels without descriptors and threads, for simulations and tests."""
+
+    def __init__(
+        self,
+        *,
+        own_public_key: bytes,
+        entropy: Entropy,
+        flow_capacity: int = 4096,
+        slots: int = 256,
+        mtu: int = 1280,
+    ) -> None:
+        super().__init__(
+            own_public_key=own_public_key,
+            flow_capacity=flow_capacity,
+            slots=slots,
+            mtu=mtu,
+            entropy=entropy,
+            wake_fd=-1,
+        )
+
+    def apply(self, command: commands.Command, now: int) -> None:
+        """Carry out a command, at once also what it sends."""
+
+    def feed_up(self, packet: bytes, now: int) -> None:
+        """One packet from the TUN device."""
+
+    def feed_down(self, datagram: bytes, local: Endpoint, source: Endpoint, now: int) -> None:
+        """One datagram from the network."""
+
+    def take_udp(self) -> Transmit | None:
+        """The next datagram to send, None when there is none."""
+
+    def take_tun(self) -> bytes | None:
+        """The next packet for the TUN device, None when there is none."""
