@@ -1,0 +1,213 @@
+"""What the relay remembers: allocations, their channels, and when each is due.
+
+An allocation is one port number, whichever families it has. A channel is *bound* until
+`bound_until`, then *unbound* for a cool-down in which neither its number nor its peer may serve
+another binding of the same allocation (RFC 8656 section 12), then gone. Deadlines derive from these
+facts; the heap holds at most one live entry per item and looks again when that entry comes up, so
+extending a lifetime costs nothing.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field
+from typing import Final
+
+from firezone.durations import SECOND
+from firezone.model import Endpoint, Entropy
+from firezone.turn.relay_commands import FiveTuple
+
+CHANNEL_LIFETIME: Final = 600 * SECOND
+CHANNEL_COOL_DOWN: Final = 300 * SECOND
+
+
+@dataclass(slots=True, eq=False)
+class Timed:
+    """Something with a deadline. `scheduled` is where its live heap entry stands."""
+
+    scheduled: int | None = field(default=None, init=False, repr=False)
+
+    @property
+    def deadline(self) -> int | None:
+        """When it is due, None once it is gone."""
+        raise NotImplementedError
+
+
+@dataclass(slots=True, eq=False)
+class Allocation(Timed):
+    """One client's relayed transport addresses: `port` on each of `families`."""
+
+    five_tuple: FiveTuple
+    port: int
+    families: tuple[int, ...]
+    expires_at: int
+    transaction_id: bytes
+    opening: set[int] = field(default_factory=set)
+    """Families whose socket we asked for and have not heard of."""
+    response: bytes | None = field(default=None, repr=False)
+    """The answer to the Allocate, once sent; a retransmission gets it again."""
+    channels: dict[int, Channel] = field(default_factory=dict, repr=False)
+    numbers: dict[Endpoint, int] = field(default_factory=dict, repr=False)
+    is_gone: bool = False
+
+    @property
+    def deadline(self) -> int | None:
+        return None if self.is_gone else self.expires_at
+
+
+@dataclass(slots=True, eq=False)
+class Channel(Timed):
+    """A number and the peer it stands for."""
+
+    allocation: Allocation
+    number: int
+    peer: Endpoint
+    bound_until: int
+    is_bound: bool = True
+    is_gone: bool = False
+
+    @property
+    def deadline(self) -> int | None:
+        if self.is_gone:
+            return None
+        return self.bound_until if self.is_bound else self.bound_until + CHANNEL_COOL_DOWN
+
+
+class Deadlines:
+    """A heap of timed items, tolerant of items that were extended, shortened or removed."""
+
+    __slots__ = ("_heap", "_limit", "_sequence")
+
+    _SMALLEST_LIMIT: Final = 64
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, Timed]] = []
+        self._sequence = 0
+        self._limit = self._SMALLEST_LIMIT
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def schedule(self, item: Timed) -> None:
+        """Look at the item when it is due. Call it again after its deadline came nearer."""
+        deadline = item.deadline
+        if deadline is None or (item.scheduled is not None and item.scheduled <= deadline):
+            return
+        item.scheduled = deadline
+        self._sequence += 1
+        heapq.heappush(self._heap, (deadline, self._sequence, item))
+        if len(self._heap) > self._limit:
+            self._compact()
+
+    def earliest(self) -> int | None:
+        """The next deadline, if any."""
+        while self._heap:
+            at, _, item = self._heap[0]
+            deadline = item.deadline
+            if item.scheduled == at and deadline == at:
+                return at
+            heapq.heappop(self._heap)
+            if item.scheduled == at:
+                item.scheduled = None
+                self.schedule(item)
+        return None
+
+    def pop_due(self, now: int) -> Timed | None:
+        """The next item whose deadline has come."""
+        at = self.earliest()
+        if at is None or at > now:
+            return None
+        item = heapq.heappop(self._heap)[2]
+        item.scheduled = None
+        return item
+
+    def _compact(self) -> None:
+        """Drops entries of items that are gone or stand elsewhere in the heap."""
+        self._heap = [e for e in self._heap if e[2].scheduled == e[0] and e[2].deadline is not None]
+        heapq.heapify(self._heap)
+        self._limit = max(self._SMALLEST_LIMIT, 2 * len(self._heap))
+
+
+class RelayTable:
+    """Allocations by client and by port. Says nothing about sockets or messages."""
+
+    def __init__(self, ports: range) -> None:
+        self._ports = ports
+        self.by_client: dict[FiveTuple, Allocation] = {}
+        self.by_port: dict[int, Allocation] = {}
+        self.deadlines = Deadlines()
+        self.bound_channels = 0
+
+    def free_port(self, entropy: Entropy, excluded: frozenset[int]) -> int | None:
+        """A random port that no allocation has, None if all are taken."""
+        count = len(self._ports)
+        start = int.from_bytes(entropy(8), "big") % count
+        for step in range(count):
+            port = self._ports[(start + step) % count]
+            if port not in self.by_port and port not in excluded:
+                return port
+        return None
+
+    def add(self, allocation: Allocation) -> None:
+        self.by_client[allocation.five_tuple] = allocation
+        self.by_port[allocation.port] = allocation
+        self.deadlines.schedule(allocation)
+
+    def move(self, allocation: Allocation, port: int) -> None:
+        """Give an allocation another port."""
+        del self.by_port[allocation.port]
+        allocation.port = port
+        self.by_port[port] = allocation
+
+    def remove(self, allocation: Allocation) -> list[Channel]:
+        """Forget an allocation and its channels; returns those that were bound."""
+        allocation.is_gone = True
+        del self.by_client[allocation.five_tuple]
+        del self.by_port[allocation.port]
+        bound = [channel for channel in allocation.channels.values() if channel.is_bound]
+        for channel in allocation.channels.values():
+            channel.is_gone = True
+        self.bound_channels -= len(bound)
+        return bound
+
+    def bind(self, allocation: Allocation, number: int, peer: Endpoint, now: int) -> Channel | None:
+        """Bind a channel or extend it. None if number or peer belong to another binding."""
+        channel = allocation.channels.get(number)
+        if channel is None and peer not in allocation.numbers:
+            channel = Channel(allocation, number, peer, bound_until=0, is_bound=False)
+            allocation.channels[number] = channel
+            allocation.numbers[peer] = number
+        elif channel is None or channel.peer != peer:
+            return None
+        self.bound_channels += not channel.is_bound
+        channel.is_bound = True
+        channel.bound_until = now + CHANNEL_LIFETIME
+        self.deadlines.schedule(channel)
+        return channel
+
+    def unbind(self, channel: Channel) -> None:
+        """Start the cool-down of a channel."""
+        channel.is_bound = False
+        self.bound_channels -= 1
+        self.deadlines.schedule(channel)
+
+    def forget(self, channel: Channel) -> None:
+        """Make number and peer of an unbound channel free again."""
+        channel.is_gone = True
+        del channel.allocation.channels[channel.number]
+        del channel.allocation.numbers[channel.peer]
+
+    def channel_from(self, port: int, peer: Endpoint) -> Channel | None:
+        """The bound channel on which that peer's data goes to the client of that port."""
+        allocation = self.by_port.get(port)
+        if allocation is None:
+            return None
+        number = allocation.numbers.get(peer)
+        channel = None if number is None else allocation.channels[number]
+        return channel if channel is not None and channel.is_bound else None
+
+    def channel_of(self, five_tuple: FiveTuple, number: int) -> Channel | None:
+        """The bound channel of that number of that client."""
+        allocation = self.by_client.get(five_tuple)
+        channel = None if allocation is None else allocation.channels.get(number)
+        return channel if channel is not None and channel.is_bound else None
