@@ -71,6 +71,7 @@ cdef enum:
 
 cdef class PacketBatch:
     cdef Batch b
+    cdef int _check(self, uint32_t slot) except -1
 
 
 # Where a slot's packet begins.
