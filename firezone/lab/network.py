@@ -1,0 +1,110 @@
+"""Builds the namespaces of a plan and joins them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from firezone.lab import nat, netns
+from firezone.lab.topology import (
+    BOTH,
+    GATEWAY_TO_RESOURCE,
+    INTERNET,
+    RESOURCE,
+    RESOURCE_ALLOWED,
+    RESOURCE_DENIED,
+    Addresses,
+    Nat,
+    Plan,
+    SitePlan,
+)
+
+
+class Network:
+    """The namespaces of one lab, all named `<prefix>-<host>`."""
+
+    def __init__(self, prefix: str, plan: Plan) -> None:
+        self.prefix = prefix
+        self.plan = plan
+
+    def namespace(self, host: str) -> str:
+        return f"{self.prefix}-{host}"
+
+    def build(self) -> None:
+        """Make everything. Raises LabError; what was made by then is for `remove`."""
+        netns.ip_batch(f"netns add {self.namespace(host)}" for host in self.plan.hosts)
+        netns.ip_batch(self._cables())
+        self._configure(INTERNET, self._bridge())
+        for host, addresses in self.plan.internet.items():
+            self._configure(host, _interface("eth0", addresses, _families(self.plan, host)))
+        for site in self.plan.sites:
+            self._build_site(site)
+        self._build_resource()
+
+    def remove(self) -> None:
+        """Kill what runs in the namespaces, and delete them with all that is in them."""
+        netns.remove(netns.existing(f"{self.prefix}-"))
+
+    def block_direct(self, blocked: bool) -> None:
+        """Drop, or let through again, all UDP between the two sites."""
+        for site, other in (self.plan.sites, self.plan.sites[::-1]):
+            rules = nat.UNBLOCK_RULES + (nat.block_rules(other) if blocked else "")
+            netns.load_rules(self.namespace(site.router), rules)
+
+    def _cables(self) -> Iterator[str]:
+        for host in self.plan.internet:
+            yield self._cable(host, "eth0", INTERNET, host)
+        for site in self.plan.sites:
+            yield self._cable(site.host, "eth0", site.router, "eth1")
+        yield self._cable(RESOURCE, "eth0", self.plan.gateway.host, "eth1")
+
+    def _cable(self, host: str, interface: str, peer: str, peer_interface: str) -> str:
+        one = f"{interface} netns {self.namespace(host)}"
+        other = f"{peer_interface} netns {self.namespace(peer)}"
+        return f"link add {one} type veth peer name {other}"
+
+    def _bridge(self) -> Iterator[str]:
+        yield "link add bridge type bridge"
+        yield "link set bridge up"
+        for port in self.plan.internet:
+            yield f"link set {port} master bridge"
+            yield f"link set {port} up"
+
+    def _configure(self, host: str, commands: Iterator[str]) -> None:
+        netns.ip_batch(["link set lo up", *commands], self.namespace(host))
+
+    def _build_site(self, site: SitePlan) -> None:
+        families = site.site.families
+        router = self.namespace(site.router)
+        netns.set_sysctls(router, {"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1"})
+        netns.load_rules(router, nat.router_rules(site.site.nat))
+        self._configure(site.router, _interface("eth1", site.router_inside, families))
+        self._configure(site.host, _interface("eth0", site.host_inside, families))
+        defaults = (f"route add default via {a}" for a in site.router_inside.addresses(families))
+        netns.ip_batch(defaults, self.namespace(site.host))
+        if site.site.nat is Nat.NONE:
+            self._make_routable(site)
+
+    def _make_routable(self, site: SitePlan) -> None:
+        for host in self.plan.internet.keys() - {site.router}:
+            families = site.site.families & _families(self.plan, host)
+            networks = site.router_inside.networks(families)
+            routers = site.outside.addresses(families)
+            routes = zip(networks, routers, strict=True)
+            netns.ip_batch((f"route add {n} via {r}" for n, r in routes), self.namespace(host))
+
+    def _build_resource(self) -> None:
+        self._configure(self.plan.gateway.host, _interface("eth1", GATEWAY_TO_RESOURCE))
+        self._configure(RESOURCE, _interface("eth0", RESOURCE_ALLOWED))
+        self._configure(RESOURCE, _interface("eth0", RESOURCE_DENIED))
+
+
+def _interface(name: str, addresses: Addresses, families: frozenset[int] = BOTH) -> Iterator[str]:
+    yield f"link set {name} up"
+    for address in addresses.interfaces(families):
+        # Without duplicate address detection a new IPv6 address serves at once.
+        yield f"address add {address} dev {name}" + (" nodad" if ":" in address else "")
+
+
+def _families(plan: Plan, host: str) -> frozenset[int]:
+    """The families that a host on the internet segment has there."""
+    return next((site.site.families for site in plan.sites if site.router == host), BOTH)

@@ -1,0 +1,149 @@
+"""The lab's network, as data.
+
+                          internet (a bridge)
+       portal .10    relay1 .21 ...    client-nat .31        gateway-nat .41
+                                            |                      |
+                                         client                 gateway
+                                      192.168.1.2             192.168.2.2
+                                                                   |
+                                                    resource 10.20.0.80 and .81
+
+Each host is a network namespace of its own, so addresses and interface names are the same in every
+lab and nothing appears in the machine's own namespace. In all hosts eth0 leads towards the
+internet; eth1 of a router or the gateway leads away from it. The resource knows no way back but
+the segment it is on, so whatever reaches it has been masqueraded by the gateway.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+BOTH = frozenset({4, 6})
+
+INTERNET = "internet"
+PORTAL = "portal"
+CLIENT = "client"
+CLIENT_NAT = "client-nat"
+GATEWAY = "gateway"
+GATEWAY_NAT = "gateway-nat"
+RESOURCE = "resource"
+
+
+class Nat(Enum):
+    """What stands between a site and the internet."""
+
+    NONE = "none"
+    """A plain router; the site's addresses are reachable from everywhere."""
+    CONE = "cone"
+    """Port-restricted: keeps the source port, lets in only answers (RFC 4787: EIM, APDF)."""
+    SYMMETRIC = "symmetric"
+    """Another random port for each destination, so that only a relay helps."""
+    UDP_BLOCKED = "udp-blocked"
+    """Lets no UDP through at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One network behind a router: the kind of NAT, and the IP families it has to the outside."""
+
+    nat: Nat = Nat.CONE
+    families: frozenset[int] = BOTH
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """An address of each family with the length of its network."""
+
+    v4: IPv4Address
+    v6: IPv6Address
+    v4_length: int = 24
+    v6_length: int = 64
+
+    def interfaces(self, families: frozenset[int] = BOTH) -> list[str]:
+        """As `ip address add` takes them."""
+        both = {4: f"{self.v4}/{self.v4_length}", 6: f"{self.v6}/{self.v6_length}"}
+        return [text for family, text in both.items() if family in families]
+
+    def addresses(self, families: frozenset[int] = BOTH) -> list[IPv4Address | IPv6Address]:
+        both: dict[int, IPv4Address | IPv6Address] = {4: self.v4, 6: self.v6}
+        return [address for family, address in both.items() if family in families]
+
+    def networks(self, families: frozenset[int] = BOTH) -> list[IPv4Network | IPv6Network]:
+        both: dict[int, IPv4Network | IPv6Network] = {
+            4: IPv4Network((self.v4, self.v4_length), strict=False),
+            6: IPv6Network((self.v6, self.v6_length), strict=False),
+        }
+        return [network for family, network in both.items() if family in families]
+
+
+@dataclass(frozen=True, slots=True)
+class SitePlan:
+    """A site with its hosts and addresses."""
+
+    site: Site
+    host: str
+    router: str
+    outside: Addresses
+    router_inside: Addresses
+    host_inside: Addresses
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that is built."""
+
+    client: SitePlan
+    gateway: SitePlan
+    relays: int
+    internet: dict[str, Addresses] = field(init=False)
+    """The hosts on the bridge, with their addresses there."""
+
+    def __post_init__(self) -> None:
+        hosts = {PORTAL: internet_addresses(10)}
+        hosts |= {relay_name(n): internet_addresses(20 + n) for n in range(1, self.relays + 1)}
+        hosts |= {site.router: site.outside for site in self.sites}
+        object.__setattr__(self, "internet", hosts)
+
+    @property
+    def sites(self) -> tuple[SitePlan, SitePlan]:
+        return (self.client, self.gateway)
+
+    @property
+    def hosts(self) -> list[str]:
+        """Every namespace."""
+        behind = [site.host for site in self.sites]
+        return [INTERNET, *self.internet, *behind, RESOURCE]
+
+
+GATEWAY_TO_RESOURCE = Addresses(IPv4Address("10.20.0.1"), IPv6Address("fd20::1"))
+RESOURCE_ALLOWED = Addresses(IPv4Address("10.20.0.80"), IPv6Address("fd20::80"))
+RESOURCE_DENIED = Addresses(IPv4Address("10.20.0.81"), IPv6Address("fd20::81"))
+
+
+def plan(client: Site, gateway: Site, relays: int) -> Plan:
+    """Lay out a lab of one client site, one gateway site and that many relays (at most 9)."""
+    return Plan(
+        client=_site(client, CLIENT, CLIENT_NAT, 1),
+        gateway=_site(gateway, GATEWAY, GATEWAY_NAT, 2),
+        relays=relays,
+    )
+
+
+def relay_name(number: int) -> str:
+    return f"relay{number}"
+
+
+def internet_addresses(number: int) -> Addresses:
+    """Host `number` on the internet segment, in networks kept for documentation (RFC 5737)."""
+    return Addresses(IPv4Address(f"203.0.113.{number}"), IPv6Address(f"2001:db8:113::{number}"))
+
+
+def _site(site: Site, host: str, router: str, number: int) -> SitePlan:
+    def inside(last: int) -> Addresses:
+        v6 = IPv6Address(f"fd31:0:0:{number}::{last}")
+        return Addresses(IPv4Address(f"192.168.{number}.{last}"), v6)
+
+    outside = internet_addresses(21 + 10 * number)
+    return SitePlan(site, host, router, outside, inside(1), inside(2))

@@ -1,0 +1,76 @@
+"""Gives the lab its rights: root has them; anyone else gets them in a user namespace.
+
+`python -m firezone.lab.userns COMMAND...` runs a command so. In the namespace the command is root
+over networks of its own, and over nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from firezone.lab.errors import LabError
+from firezone.shell.rights import Capability, has
+
+_INSIDE = "FIREZONE_LAB_USERNS"
+
+# The tmpfs hides the machine's own /run, which belongs to the real root.
+_SCRIPT = """
+mount -t tmpfs tmpfs /run
+mkdir /run/netns
+PATH="$PATH:/usr/sbin:/sbin"
+ip link set lo up
+exec "$@"
+"""
+
+
+def sufficient() -> bool:
+    """True if this process may build a lab as it is."""
+    needed = (Capability.CAP_NET_ADMIN, Capability.CAP_SYS_ADMIN)
+    return os.access("/run", os.W_OK) and all(map(has, needed))
+
+
+def wrap(argv: Sequence[str]) -> list[str]:
+    """The command line that runs `argv` with the rights for a lab."""
+    if sufficient():
+        return list(argv)
+    return ["unshare", "-Urnm", "sh", "-ec", _SCRIPT, "sh", *argv]
+
+
+def ensure(argv: Sequence[str]) -> None:
+    """Return if our rights suffice; else start `argv` anew in a user namespace, in our place.
+
+    Raises LabError where the system allows neither.
+    """
+    if sufficient():
+        return
+    if _INSIDE in os.environ:
+        raise LabError("the user namespace lacks the rights for a lab; run it as root")
+    _replace(argv)
+
+
+def _replace(argv: Sequence[str]) -> NoReturn:
+    unshare = shutil.which("unshare")
+    if unshare is None:
+        raise LabError("needs root, or unshare; install it with: apt-get install util-linux")
+    os.environ[_INSIDE] = "1"
+    sys.stdout.flush()
+    os.execv(unshare, wrap(argv))
+
+
+def _main() -> None:
+    if len(sys.argv) < 2:
+        sys.exit("usage: python -m firezone.lab.userns COMMAND...")
+    if sufficient():
+        os.execvp(sys.argv[1], sys.argv[1:])
+    _replace(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    try:
+        _main()
+    except LabError as error:
+        sys.exit(str(error))
