@@ -1,0 +1,27 @@
+"""ICE (RFC 8445): finds the paths between two agents, and the best one that works."""
+
+from firezone.ice.agent import (
+    Agent,
+    IceState,
+    IceTransmit,
+    Nominated,
+    PairReport,
+    StateChanged,
+)
+from firezone.ice.candidate import Candidate, CandidateKind, is_usable
+from firezone.ice.pair import CheckState
+from firezone.ice.timing import StunTiming
+
+__all__ = [
+    "Agent",
+    "Candidate",
+    "CandidateKind",
+    "CheckState",
+    "IceState",
+    "IceTransmit",
+    "Nominated",
+    "PairReport",
+    "StateChanged",
+    "StunTiming",
+    "is_usable",
+]

@@ -1,0 +1,512 @@
+"""The ICE agent (RFC 8445, with trickled candidates as in RFC 8838).
+
+Both sides pair their candidates and check every pair with Binding requests, all at once (Ta = 0).
+Nomination is continuous: the controlling agent uses the best pair that works at any moment and says
+so with USE-CANDIDATE; the controlled one uses the best pair of those that the peer nominates. Both
+go on checking all viable pairs, so when the nominated one is lost the next best takes over in the
+same call, and when a better one begins to work, the agents move to it.
+
+Facts that wake it, and what follows:
+1. a check is due: send it; a nomination does not wait its turn;
+2. a pair's checks are unanswered for too long: it fails, another may be nominated;
+3. a request from an unknown address: a peer-reflexive remote candidate and its pair appear, and
+   disappear when that pair fails;
+4. a candidate comes or goes: pairs are formed or dropped.
+
+Invariants: a pair is one path, our base and the peer's address; only authenticated messages change
+anything; the nominated pair is viable; a candidate that was invalidated is never used.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass, field, replace
+from enum import Enum, auto
+
+from firezone import stun
+from firezone.ice.candidate import COMPONENT, Candidate, CandidateKind, is_usable
+from firezone.ice.checklist import Checklist
+from firezone.ice.pair import Check, CheckState, Nomination, Pair
+from firezone.ice.pool import CandidatePool
+from firezone.ice.timing import StunTiming
+from firezone.model import Endpoint, Entropy, IceCredentials, Timeout
+
+
+class IceState(Enum):
+    """NEW: not started. CHECKING: no pair yet. CONNECTED: a pair is nominated, others may still
+    replace it. COMPLETED: it is the only one left. DISCONNECTED: no pair can work any more, unless
+    a candidate comes."""
+
+    NEW = auto()
+    CHECKING = auto()
+    CONNECTED = auto()
+    COMPLETED = auto()
+    DISCONNECTED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class IceTransmit:
+    """A STUN message to send from a base: a host address, or our address on a relay."""
+
+    local: Endpoint
+    destination: Endpoint
+    payload: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Nominated:
+    """The pair to send on from now on."""
+
+    local: Candidate
+    remote: Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class StateChanged:
+    state: IceState
+
+
+@dataclass(frozen=True, slots=True)
+class PairReport:
+    """What is known of one pair. `round_trip` is smoothed nanoseconds, None before an answer."""
+
+    local: Candidate
+    remote: Candidate
+    state: CheckState
+    priority: int
+    round_trip: int | None
+    nominated: bool
+
+
+class Agent:
+    """One side of one connection. `counters` says why messages and candidates were dropped."""
+
+    def __init__(
+        self,
+        *,
+        controlling: bool,
+        local: IceCredentials,
+        remote: IceCredentials,
+        entropy: Entropy,
+        now: int,
+        timing: StunTiming = StunTiming.DEFAULT,
+    ) -> None:
+        self.counters: Counter[str] = Counter()
+        self._local = local
+        self._remote = remote
+        self._entropy = entropy
+        self._timing = timing
+        self._tie_breaker = int.from_bytes(entropy(8))
+        self._state = IceState.NEW
+        self._locals = CandidatePool()
+        self._remotes = CandidatePool()
+        self._checklist = Checklist(controlling)
+        self._nominated: Pair | None = None
+        self._announced: Nominated | None = None
+        self._deadline: int | None = now
+        self._now = now
+        self._transmits: deque[IceTransmit] = deque()
+        self._events: deque[Nominated | StateChanged] = deque()
+
+    @property
+    def state(self) -> IceState:
+        return self._state
+
+    @property
+    def controlling(self) -> bool:
+        return self._checklist.controlling
+
+    @property
+    def nominated(self) -> Nominated | None:
+        """The pair in use, None while there is none."""
+        pair = self._nominated
+        return None if pair is None else Nominated(pair.local, pair.remote)
+
+    def local_candidates(self) -> tuple[Candidate, ...]:
+        """The live candidates of ours, as signalled to the peer."""
+        return tuple(self._locals)
+
+    def remote_candidates(self) -> tuple[Candidate, ...]:
+        """The live candidates of the peer, signalled and peer-reflexive ones."""
+        return tuple(self._remotes)
+
+    def pairs(self) -> tuple[PairReport, ...]:
+        """All pairs, failed ones too, by falling priority."""
+        pairs = sorted(self._checklist, key=lambda pair: -pair.priority)
+        return tuple(self._report(pair) for pair in pairs)
+
+    def add_local_candidate(self, candidate: Candidate, now: int) -> Candidate | None:
+        """Adopt a candidate: with our ufrag, and a priority that ranks it among the others.
+
+        Returns it for signalling if it is new to the agent or was invalidated before; None if it
+        is redundant (RFC 8445 section 5.1.3) or unusable.
+        """
+        if not is_usable(candidate.address) or candidate.family != candidate.base.family:
+            self.counters["unusable local candidate"] += 1
+            return None
+        adopted = self._adopt(replace(candidate, ufrag=self._local.username))
+        if adopted is not None:
+            self._checklist.form([adopted], self._remotes, now)
+            self._settle(now)
+        return adopted
+
+    def invalidate_local_candidate(self, candidate: Candidate, now: int) -> bool:
+        """Stop using the candidate of this kind, address and base; whether it was live."""
+        known = self._locals.invalidate(candidate)
+        if known is not None:
+            self._drop(known, now)
+        return known is not None
+
+    def add_remote_candidate(self, candidate: Candidate, now: int) -> None:
+        """Take a signalled candidate; unsuitable ones are counted and dropped.
+
+        Signalling a known one again gives its failed pairs another chance.
+        """
+        reason = self._unsuitable(candidate)
+        if reason is not None:
+            self.counters[reason] += 1
+            return
+        self._learn(_as_remote(candidate), now)
+        self._settle(now)
+
+    def invalidate_remote_candidate(self, candidate: Candidate, now: int) -> None:
+        """Stop using the peer's candidate of this kind and address, if it is known."""
+        known = self._remotes.invalidate(_as_remote(candidate))
+        if known is not None:
+            self._drop(known, now)
+
+    def accepts(self, message: stun.Message) -> bool:
+        """Whether this is an authentic message of our peer to this agent."""
+        if message.method != stun.Method.BINDING:
+            return False
+        match message.class_:
+            case stun.Class.REQUEST:
+                username = f"{self._local.username}:{self._remote.username}"
+                return message.get(stun.USERNAME) == username and message.verify_integrity(
+                    stun.short_term_key(self._local.password)
+                )
+            case stun.Class.SUCCESS | stun.Class.ERROR:
+                return self.owns_transaction(message.transaction_id) and message.verify_integrity(
+                    stun.short_term_key(self._remote.password)
+                )
+        return False
+
+    def owns_transaction(self, transaction_id: bytes) -> bool:
+        """Whether a check of ours with this transaction id waits for its response."""
+        return self._checklist.check_of(transaction_id) is not None
+
+    def handle_stun(
+        self, local: Endpoint, source: Endpoint, message: stun.Message, now: int
+    ) -> bool:
+        """Take a message that came to `local`, a base of ours; False if it is not accepted."""
+        if not self.accepts(message):
+            self.counters["not accepted"] += 1
+            return False
+        self._start()
+        match message.class_:
+            case stun.Class.REQUEST:
+                self._handle_request(local, source, message, now)
+            case stun.Class.SUCCESS:
+                self._handle_success(local, source, message, now)
+            case stun.Class.ERROR:
+                self._handle_error(message, now)
+        self._settle(now)
+        return True
+
+    def handle_timeout(self, now: int) -> None:
+        """Fail and check the pairs that are due. The first call starts the agent."""
+        self._start()
+        due = self._checklist.due(self._timing, now)
+        for pair in due:
+            if pair.is_exhausted(self._timing):
+                self._checklist.fail(pair)
+        self._settle(now)
+        for pair in self._checklist.due(self._timing, now):
+            self._send_check(pair, now)
+        self._settle(now)
+
+    def set_timing(self, timing: StunTiming, now: int) -> None:
+        """Check at another pace. It holds for the checks that are pending, too."""
+        self._timing = timing
+        self._settle(now)
+
+    def poll_timeout(self) -> Timeout | None:
+        """When to call `handle_timeout`; at once while there is output to poll."""
+        if self._transmits or self._events:
+            return Timeout(self._now, "ice output")
+        if self._deadline is None:
+            return None
+        return Timeout(self._deadline, "ice check")
+
+    def poll_transmit(self) -> IceTransmit | None:
+        return self._transmits.popleft() if self._transmits else None
+
+    def poll_event(self) -> Nominated | StateChanged | None:
+        return self._events.popleft() if self._events else None
+
+    # Candidates
+
+    def _adopt(self, candidate: Candidate) -> Candidate | None:
+        candidate = self._locals.take_invalidated(candidate) or self._locals.rank(candidate)
+        for known in self._locals:
+            if (known.address, known.base) == (candidate.address, candidate.base):
+                if candidate.priority <= known.priority:
+                    return None
+                self._locals.replace(known, candidate)
+                self._checklist.drop(known)
+                return candidate
+        if self._locals.is_full:
+            self.counters["too many local candidates"] += 1
+            return None
+        self._locals.add(candidate)
+        return candidate
+
+    def _unsuitable(self, candidate: Candidate) -> str | None:
+        if candidate.component != COMPONENT:
+            return "remote candidate of another component"
+        if candidate.ufrag not in (None, self._remote.username):
+            return "remote candidate of another session"
+        if not is_usable(candidate.address):
+            return "unusable remote candidate"
+        if self._remotes.is_full and self._remotes.find(_as_remote(candidate)) is None:
+            return "too many remote candidates"
+        return None
+
+    def _learn(self, candidate: Candidate, now: int) -> None:
+        known = self._remotes.find(candidate)
+        if known is not None:
+            for pair in self._checklist:
+                if pair.remote == known:
+                    pair.revive(now)
+            return
+        # What we knew as peer-reflexive was this candidate, signalled late (section 7.3.1.3).
+        guess = self._remotes.best_at(candidate.address, CandidateKind.PEER_REFLEXIVE)
+        self._remotes.take_invalidated(candidate)
+        if guess is not None:
+            self._remotes.replace(guess, candidate)
+            self._checklist.replace_remote(guess, candidate)
+        else:
+            self._remotes.add(candidate)
+        self._checklist.form(self._locals, [candidate], now)
+
+    def _drop(self, candidate: Candidate, now: int) -> None:
+        self._checklist.drop(candidate)
+        # Another candidate may have stood back as redundant with this one.
+        self._checklist.form(self._locals, self._remotes, now)
+        self._settle(now)
+
+    # Requests of the peer (RFC 8445 section 7.3)
+
+    def _handle_request(
+        self, local: Endpoint, source: Endpoint, request: stun.Message, now: int
+    ) -> None:
+        receiving = self._locals.best_at(local, CandidateKind.HOST, CandidateKind.RELAYED)
+        if receiving is None:
+            self.counters["request to an unknown address"] += 1
+            return
+        response = self._refusal(request)
+        if response is None:
+            pair = self._pair_of_request(receiving, source, request, now)
+            if pair is None:
+                return
+            self._note_request(pair, request, now)
+            response = request.success().with_(stun.XOR_MAPPED_ADDRESS, source)
+        key = stun.short_term_key(self._local.password)
+        payload = response.encode(integrity_key=key, fingerprint=True)
+        self._transmits.append(IceTransmit(local, source, payload))
+
+    def _refusal(self, request: stun.Message) -> stun.Message | None:
+        """The error response that a request deserves, None for a good one."""
+        if request.unknown:
+            self.counters["request with unknown attributes"] += 1
+            return request.error(420).with_(stun.UNKNOWN_ATTRIBUTES, request.unknown)
+        if request.malformed is not None or request.get(stun.PRIORITY) is None:
+            self.counters["malformed request"] += 1
+            return request.error(400)
+        if self._wins_role_conflict(request):
+            self.counters["role conflict"] += 1
+            return request.error(487)
+        return None
+
+    def _wins_role_conflict(self, request: stun.Message) -> bool:
+        """Whether the peer has to change its role; if we have to, we do (section 7.3.1.1)."""
+        same_role = stun.ICE_CONTROLLING if self.controlling else stun.ICE_CONTROLLED
+        theirs = request.get(same_role)
+        if theirs is None:
+            return False
+        # The larger tie-breaker controls; of equal ones it is the receiver's.
+        if self.controlling == (self._tie_breaker >= theirs):
+            return True
+        self._change_role()
+        return False
+
+    def _pair_of_request(
+        self, local: Candidate, source: Endpoint, request: stun.Message, now: int
+    ) -> Pair | None:
+        if self.controlling and request.get(stun.USE_CANDIDATE):
+            self.counters["nomination by a controlled agent"] += 1
+            return None
+        remote = self._remotes.best_at(source)
+        if remote is None:
+            if self._remotes.is_invalidated(source):
+                self.counters["request from an invalidated candidate"] += 1
+                return None
+            if self._remotes.is_full or not is_usable(source):
+                self.counters["request from an unacceptable address"] += 1
+                return None
+            remote = Candidate.peer_reflexive(source, source, request.get(stun.PRIORITY) or 0)
+            self._remotes.add(remote)
+        if self._checklist.pair_at(local.base, source) is None:
+            self._checklist.form([local], [remote], now)
+        return self._checklist.pair_at(local.base, source)
+
+    def _note_request(self, pair: Pair, request: stun.Message, now: int) -> None:
+        pair.trigger(now)
+        if not self.controlling:
+            pair.use_candidate = request.get(stun.USE_CANDIDATE) is not None
+
+    # Our checks (RFC 8445 section 7.2)
+
+    def _send_check(self, pair: Pair, now: int) -> None:
+        role = stun.ICE_CONTROLLING if self.controlling else stun.ICE_CONTROLLED
+        request = (
+            stun.Message.request(stun.Method.BINDING, self._entropy)
+            .with_(stun.USERNAME, f"{self._remote.username}:{self._local.username}")
+            .with_(stun.PRIORITY, pair.local.peer_reflexive_priority)
+            .with_(role, self._tie_breaker)
+        )
+        if pair.nomination is not Nomination.NONE:
+            request = request.with_(stun.USE_CANDIDATE, True)
+        key = stun.short_term_key(self._remote.password)
+        payload = request.encode(integrity_key=key, fingerprint=True)
+        self._checklist.sent(pair, request.transaction_id, self._timing, now)
+        self._transmits.append(IceTransmit(pair.local.base, pair.remote.address, payload))
+
+    def _handle_success(
+        self, local: Endpoint, source: Endpoint, response: stun.Message, now: int
+    ) -> None:
+        check = self._check_of(response)
+        mapped = response.get(stun.XOR_MAPPED_ADDRESS)
+        if mapped is None or response.unknown:
+            self.counters["malformed response"] += 1
+        elif check.pair.key != (local, source):
+            # Not the path that we checked (RFC 8445 section 7.2.5.2.1).
+            self.counters["response on another path"] += 1
+        else:
+            self._checklist.answered(check, self._valid_local(check.pair, mapped), now)
+
+    def _handle_error(self, response: stun.Message, now: int) -> None:
+        check = self._check_of(response)
+        self._checklist.refused(check)
+        error = response.get(stun.ERROR_CODE)
+        if error is None or error.code != 487:
+            self.counters["check refused"] += 1
+        elif check.controlling == self.controlling:
+            self.counters["role conflict"] += 1
+            self._change_role()
+            check.pair.check_again(now)
+
+    def _check_of(self, response: stun.Message) -> Check:
+        check = self._checklist.check_of(response.transaction_id)
+        assert check is not None, "the response was accepted"
+        return check
+
+    def _valid_local(self, pair: Pair, mapped: Endpoint) -> Candidate:
+        """As whom the peer sees us. An unknown address is a peer-reflexive candidate, which is not
+        signalled nor paired: its base is paired already (RFC 8445 section 7.2.5.3.1)."""
+        known = self._locals.best_at(mapped)
+        if known is not None:
+            return known
+        priority = pair.local.peer_reflexive_priority
+        return Candidate.peer_reflexive(mapped, pair.local.base, priority)
+
+    def _change_role(self) -> None:
+        self._checklist.change_role(not self.controlling)
+
+    # What follows from any change
+
+    def _start(self) -> None:
+        if self._state is IceState.NEW:
+            self._enter(IceState.CHECKING)
+
+    def _settle(self, now: int) -> None:
+        self._now = now
+        self._forget_peer_reflexive()
+        self._nominate(now)
+        if self._state is not IceState.NEW:
+            self._enter(self._derived_state())
+        self._deadline = self._checklist.next_deadline(self._timing)
+        if self._state is IceState.NEW:
+            self._deadline = now
+
+    def _forget_peer_reflexive(self) -> None:
+        """A peer-reflexive remote candidate lives as long as a pair of it, so that an address a
+        peer once had, or made up, does not stay for ever."""
+        for pair in list(self._checklist):
+            if not pair.is_viable and pair.remote.kind is CandidateKind.PEER_REFLEXIVE:
+                self._checklist.remove(pair)
+        paired = {pair.remote.address for pair in self._checklist}
+        for remote in self.remote_candidates():
+            if remote.kind is CandidateKind.PEER_REFLEXIVE and remote.address not in paired:
+                self._remotes.remove(remote)
+
+    def _nominate(self, now: int) -> None:
+        if self._nominated is not None and not self._is_usable(self._nominated):
+            self._nominated = self._announced = None
+        best = max(filter(self._is_eligible, self._checklist), key=_priority, default=None)
+        if best is not None and not self._prefers_nominated(best):
+            if self._nominated is not None:
+                self._nominated.renounce()
+            if self.controlling:
+                best.nominate(now)
+            self._nominated = best
+        if self.nominated is not None and self.nominated != self._announced:
+            self._announced = self.nominated
+            self._events.append(self.nominated)
+
+    def _is_usable(self, pair: Pair) -> bool:
+        return pair in self._checklist and pair.is_viable
+
+    def _is_eligible(self, pair: Pair) -> bool:
+        if self.controlling:
+            return pair.state is CheckState.SUCCEEDED
+        return pair.is_viable and pair.use_candidate
+
+    def _prefers_nominated(self, other: Pair) -> bool:
+        current = self._nominated
+        if current is None or (not self._is_eligible(current)):
+            return False
+        if self.controlling and current.nomination is Nomination.NONE:
+            return False  # nominated by the peer, in our former role
+        return current.priority >= other.priority
+
+    def _derived_state(self) -> IceState:
+        viable = sum(pair.is_viable for pair in self._checklist)
+        if self._nominated is not None:
+            return IceState.CONNECTED if viable > 1 else IceState.COMPLETED
+        nothing_to_pair = not (self._locals.was_filled and self._remotes.was_filled)
+        return IceState.CHECKING if viable or nothing_to_pair else IceState.DISCONNECTED
+
+    def _enter(self, state: IceState) -> None:
+        if state is not self._state:
+            self._state = state
+            self._events.append(StateChanged(state))
+
+    def _report(self, pair: Pair) -> PairReport:
+        return PairReport(
+            pair.local,
+            pair.remote,
+            pair.state,
+            pair.priority,
+            pair.round_trip,
+            pair is self._nominated,
+        )
+
+
+def _as_remote(candidate: Candidate) -> Candidate:
+    """As we may know a peer's candidate: without base, session or sockets."""
+    return replace(candidate, base=candidate.address, ufrag=None, socket=None)
+
+
+def _priority(pair: Pair) -> int:
+    return pair.priority
