@@ -35,7 +35,7 @@ cdef void ip_parse(Batch* b) noexcept nogil
 cdef int ip_parse_packet(const uint8_t* packet, uint32_t* length, Tuple* tuple) noexcept nogil
 
 # Changes a packet in place and mends its checksums (RFC 1624). Returns an IP_ code; the packet is
-# untouched unless that is IP_OK. UDP over IPv4 without a checksum stays without one.
+# untouched unless that is IP_OK. UDP without a checksum stays without one.
 cdef int ip_rewrite(uint8_t* packet, uint32_t length, const Rewrite* r) noexcept nogil
 
 # PASS slots on the way out: the packet's own ECN bits become the outer ones (the ecn column).

@@ -16,8 +16,8 @@ def rewrite(
     """A copy with new packed addresses and ports and the checksums mended (RFC 1624).
 
     An ICMP echo has one identifier: `source_port` if given, else `destination_port`.
-    UDP over IPv4 without a checksum stays without one. ValueError if the packet is malformed or a
-    fragment, if an address is of the other family, or if the packet has no ports to change.
+    UDP without a checksum stays without one. ValueError if the packet is malformed or a fragment,
+    if an address is of the other family, or if the packet has no ports to change.
     """
 
 def rewrite_batch(
