@@ -1,13 +1,15 @@
 """Gives the lab its rights: root has them; anyone else gets them in a user namespace.
 
-`python -m firezone.lab.userns COMMAND...` runs a command so. In the namespace the command is root
-over networks of its own, and over nothing else.
+`python -m firezone.lab.userns COMMAND...` runs a command so, and with `--or-without` before the
+command also where neither is to be had. In the namespace the command is root over networks of its
+own, and over nothing else.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -61,16 +63,25 @@ def _replace(argv: Sequence[str]) -> NoReturn:
     os.execv(unshare, wrap(argv))
 
 
-def _main() -> None:
-    if len(sys.argv) < 2:
-        sys.exit("usage: python -m firezone.lab.userns COMMAND...")
-    if sufficient():
-        os.execvp(sys.argv[1], sys.argv[1:])
-    _replace(sys.argv[1:])
+def _main(arguments: list[str]) -> NoReturn:
+    without = arguments[:1] == ["--or-without"]
+    argv = arguments[1:] if without else arguments
+    if not argv:
+        sys.exit("usage: python -m firezone.lab.userns [--or-without] COMMAND...")
+    if sufficient() or (without and not _works()):
+        os.execvp(argv[0], argv)
+    _replace(argv)
+
+
+def _works() -> bool:
+    try:
+        return subprocess.run(wrap(["true"]), capture_output=True).returncode == 0
+    except OSError:
+        return False
 
 
 if __name__ == "__main__":
     try:
-        _main()
+        _main(sys.argv[1:])
     except LabError as error:
         sys.exit(str(error))

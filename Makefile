@@ -1,0 +1,75 @@
+# Every target does its own set-up, and nothing of it twice. As root, missing system packages are
+# installed; anyone else is told their names.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+SOURCES := setup.py $(wildcard ext/*.pyx ext/*.pxi ext/c/* firezone/_ext/*.pxd)
+# Selects or adds to what `make test` runs, as in: make test TESTS='tests/unit -k ice'
+TESTS ?= tests
+
+.PHONY: help demo lab test check lint build bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    show the whole system at work on this machine"
+	@echo "make lab     open a private network to play with"
+	@echo "make test    run all tests and checks"
+	@echo "make lint    run the checks alone"
+	@echo "make build   build the kernels; .venv/bin/firezone is the program"
+	@echo "make bench   run the benchmarks"
+	@echo "make clean   remove what was built"
+
+demo: build
+	@scripts/require lab
+	@$(BIN)/firezone demo $(ARGS)
+
+lab: build
+	@scripts/require lab
+	@$(BIN)/firezone lab $(ARGS)
+
+test: build $(STAMPS)/dev
+	@scripts/require lab test
+	$(MAKE) --no-print-directory check
+	$(BIN)/python -m firezone.lab.userns --or-without $(BIN)/python -m pytest $(TESTS)
+
+lint: build $(STAMPS)/dev
+	$(MAKE) --no-print-directory check
+
+check:
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest --concise --allowlist scripts/stubtest.allow firezone._ext
+
+build: $(STAMPS)/built
+
+bench: build $(STAMPS)/dev
+	$(BIN)/python -m pytest benchmarks --benchmark-only -o python_files='bench_*.py' $(ARGS)
+
+clean:
+	rm -rf build firezone/_ext/*.so firezone/_ext/*.c ext/*.c ext/*.html $(STAMPS)
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+
+$(STAMPS)/built: $(SOURCES) $(STAMPS)/installed
+	$(BIN)/python setup.py -q build_ext --inplace -j "$$(nproc)"
+	@touch $@
+
+# The kernels are built in place and only where they changed, so pip is told to leave them out.
+$(STAMPS)/installed: pyproject.toml $(STAMPS)/run
+	FIREZONE_BUILD=none $(BIN)/pip install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(STAMPS)/run: pyproject.toml $(STAMPS)/venv
+	$(BIN)/python scripts/requirements.py run build | $(BIN)/pip install -q -r /dev/stdin
+	@touch $@
+
+$(STAMPS)/dev: pyproject.toml $(STAMPS)/run
+	$(BIN)/python scripts/requirements.py dev | $(BIN)/pip install -q -r /dev/stdin
+	@touch $@
+
+$(STAMPS)/venv:
+	@scripts/require build
+	@test -x $(BIN)/python || "$$(scripts/find-python)" -m venv $(VENV)
+	@mkdir -p $(STAMPS)
+	@touch $@
