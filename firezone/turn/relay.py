@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
@@ -36,8 +36,8 @@ from firezone import stun
 from firezone.durations import SECOND
 from firezone.errors import LocalError
 from firezone.model import Endpoint, Entropy, IPAddress, Timeout, Transmit
-from firezone.stun import Message, Method
-from firezone.turn.relay_auth import NonceMint, expiry_of, password_of
+from firezone.stun import Method
+from firezone.turn.relay_auth import Authenticator
 from firezone.turn.relay_commands import (
     BindChannel,
     CloseSocket,
@@ -47,13 +47,17 @@ from firezone.turn.relay_commands import (
     SendToPeer,
     UnbindChannel,
 )
+from firezone.turn.relay_exchange import (
+    DEFAULT_LIFETIME,
+    Exchange,
+    Value,
+    missing_families,
+    requested_families,
+    requested_lifetime,
+)
 from firezone.turn.relay_peers import PeerPolicy
 from firezone.turn.relay_table import Allocation, Channel, RelayTable
 
-DEFAULT_LIFETIME: Final = 600
-"""Seconds (RFC 8656 section 7.2)."""
-MAX_LIFETIME: Final = 3600
-"""Seconds."""
 MAX_CHANNELS: Final = 4096
 """Per allocation."""
 CHANNEL_NUMBERS: Final = range(0x4000, 0x8000)
@@ -61,7 +65,23 @@ CHANNEL_NUMBERS: Final = range(0x4000, 0x8000)
 UDP: Final = 17
 _OPEN_ATTEMPTS: Final = 4
 _CHANNEL_HEADER: Final = struct.Struct(">HH")
-_NUMBERED: Final = frozenset(int(method) for method in Method)
+_SERVED: Final = frozenset(
+    {
+        Method.BINDING,
+        Method.ALLOCATE,
+        Method.REFRESH,
+        Method.CHANNEL_BIND,
+        Method.CREATE_PERMISSION,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """An Allocate that waits for its sockets, and the ports tried for it."""
+
+    exchange: Exchange
+    tried: frozenset[int]
 
 
 class Relay:
@@ -87,47 +107,347 @@ class Relay:
 
         Raises LocalError without a public address or for impossible ports.
         """
-
-    counters: Counter[str]
-    """Requests, refusals and drops by reason; relayed payload bytes as `relayed_bytes`."""
+        if public_ipv4 is None and public_ipv6 is None:
+            raise LocalError("a relay needs a public IPv4 or IPv6 address")
+        if not ports or ports[0] < 1 or ports[-1] > 0xFFFF or listen_port in ports:
+            raise LocalError(
+                f"{ports} cannot be the ports of a relay that listens on {listen_port}"
+            )
+        self._public: dict[int, IPAddress] = {
+            address.version: address for address in (public_ipv4, public_ipv6) if address
+        }
+        own = frozenset(self._public.values())
+        self._peers = replace(peers or PeerPolicy(), own_addresses=own, own_ports=ports)
+        self._software = software
+        self._entropy = entropy
+        self._auth = Authenticator(
+            secret=auth_secret, realm=realm, entropy=entropy, unix_now=unix_now, now=now
+        )
+        self._table = RelayTable(ports)
+        self._opening: dict[int, _Opening] = {}
+        self._commands: deque[RelayCommand] = deque()
+        self.is_draining = False
+        self.counters: Counter[str] = Counter()
+        """Requests, refusals and drops by reason; relayed payload bytes as `relayed_bytes`."""
 
     @property
     def allocation_count(self) -> int:
         """Allocations that are alive."""
-        raise NotImplementedError
+        return len(self._table.by_client)
 
     @property
     def channel_count(self) -> int:
         """Channels that are bound."""
-        raise NotImplementedError
+        return self._table.bound_channels
 
     def drain(self) -> None:
         """From now on refuse new allocations with 508; serve the present ones until they end."""
+        self.is_draining = True
 
     def handle_wall_clock(self, unix_now: int, now: int) -> None:
         """The wall time in nanoseconds: credentials expire by it."""
+        self._auth.set_wall_clock(unix_now, now)
 
     def handle_client_datagram(
         self, local: Endpoint | None, source: Endpoint, data: bytes, now: int
     ) -> None:
         """A datagram on the listening socket, sent to `local`."""
+        five_tuple = FiveTuple(source, local)
+        if not data or source.port == 0:
+            self.counters["unusable_datagram"] += 1
+        elif data[0] < 4:
+            self._on_stun(five_tuple, data, now)
+        elif 0x40 <= data[0] < 0x80:
+            self._on_channel_data(five_tuple, data)
+        else:
+            self.counters["unknown_protocol"] += 1
 
     def handle_peer_datagram(self, port: int, peer: Endpoint, data: bytes, now: int) -> None:
         """A datagram on the relay socket of `port` and the peer's family."""
+        channel = self._table.channel_from(port, peer)
+        if channel is None:
+            self.counters["unbound_peer"] += 1
+            return
+        self.counters["relayed_bytes"] += len(data)
+        client, local = channel.allocation.five_tuple
+        header = _CHANNEL_HEADER.pack(channel.number, len(data))
+        self._commands.append(Transmit(header + data, client, local))
 
     def handle_socket_opened(self, port: int, family: int, ok: bool, now: int) -> None:
         """The outcome of an `OpenSocket`."""
+        allocation = self._table.by_port.get(port)
+        if allocation is None or family not in allocation.opening:
+            return
+        if not ok:
+            self._open_elsewhere(allocation, family)
+            return
+        allocation.opening.discard(family)
+        if not allocation.opening:
+            self._confirm(allocation, now)
 
     def handle_socket_failed(self, port: int, now: int) -> None:
         """A relay socket broke down: its allocation, and no other, is gone."""
+        allocation = self._table.by_port.get(port)
+        if allocation is not None:
+            self.counters["socket_failed"] += 1
+            self._remove(allocation)
 
     def handle_timeout(self, now: int) -> None:
         """Ends what has expired."""
+        while (item := self._table.deadlines.pop_due(now)) is not None:
+            match item:
+                case Allocation():
+                    self._remove(item)
+                case Channel(is_bound=True):
+                    self._unbind(item)
+                case Channel():
+                    self._table.forget(item)
 
     def poll_timeout(self) -> Timeout | None:
         """When `handle_timeout` is wanted next."""
-        raise NotImplementedError
+        deadline = self._table.deadlines.earliest()
+        return None if deadline is None else Timeout(deadline, "relay expiry")
 
     def poll_command(self) -> RelayCommand | None:
         """The next thing to do. Take them until None after every call of a `handle_*`."""
-        raise NotImplementedError
+        return self._commands.popleft() if self._commands else None
+
+    # Data
+
+    def _on_channel_data(self, five_tuple: FiveTuple, data: bytes) -> None:
+        if len(data) < _CHANNEL_HEADER.size:
+            self.counters["truncated_channel_data"] += 1
+            return
+        number, length = _CHANNEL_HEADER.unpack_from(data)
+        payload = data[_CHANNEL_HEADER.size : _CHANNEL_HEADER.size + length]
+        if len(payload) < length:
+            self.counters["truncated_channel_data"] += 1
+            return
+        channel = self._table.channel_of(five_tuple, number)
+        if channel is None:
+            self.counters["unbound_channel"] += 1
+            return
+        self.counters["relayed_bytes"] += length
+        self._commands.append(SendToPeer(channel.allocation.port, channel.peer, payload))
+
+    # Requests
+
+    def _on_stun(self, five_tuple: FiveTuple, data: bytes, now: int) -> None:
+        try:
+            message = stun.decode(data)
+        except stun.DecodeError as error:
+            self.counters[error.reason] += 1
+            return
+        if message.class_ is not stun.Class.REQUEST:
+            self.counters["not_a_request"] += 1
+        elif message.has_fingerprint and not message.verify_fingerprint():
+            self.counters["wrong_fingerprint"] += 1
+        else:
+            key = self._auth.key_for(message)
+            self._on_request(Exchange(five_tuple, message, key, self._software), now)
+
+    def _on_request(self, exchange: Exchange, now: int) -> None:
+        request = exchange.request
+        if request.malformed is not None or request.method not in _SERVED:
+            self._refuse(exchange, 400)
+            return
+        if request.method != Method.BINDING:
+            code = self._auth.judge(exchange, now)
+            if code is not None:
+                self.counters[f"error_{code}"] += 1
+                self._commands.append(self._auth.challenge(exchange, code, now))
+                return
+        if request.unknown:
+            self._refuse(exchange, 420, (stun.UNKNOWN_ATTRIBUTES, request.unknown))
+            return
+        match request.method:
+            case Method.BINDING:
+                self._on_binding(exchange)
+            case Method.ALLOCATE:
+                self._on_allocate(exchange)
+            case Method.REFRESH:
+                self._on_refresh(exchange, now)
+            case Method.CHANNEL_BIND:
+                self._on_channel_bind(exchange, now)
+            case Method.CREATE_PERMISSION:
+                self._on_create_permission(exchange)
+
+    def _on_binding(self, exchange: Exchange) -> None:
+        unsigned = replace(exchange, key=None)
+        self._succeed(unsigned, (stun.XOR_MAPPED_ADDRESS, exchange.five_tuple.client))
+
+    def _on_allocate(self, exchange: Exchange) -> None:
+        request = exchange.request
+        present = self._table.by_client.get(exchange.five_tuple)
+        if present is not None:
+            self._on_repeated_allocate(exchange, present)
+            return
+        if self.is_draining:
+            self._refuse(exchange, 508)
+            return
+        transport = request.get(stun.REQUESTED_TRANSPORT)
+        if transport != UDP:
+            self._refuse(exchange, 400 if transport is None else 442)
+            return
+        families = requested_families(request, frozenset(self._public))
+        if isinstance(families, int):
+            self._refuse(exchange, families)
+            return
+        self._allocate(exchange, families)
+
+    def _on_repeated_allocate(self, exchange: Exchange, present: Allocation) -> None:
+        """The 5-tuple is taken; but a retransmission has to be answered like the first."""
+        if exchange.request.transaction_id != present.transaction_id:
+            self._refuse(exchange, 437)
+        elif present.response is not None:
+            self.counters["repeated_allocate"] += 1
+            self._commands.append(present.response)
+
+    def _allocate(self, exchange: Exchange, families: tuple[int, ...]) -> None:
+        port = self._table.free_port(self._entropy)
+        if port is None:
+            self._refuse(exchange, 508)
+            return
+        allocation = Allocation(
+            five_tuple=exchange.five_tuple,
+            port=port,
+            families=families,
+            transaction_id=exchange.request.transaction_id,
+        )
+        self._table.add(allocation)
+        self._opening[port] = _Opening(exchange, frozenset({port}))
+        self._open_sockets(allocation)
+
+    def _open_sockets(self, allocation: Allocation) -> None:
+        allocation.opening = set(allocation.families)
+        self._commands.extend(OpenSocket(allocation.port, f) for f in allocation.families)
+
+    def _open_elsewhere(self, allocation: Allocation, failed_family: int) -> None:
+        """The host refuses the port, as something else has it: try another."""
+        self.counters["port_unavailable"] += 1
+        opening = self._opening.pop(allocation.port)
+        self._close_sockets(allocation, except_for=failed_family)
+        port = None
+        if len(opening.tried) < _OPEN_ATTEMPTS:
+            port = self._table.free_port(self._entropy, opening.tried)
+        if port is None:
+            self._table.remove(allocation)
+            self._refuse(opening.exchange, 508)
+            return
+        self._table.move(allocation, port)
+        self._opening[port] = replace(opening, tried=opening.tried | {port})
+        self._open_sockets(allocation)
+
+    def _confirm(self, allocation: Allocation, now: int) -> None:
+        """Every socket is open: tell the client."""
+        exchange = self._opening.pop(allocation.port).exchange
+        # One that asks for none gets the default, as RFC 8656 section 7.2 has it.
+        lifetime = requested_lifetime(exchange.request) or DEFAULT_LIFETIME
+        self._table.start(allocation, now + lifetime * SECOND)
+        values: list[Value] = [
+            (stun.XOR_RELAYED_ADDRESS, Endpoint(self._public[family], allocation.port))
+            for family in allocation.families
+        ]
+        values += [
+            (stun.XOR_MAPPED_ADDRESS, exchange.five_tuple.client),
+            (stun.LIFETIME, lifetime),
+        ]
+        values += missing_families(exchange.request, allocation.families)
+        allocation.response = self._succeed(exchange, *values)
+
+    def _on_refresh(self, exchange: Exchange, now: int) -> None:
+        allocation = self._allocation_of(exchange)
+        if allocation is None:
+            self._refuse(exchange, 437)
+            return
+        lifetime = requested_lifetime(exchange.request)
+        if lifetime:
+            self._table.start(allocation, now + lifetime * SECOND)
+        else:
+            self._remove(allocation)
+        self._succeed(exchange, (stun.LIFETIME, lifetime))
+
+    def _on_channel_bind(self, exchange: Exchange, now: int) -> None:
+        request = exchange.request
+        number, peer = request.get(stun.CHANNEL_NUMBER), request.get(stun.XOR_PEER_ADDRESS)
+        allocation = self._allocation_of(exchange)
+        if allocation is None:
+            self._refuse(exchange, 437)
+        elif number is None or number not in CHANNEL_NUMBERS or peer is None or peer.port == 0:
+            self._refuse(exchange, 400)
+        elif (code := self._judge_peer(allocation, peer)) is not None:
+            self._refuse(exchange, code)
+        elif number not in allocation.channels and len(allocation.channels) >= MAX_CHANNELS:
+            self._refuse(exchange, 508)
+        else:
+            self._bind(exchange, allocation, number, peer, now)
+
+    def _bind(
+        self, exchange: Exchange, allocation: Allocation, number: int, peer: Endpoint, now: int
+    ) -> None:
+        channel = self._table.bind(allocation, number, peer, now)
+        if channel is None:
+            self._refuse(exchange, 400)
+            return
+        self._commands.append(BindChannel(allocation.five_tuple, number, allocation.port, peer))
+        self._succeed(exchange)
+
+    def _on_create_permission(self, exchange: Exchange) -> None:
+        allocation = self._allocation_of(exchange)
+        peers = exchange.request.get_all(stun.XOR_PEER_ADDRESS)
+        if allocation is None or not peers:
+            self._refuse(exchange, 437 if allocation is None else 400)
+            return
+        codes = (self._judge_peer(allocation, peer) for peer in peers)
+        code = next((code for code in codes if code is not None), None)
+        if code is None:
+            self._succeed(exchange)
+        else:
+            self._refuse(exchange, code)
+
+    def _allocation_of(self, exchange: Exchange) -> Allocation | None:
+        """The allocation of a 5-tuple, once its sockets are open."""
+        allocation = self._table.by_client.get(exchange.five_tuple)
+        return None if allocation is None or allocation.opening else allocation
+
+    def _judge_peer(self, allocation: Allocation, peer: Endpoint) -> int | None:
+        """The error code for a peer that this allocation cannot or may not reach."""
+        if peer.family not in allocation.families:
+            return 443
+        return None if self._peers.allows(peer) else 403
+
+    # Endings
+
+    def _remove(self, allocation: Allocation) -> None:
+        self._opening.pop(allocation.port, None)
+        for channel in self._table.remove(allocation):
+            self._commands.append(_unbind_command(channel))
+        self._close_sockets(allocation)
+
+    def _unbind(self, channel: Channel) -> None:
+        self._table.unbind(channel)
+        self._commands.append(_unbind_command(channel))
+
+    def _close_sockets(self, allocation: Allocation, except_for: int | None = None) -> None:
+        self._commands.extend(
+            CloseSocket(allocation.port, family)
+            for family in allocation.families
+            if family != except_for
+        )
+
+    # Responses
+
+    def _succeed(self, exchange: Exchange, *values: Value) -> Transmit:
+        self.counters[f"{Method(exchange.request.method).name.lower()}_success"] += 1
+        response = exchange.success(*values)
+        self._commands.append(response)
+        return response
+
+    def _refuse(self, exchange: Exchange, code: int, *values: Value) -> None:
+        self.counters[f"error_{code}"] += 1
+        self._commands.append(exchange.error(code, *values))
+
+
+def _unbind_command(channel: Channel) -> UnbindChannel:
+    allocation = channel.allocation
+    return UnbindChannel(allocation.five_tuple, channel.number, allocation.port, channel.peer)

@@ -18,9 +18,12 @@ import hmac
 import re
 from typing import Final
 
+from firezone import stun
 from firezone.durations import HOUR, SECOND
-from firezone.model import Endpoint, Entropy
+from firezone.model import Endpoint, Entropy, Transmit
+from firezone.stun import Message
 from firezone.turn.relay_commands import FiveTuple
+from firezone.turn.relay_exchange import Exchange
 
 NONCE_LIFETIME: Final = 1 * HOUR
 """RFC 8489 section 9.2.4 wants nonces to be changed at least once an hour."""
@@ -55,6 +58,53 @@ def password_of(username: str, secret: str) -> str | None:
     expiry, _, salt = username.partition(":")
     digest = hashlib.sha256(f"{expiry}:{secret}:{salt}".encode()).digest()
     return base64.b64encode(digest).rstrip(b"=").decode("ascii")
+
+
+class Authenticator:
+    """Judges requests by their credentials."""
+
+    __slots__ = ("_nonces", "_realm", "_secret", "_unix_offset")
+
+    def __init__(
+        self, *, secret: str, realm: str, entropy: Entropy, unix_now: int, now: int
+    ) -> None:
+        """`unix_now` is the wall time in nanoseconds at `now`."""
+        self._secret = secret
+        self._realm = realm
+        self._nonces = NonceMint(entropy)
+        self.set_wall_clock(unix_now, now)
+
+    def set_wall_clock(self, unix_now: int, now: int) -> None:
+        """The wall time in nanoseconds: credentials expire by it."""
+        self._unix_offset = unix_now - now
+
+    def key_for(self, request: Message) -> bytes | None:
+        """The key of the user that a request names, if its password can be derived."""
+        username = request.get(stun.USERNAME)
+        password = None if username is None else password_of(username, self._secret)
+        if username is None or password is None:
+            return None
+        return stun.long_term_key(username, self._realm, password)
+
+    def judge(self, exchange: Exchange, now: int) -> int | None:
+        """The error code that the credentials deserve, None if they are good."""
+        request = exchange.request
+        username, nonce = request.get(stun.USERNAME), request.get(stun.NONCE)
+        if not request.has_integrity or username is None or nonce is None:
+            return 401
+        if not self._nonces.accepts(nonce, exchange.five_tuple, now):
+            return 438
+        expiry = expiry_of(username)
+        if expiry is None or expiry < (now + self._unix_offset) // SECOND:
+            return 401
+        if exchange.key is None or not request.verify_integrity(exchange.key):
+            return 401
+        return None
+
+    def challenge(self, exchange: Exchange, code: int, now: int) -> Transmit:
+        """The error response that tells the realm and a fresh nonce."""
+        nonce = self._nonces.issue(exchange.five_tuple, now)
+        return exchange.error(code, (stun.REALM, self._realm), (stun.NONCE, nonce))
 
 
 class NonceMint:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from firezone.durations import SECOND
-from firezone.model import Endpoint, Entropy
+from firezone.model import Endpoint, Entropy, Transmit
 from firezone.turn.relay_commands import FiveTuple
 
 CHANNEL_LIFETIME: Final = 600 * SECOND
@@ -40,11 +40,12 @@ class Allocation(Timed):
     five_tuple: FiveTuple
     port: int
     families: tuple[int, ...]
-    expires_at: int
     transaction_id: bytes
+    expires_at: int | None = None
+    """None while its sockets are being opened."""
     opening: set[int] = field(default_factory=set)
     """Families whose socket we asked for and have not heard of."""
-    response: bytes | None = field(default=None, repr=False)
+    response: Transmit | None = field(default=None, repr=False)
     """The answer to the Allocate, once sent; a retransmission gets it again."""
     channels: dict[int, Channel] = field(default_factory=dict, repr=False)
     numbers: dict[Endpoint, int] = field(default_factory=dict, repr=False)
@@ -138,7 +139,7 @@ class RelayTable:
         self.deadlines = Deadlines()
         self.bound_channels = 0
 
-    def free_port(self, entropy: Entropy, excluded: frozenset[int]) -> int | None:
+    def free_port(self, entropy: Entropy, excluded: frozenset[int] = frozenset()) -> int | None:
         """A random port that no allocation has, None if all are taken."""
         count = len(self._ports)
         start = int.from_bytes(entropy(8), "big") % count
@@ -149,8 +150,13 @@ class RelayTable:
         return None
 
     def add(self, allocation: Allocation) -> None:
+        """Take the allocation's client and port. It does not expire before `start`."""
         self.by_client[allocation.five_tuple] = allocation
         self.by_port[allocation.port] = allocation
+
+    def start(self, allocation: Allocation, expires_at: int) -> None:
+        """Set when the allocation ends, or set it anew."""
+        allocation.expires_at = expires_at
         self.deadlines.schedule(allocation)
 
     def move(self, allocation: Allocation, port: int) -> None:
