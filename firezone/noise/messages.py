@@ -1,23 +1,20 @@
 """The three handshake messages on the wire (WireGuard paper, sections 5.4.2, 5.4.3, 5.4.7).
 
 All integers are little-endian. The type is read as 32 bits, so its three reserved bytes must be
-zero, and the length must be the type's own. `mac1` and `mac2` close the first two messages;
-`cookie.py` computes them over what `encode()` gives here.
+zero, and the length must be the type's own. mac1 and mac2 close the first two messages: `cookie.py`
+adds them to what `encode()` gives and checks them before `decode()`, which skips them.
 """
 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 
 from firezone.noise.errors import NoiseError, Reason
 
-INITIATION_SIZE = 148
-RESPONSE_SIZE = 92
-COOKIE_SIZE = 64
 TRANSPORT_OVERHEAD = 32
-MACS_SIZE = 32
+"""Header and tag of a transport message; plaintexts are not padded."""
 
 _INITIATION = struct.Struct("<II32s48s28s")
 _RESPONSE = struct.Struct("<III32s16s")
@@ -34,44 +31,40 @@ class MessageType(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class HandshakeInitiation:
-    """From initiator to responder. `macs` is mac1 then mac2, empty before they are computed."""
+    """From initiator to responder."""
 
     sender_index: int
     ephemeral: bytes
     encrypted_static: bytes
     encrypted_timestamp: bytes
-    macs: bytes = field(default=b"", compare=False)
 
     def encode(self) -> bytes:
-        body = _INITIATION.pack(
+        return _INITIATION.pack(
             MessageType.HANDSHAKE_INITIATION,
             self.sender_index,
             self.ephemeral,
             self.encrypted_static,
             self.encrypted_timestamp,
         )
-        return body + self.macs
 
 
 @dataclass(frozen=True, slots=True)
 class HandshakeResponse:
-    """From responder to initiator. `macs` as in the initiation."""
+    """From responder to initiator."""
 
     sender_index: int
     receiver_index: int
     ephemeral: bytes
     encrypted_nothing: bytes
-    macs: bytes = field(default=b"", compare=False)
 
     def encode(self) -> bytes:
-        body = _RESPONSE.pack(
+        return _RESPONSE.pack(
             MessageType.HANDSHAKE_RESPONSE,
             self.sender_index,
             self.receiver_index,
             self.ephemeral,
             self.encrypted_nothing,
         )
-        return body + self.macs
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +88,14 @@ def decode(message: bytes) -> HandshakeMessage:
     """Read one datagram. Raises NoiseError(MALFORMED), also for transport data."""
     match message_type(message):
         case MessageType.HANDSHAKE_INITIATION:
-            fields = _INITIATION.unpack_from(message)
-            return HandshakeInitiation(*fields[1:], macs=message[_INITIATION.size :])
+            _, *fields = _INITIATION.unpack_from(message)
+            return HandshakeInitiation(*fields)
         case MessageType.HANDSHAKE_RESPONSE:
-            fields = _RESPONSE.unpack_from(message)
-            return HandshakeResponse(*fields[1:], macs=message[_RESPONSE.size :])
+            _, *fields = _RESPONSE.unpack_from(message)
+            return HandshakeResponse(*fields)
         case MessageType.HANDSHAKE_COOKIE:
-            return HandshakeCookie(*_COOKIE.unpack(message)[1:])
+            _, *fields = _COOKIE.unpack(message)
+            return HandshakeCookie(*fields)
     raise NoiseError(Reason.MALFORMED)
 
 
@@ -113,7 +107,7 @@ def message_type(message: bytes) -> MessageType | None:
     match number, len(message):
         case (1, 148) | (2, 92) | (3, 64):
             return MessageType(number)
-        case (4, length) if length >= TRANSPORT_OVERHEAD:
+        case 4, length if length >= TRANSPORT_OVERHEAD:
             return MessageType.TRANSPORT_DATA
     return None
 
