@@ -35,8 +35,8 @@ class Program:
         self.name = name
         self.log = log
         self._lines: list[Line] = []
-        self._read_to = 0
         with log.open("ab") as output:
+            self._read_to = output.tell()  # past what an earlier run of this program wrote
             self._process = subprocess.Popen(
                 [*netns.prefix_argv(namespace), *argv],
                 stdin=subprocess.DEVNULL,
