@@ -1,0 +1,70 @@
+"""`firezone client`: joins a private network, without a window."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from firezone.cli.options import host_name, log_options, portal_options, set_up_logs, token_option
+from firezone.shell import logs
+
+ID_FILE = Path("/var/lib/dev.firezone.client/config/firezone-id.json")
+
+
+@click.command()
+@portal_options
+@token_option("/etc/dev.firezone.client/token")
+@click.option(
+    "-m",
+    "--max-partition-time",
+    envvar="MAX_PARTITION_TIME",
+    help="Give up when the portal is away for so long, as 30d. [default: never]",
+)
+@click.option("--check", is_flag=True, help="Check the configuration and exit.")
+@click.option("--exit", "exit_", is_flag=True, help="Exit as soon as the tunnel stands.")
+@log_options
+def client(
+    api_url: str,
+    firezone_name: str | None,
+    firezone_id: str | None,
+    interface: str,
+    token_path: Path,
+    max_partition_time: str | None,
+    check: bool,
+    exit_: bool,
+    log_format: logs.Format,
+    log_level: str | None,
+) -> None:
+    """Join a private network as a client.
+
+    SIGHUP makes it connect anew, as after a change of network; SIGTERM and SIGINT end it and leave
+    nothing behind.
+    """
+    from firezone.client import Client
+    from firezone.phoenix import LoginUrl
+    from firezone.phoenix.messages.client import TOPIC, decode
+    from firezone.phoenix.user_agent import CLIENT_VERSION
+    from firezone.shell.credentials import read_token
+    from firezone.shell.durations import parse_duration
+    from firezone.shell.program import Profile, run_program
+    from firezone.shell.state import device_id
+
+    token = read_token(token_path, "--token-path")
+    set_up_logs(log_format, log_level)
+    budget = None
+    if max_partition_time is not None:
+        budget = parse_duration(
+            max_partition_time, "max-partition-time", "--max-partition-time or MAX_PARTITION_TIME"
+        )
+    url = LoginUrl.client(
+        api_url,
+        token,
+        device_id=firezone_id or device_id(ID_FILE),
+        name=firezone_name or host_name(),
+    )
+    if check:
+        click.echo("configuration: ok")
+        return
+    profile = Profile(Client, TOPIC, decode, CLIENT_VERSION, budget)
+    run_program(profile, url, interface=interface, exit_when_ready=exit_)

@@ -1,0 +1,66 @@
+"""`firezone gateway`: leads clients to the resources of a site."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from firezone.cli.options import host_name, log_options, portal_options, set_up_logs, token_option
+from firezone.shell import logs
+
+ID_FILE = Path("/var/lib/firezone/gateway-id.json")
+
+
+@click.command()
+@portal_options
+@token_option("/etc/firezone/gateway-token")
+@click.option(
+    "--no-masquerade",
+    envvar="FIREZONE_NO_MASQUERADE",
+    is_flag=True,
+    help="Leave forwarding and NAT on this host alone: they are set up already.",
+)
+@log_options
+def gateway(
+    api_url: str,
+    firezone_name: str | None,
+    firezone_id: str | None,
+    interface: str,
+    token_path: Path,
+    no_masquerade: bool,
+    log_format: logs.Format,
+    log_level: str | None,
+) -> None:
+    """Lead clients to the resources of a site.
+
+    Lets this host forward the clients' packets, under its own address, while it runs. SIGTERM and
+    SIGINT end it and leave nothing behind.
+    """
+    from firezone.durations import MINUTE
+    from firezone.gateway import Gateway
+    from firezone.phoenix import LoginUrl
+    from firezone.phoenix.messages.gateway import TOPIC, decode
+    from firezone.phoenix.user_agent import GATEWAY_VERSION
+    from firezone.shell.credentials import read_token
+    from firezone.shell.gateway_nat import GatewayNat
+    from firezone.shell.program import Profile, run_program
+    from firezone.shell.state import device_id
+
+    token = read_token(token_path, "--token-path")
+    set_up_logs(log_format, log_level)
+    url = LoginUrl.gateway(
+        api_url,
+        token,
+        device_id=firezone_id or device_id(ID_FILE),
+        name=firezone_name or host_name(),
+    )
+    profile = Profile(
+        Gateway,
+        TOPIC,
+        decode,
+        GATEWAY_VERSION,
+        15 * MINUTE,
+        prepare_host=None if no_masquerade else GatewayNat,
+    )
+    run_program(profile, url, interface=interface)

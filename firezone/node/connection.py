@@ -1,0 +1,131 @@
+"""One connection to a peer: its ICE agent, its tunnel, and how they stand to each other.
+
+    Connecting --nominated--> Connected <--activity / 20 s of silence--> Idle
+         \\______________________________________ any ________________________> removed
+
+A connection is *established* once a pair is nominated and a session stands. Until then the packets
+of its peer wait in a ring. Idle only slows the checks down; it changes nothing else.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from firezone.commands import Activity, Path
+from firezone.durations import SECOND
+from firezone.ice import Agent, Candidate, IceState, Nominated, StunTiming
+from firezone.model import IceCredentials, RelayId, Timeout, earliest
+from firezone.noise import Tunnel
+
+CANDIDATE_TIMEOUT = 10 * SECOND
+DISCONNECT_GRACE = 2 * SECOND
+IDLE_AFTER = 20 * SECOND
+HANDSHAKE_DEBOUNCE = 20 * SECOND
+WAITING_PACKETS = 128
+
+
+class ConnectionState(Enum):
+    CONNECTING = auto()
+    CONNECTED = auto()
+    IDLE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class PeerKeys:
+    """What makes a connection the same one when it is asked for again."""
+
+    public_key: bytes
+    preshared_key: bytes = field(repr=False)
+    local: IceCredentials
+    remote: IceCredentials
+
+
+@dataclass(slots=True, eq=False)
+class Connection:
+    """The facts of one connection. `Node` acts on them."""
+
+    id: str
+    slot: int
+    keys: PeerKeys
+    agent: Agent
+    tunnel: Tunnel
+    tunnel_id: int
+    relay: RelayId
+    created_at: int
+    last_active: int
+    state: ConnectionState = ConnectionState.CONNECTING
+    pair: Nominated | None = None
+    path: Path | None = None
+    has_session: bool = False
+    session_at: int = -HANDSHAKE_DEBOUNCE
+    established: bool = False
+    disconnected_at: int | None = None
+    last_proactive: int | None = None
+    failure: str | None = None
+    waiting: deque[bytes] = field(default_factory=lambda: deque(maxlen=WAITING_PACKETS), repr=False)
+    remotes: list[Candidate] = field(default_factory=list)
+
+    def may_rehandshake(self, now: int) -> bool:
+        """At most one proactive handshake in 20 s, none without a path."""
+        last = self.last_proactive
+        return self.pair is not None and (last is None or now - last >= HANDSHAKE_DEBOUNCE)
+
+    def note_ice_state(self, state: IceState, now: int) -> None:
+        if state is not IceState.DISCONNECTED:
+            self.disconnected_at = None
+        elif self.disconnected_at is None:
+            self.disconnected_at = now
+
+    def check_failure(self, now: int) -> str | None:
+        """Why the connection has to be given up now, if so."""
+        for timeout in (self._candidate_timeout(), self._disconnect_timeout()):
+            if timeout is not None and timeout.deadline <= now:
+                self.failure = self.failure or timeout.reason
+        return self.failure
+
+    def note_activity(self, activity: Activity, now: int) -> None:
+        """Fall idle after 20 s without data, wake with the next."""
+        self.last_active = max(self.last_active, activity.sent_data, activity.received_data)
+        if now - self.last_active < IDLE_AFTER:
+            self.wake(now)
+        elif self.state is ConnectionState.CONNECTED:
+            self.state = ConnectionState.IDLE
+            self.agent.set_timing(StunTiming.IDLE, now)
+
+    def touch(self, now: int) -> None:
+        """Something happened that counts as activity."""
+        self.last_active = now
+        self.wake(now)
+
+    def wake(self, now: int) -> None:
+        if self.state is ConnectionState.IDLE:
+            self.state = ConnectionState.CONNECTED
+            self.agent.set_timing(StunTiming.DEFAULT, now)
+
+    def next_timeout(self, activity: Activity) -> Timeout | None:
+        """When this connection wants `Node.handle_timeout` next."""
+        tunnel = self.tunnel.poll_timeout(activity) if self.pair is not None else None
+        return earliest(
+            self.agent.poll_timeout(),
+            tunnel,
+            self._idle_timeout(),
+            self._candidate_timeout(),
+            self._disconnect_timeout(),
+        )
+
+    def _idle_timeout(self) -> Timeout | None:
+        if self.state is not ConnectionState.CONNECTED:
+            return None
+        return Timeout(self.last_active + IDLE_AFTER, "idle")
+
+    def _candidate_timeout(self) -> Timeout | None:
+        if self.remotes or self.pair is not None:
+            return None
+        return Timeout(self.created_at + CANDIDATE_TIMEOUT, "no remote candidates")
+
+    def _disconnect_timeout(self) -> Timeout | None:
+        if self.disconnected_at is None:
+            return None
+        return Timeout(self.disconnected_at + DISCONNECT_GRACE, "ICE disconnected")

@@ -1,0 +1,538 @@
+"""The connection node: joins ICE, TURN and WireGuard into connections to peers.
+
+A role asks for a connection by `upsert_connection`; the node gathers candidates at the relays,
+lets ICE find a path, makes the handshake over it and tells the data plane what to do by commands.
+Data itself never comes here: only handshakes, STUN, and packets that have no way out yet.
+
+Every input ends in `_settle`, which drains the children of the connection it touched until they
+have nothing more to say, and sets its next deadline. So a role polls outputs after each input.
+
+Roll-over: asking again for a connection that stands makes the controlling side start a new session
+(at most once in 20 s): a peer that lost its state answers it and is back, without any timeout.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from firezone.commands import Activity, AddPeer, Command, RemovePeer, SealPacket, SetPath
+from firezone.durations import SECOND
+from firezone.errors import LocalError
+from firezone.ice import Agent, Candidate, CandidateKind, Nominated, StateChanged
+from firezone.model import Endpoint, Entropy, RelayId, Timeout, Transmit, earliest
+from firezone.node.candidates import as_candidate, in_signalling_order, optimistic
+from firezone.node.connection import Connection, ConnectionState, PeerKeys
+from firezone.node.deadlines import Deadlines
+from firezone.node.events import (
+    CandidateGathered,
+    CandidateWithdrawn,
+    ConnectionClosed,
+    ConnectionEstablished,
+    ConnectionFailed,
+    NodeEvent,
+    PathChosen,
+)
+from firezone.node.in_flight import InFlight
+from firezone.node.relays import Relay
+from firezone.node.slots import Slots
+from firezone.node.transport import Arrival, ChannelReceivedAt, RelayEvent, Transport
+from firezone.noise import (
+    Accepted,
+    CookieReply,
+    Expired,
+    RateLimiter,
+    SessionEstablished,
+    StaticKeypair,
+    Tunnel,
+    TunnelIds,
+    initiator_of,
+)
+from firezone.stun import USERNAME, Class, DecodeError, Message, decode, looks_like_stun
+from firezone.turn import CandidateAdded, CandidateInvalidated
+
+ActivityOf = Callable[[int], Activity]
+
+_MAX_ROUNDS = 64
+_RACE_WINDOW = 1 * SECOND
+"""A packet that comes back this soon after a session was installed had only missed it."""
+_HANDSHAKE_INITIATION, _HANDSHAKE_RESPONSE, _COOKIE_REPLY = 1, 2, 3
+_RECEIVER_INDEX = {_HANDSHAKE_RESPONSE: 8, _COOKIE_REPLY: 4}
+
+
+class NoRelaysError(LocalError):
+    """A connection needs at least one relay, and the portal gave none."""
+
+
+class Node:
+    """All connections of one program. `controlling` is True on clients, False on gateways.
+
+    `activity` reads what the data plane saw of a slot, `channel_received_at` of a relay's channel.
+    `unix_now` is the wall clock in nanoseconds at `now`.
+    """
+
+    def __init__(
+        self,
+        *,
+        controlling: bool,
+        entropy: Entropy,
+        activity: ActivityOf,
+        channel_received_at: ChannelReceivedAt,
+        unix_now: int,
+        now: int,
+    ) -> None:
+        self.static = StaticKeypair.generate(entropy)
+        self.counters: Counter[str] = Counter()
+        self._controlling = controlling
+        self._entropy = entropy
+        self._activity = activity
+        self._unix_offset = unix_now - now
+        self._limiter = RateLimiter(self.static.public, entropy, now=now)
+        self.transport = Transport(
+            software=f"firezone; session={entropy(8).hex()}",
+            entropy=entropy,
+            channel_received_at=channel_received_at,
+        )
+        self._connections: dict[str, Connection] = {}
+        self._by_key: dict[bytes, Connection] = {}
+        self._by_ufrag: dict[str, Connection] = {}
+        self._by_tunnel_id: dict[int, Connection] = {}
+        self._by_slot: dict[int, Connection] = {}
+        self._slots = Slots()
+        self._tunnel_ids = TunnelIds(entropy)
+        self._deadlines = Deadlines()
+        self._in_flight = InFlight()
+        self._commands: deque[Command] = deque()
+        self._events: deque[NodeEvent] = deque()
+
+    @property
+    def public_key(self) -> bytes:
+        return self.static.public
+
+    def slot_of(self, connection: str) -> int | None:
+        """The data plane's slot of a connection, if there is one."""
+        c = self._connections.get(connection)
+        return c.slot if c else None
+
+    def connection_at(self, slot: int) -> str | None:
+        """The connection that owns a slot."""
+        c = self._by_slot.get(slot)
+        return c.id if c else None
+
+    def connections(self) -> Iterable[Connection]:
+        """All connections, for whoever wants to look at them."""
+        return self._connections.values()
+
+    # Inputs of the role.
+
+    def upsert_connection(self, connection: str, keys: PeerKeys, now: int) -> int:
+        """Make a connection, or keep it if it is the same one. Returns its slot.
+
+        Raises NoRelaysError if there is no relay to connect through.
+        """
+        old = self._connections.get(connection)
+        if old is not None and old.keys == keys:
+            return self._renew(old, now)
+        relay = self.transport.relays.draw()
+        if relay is None:
+            raise NoRelaysError("no relay to connect through")
+        if old is not None:
+            self._remove(old)
+        c = self._open(connection, keys, relay, now)
+        self._seed(c, now)
+        self._settle(c, now)
+        return c.slot
+
+    def close_connection(self, connection: str, now: int) -> None:
+        """Drop a connection. Unknown ones are none already."""
+        c = self._connections.get(connection)
+        if c is not None:
+            self._remove(c)
+            self._events.append(ConnectionClosed(connection))
+
+    def add_remote_candidate(self, connection: str, candidate: Candidate, now: int) -> None:
+        """The peer can be reached there."""
+        c = self._connections.get(connection)
+        if c is None:
+            self.counters["candidate for an unknown connection"] += 1
+            return
+        c.remotes.append(candidate)
+        c.touch(now)
+        c.agent.add_remote_candidate(candidate, now)
+        for guess in optimistic(c.remotes, candidate):
+            c.agent.add_remote_candidate(guess, now)
+        if candidate.kind is not CandidateKind.HOST:
+            self.transport.bind(c.relay, candidate.address, now)
+        self._settle(c, now)
+
+    def remove_remote_candidate(self, connection: str, candidate: Candidate, now: int) -> None:
+        """The peer can no longer be reached there."""
+        c = self._connections.get(connection)
+        if c is not None:
+            c.agent.invalidate_remote_candidate(candidate, now)
+            c.touch(now)
+            self._settle(c, now)
+
+    def update_relays(self, remove: Iterable[RelayId], add: Iterable[Relay], now: int) -> None:
+        """Take and drop relays as the portal says."""
+        self.transport.update(remove, add, now)
+        self._settle_relays(now)
+        self._leave_lost_relays(now)
+
+    def send_packet(self, slot: int, packet: bytes) -> None:
+        """Seal an inner packet of ours to a peer. The data plane hands it back if it cannot."""
+        self._commands.append(SealPacket(slot, packet))
+
+    def reset(self, now: int) -> None:
+        """Start over after a change of network: new key, no relays, no connections.
+
+        The caller must also move to a new local port: relays know an allocation by its 5-tuple.
+        """
+        for c in tuple(self._connections.values()):
+            self._remove(c)
+            self._events.append(ConnectionClosed(c.id))
+        self.transport.clear()
+        self._drain_relay_commands()
+        while self.transport.poll_event() is not None:
+            pass
+        self.static = StaticKeypair.generate(self._entropy)
+        self._limiter = RateLimiter(self.static.public, self._entropy, now=now)
+
+    # Inputs of the network and the data plane.
+
+    def handle_datagram(self, local: Endpoint, source: Endpoint, payload: bytes, now: int) -> None:
+        """A datagram that the data plane did not deal with itself."""
+        arrival = self.transport.receive(local, source, payload, now)
+        if arrival is None:
+            self._settle_relays(now)
+        elif looks_like_stun(arrival.payload):
+            self._handle_stun(arrival, now)
+        else:
+            self._handle_handshake(arrival, now)
+
+    def handle_unroutable(self, slot: int, packet: bytes, now: int) -> None:
+        """A packet for a peer without a usable session or path. Waits for one, on clients also
+        while ICE runs; a gateway has nothing to say before the client came."""
+        c = self._by_slot.get(slot)
+        if c is None:
+            self.counters["packet for an unknown connection"] += 1
+            return
+        if c.path is not None and now - c.session_at < _RACE_WINDOW:
+            self._commands.append(SealPacket(slot, packet))
+            return
+        if c.pair is None and not self._controlling:
+            self.counters["packet before nomination"] += 1
+            return
+        c.touch(now)
+        c.waiting.append(packet)
+        if c.pair is not None:
+            c.tunnel.handle_unsent_data(now)
+        self._settle(c, now)
+
+    def handle_session_confirmed(self, slot: int, local_index: int, now: int) -> None:
+        """The first packet under a keypair of ours as responder came in."""
+        c = self._by_slot.get(slot)
+        if c is not None:
+            c.tunnel.handle_session_confirmed(local_index, now)
+            self._settle(c, now)
+
+    def handle_timeout(self, now: int) -> None:
+        self.transport.handle_timeout(now)
+        self._settle_relays(now)
+        self._leave_lost_relays(now)
+        for connection in self._deadlines.due(now):
+            c = self._connections.get(connection)
+            if c is not None:
+                self._handle_connection_timeout(c, now)
+
+    # Outputs.
+
+    def poll_timeout(self) -> Timeout | None:
+        return earliest(self.transport.poll_timeout(), self._deadlines.first())
+
+    def poll_transmit(self) -> Transmit | None:
+        return self.transport.poll_transmit()
+
+    def poll_command(self) -> Command | None:
+        self._drain_relay_commands()
+        return self._commands.popleft() if self._commands else None
+
+    def poll_event(self) -> NodeEvent | None:
+        return self._events.popleft() if self._events else None
+
+    # Life of a connection.
+
+    def _open(self, connection: str, keys: PeerKeys, relay: RelayId, now: int) -> Connection:
+        slot = self._slots.allocate()
+        tunnel_id = self._tunnel_ids.allocate()
+        c = Connection(
+            id=connection,
+            slot=slot,
+            keys=keys,
+            agent=Agent(
+                controlling=self._controlling,
+                local=keys.local,
+                remote=keys.remote,
+                entropy=self._entropy,
+                now=now,
+            ),
+            tunnel=Tunnel(
+                slot=slot,
+                tunnel_id=tunnel_id,
+                static=self.static,
+                peer_public_key=keys.public_key,
+                preshared_key=keys.preshared_key,
+                entropy=self._entropy,
+                unix_now=self._unix_offset + now,
+                now=now,
+            ),
+            tunnel_id=tunnel_id,
+            relay=relay,
+            created_at=now,
+            last_active=now,
+        )
+        self._connections[connection] = self._by_slot[slot] = c
+        self._by_key[keys.public_key] = self._by_ufrag[keys.local.username] = c
+        self._by_tunnel_id[tunnel_id] = c
+        self._commands.append(AddPeer(slot, tunnel_id))
+        return c
+
+    def _renew(self, c: Connection, now: int) -> int:
+        c.touch(now)
+        self._seed(c, now)
+        self._rehandshake(c, now)
+        self._settle(c, now)
+        return c.slot
+
+    def _remove(self, c: Connection) -> None:
+        self._deadlines.set(c.id, None)
+        _discard(self._connections, c.id, c)
+        _discard(self._by_slot, c.slot, c)
+        _discard(self._by_key, c.keys.public_key, c)
+        _discard(self._by_ufrag, c.keys.local.username, c)
+        _discard(self._by_tunnel_id, c.tunnel_id, c)
+        c.tunnel.close()
+        self._commands.append(RemovePeer(c.slot))
+        self._slots.release(c.slot)
+        self._tunnel_ids.release(c.tunnel_id)
+
+    def _handle_connection_timeout(self, c: Connection, now: int) -> None:
+        activity = self._activity(c.slot)
+        c.note_activity(activity, now)
+        if c.agent.poll_timeout() is not None:
+            c.agent.handle_timeout(now)
+        if c.pair is not None:
+            c.tunnel.handle_timeout(activity, now)
+        self._settle(c, now)
+
+    def _settle(self, c: Connection, now: int) -> None:
+        """Drain the children until they are quiet, then wait for the next deadline or give up."""
+        for _ in range(_MAX_ROUNDS):
+            self._drain_agent(c, now)
+            self._drain_tunnel(c, None, now)
+            timeout = c.agent.poll_timeout()
+            if timeout is None or timeout.deadline > now:
+                break
+            c.agent.handle_timeout(now)
+        self._settle_relays(now)
+        self._finish(c, now)
+
+    def _finish(self, c: Connection, now: int) -> None:
+        if self._connections.get(c.id) is not c:
+            return
+        failure = c.check_failure(now)
+        if failure is not None:
+            self._remove(c)
+            self._events.append(ConnectionFailed(c.id, failure))
+            return
+        self._deadlines.set(c.id, c.next_timeout(self._activity(c.slot)))
+
+    # Candidates.
+
+    def _seed(self, c: Connection, now: int) -> None:
+        """Give the agent our candidates and signal all of them, so that a peer that lost its state
+        learns them again. Relay candidates come from the connection's own relay only."""
+        found = [
+            as_candidate(candidate)
+            for relay, candidate in self.transport.candidates()
+            if candidate.kind != "relay" or relay == c.relay
+        ]
+        for candidate in in_signalling_order(found):
+            self._add_local(c, candidate, now)
+
+    def _add_local(self, c: Connection, candidate: Candidate, now: int) -> None:
+        adopted = c.agent.add_local_candidate(candidate, now)
+        self._events.append(CandidateGathered(c.id, adopted or candidate))
+
+    def _settle_relays(self, now: int) -> None:
+        self.transport.drain()
+        while (event := self.transport.poll_event()) is not None:
+            self._handle_relay_event(event, now)
+
+    def _handle_relay_event(self, event: RelayEvent, now: int) -> None:
+        for c in tuple(self._connections.values()):
+            match event.event:
+                case CandidateAdded() as added:
+                    if added.kind == "relay" and event.relay != c.relay:
+                        continue
+                    self._add_local(c, as_candidate(added), now)
+                    c.touch(now)
+                case CandidateInvalidated() as gone:
+                    if gone.kind == "relay":
+                        self._withdraw(c, as_candidate(gone), now)
+                case _:
+                    self._apply_path(c, now)
+                    self._establish(c, now)
+            self._deadlines.set(c.id, Timeout(now, "relay event"))
+
+    def _withdraw(self, c: Connection, candidate: Candidate, now: int) -> None:
+        if c.agent.invalidate_local_candidate(candidate, now):
+            self._events.append(CandidateWithdrawn(c.id, candidate))
+
+    def _leave_lost_relays(self, now: int) -> None:
+        """Move every connection whose relay is gone to another one."""
+        for c in self._connections.values():
+            if c.relay in self.transport.relays:
+                continue
+            relay = self.transport.relays.draw()
+            if relay is None:
+                return
+            c.relay = relay
+            self._seed(c, now)
+            for remote in c.remotes:
+                if remote.kind is not CandidateKind.HOST:
+                    self.transport.bind(relay, remote.address, now)
+            self._deadlines.set(c.id, Timeout(now, "relay lost"))
+
+    # ICE.
+
+    def _handle_stun(self, arrival: Arrival, now: int) -> None:
+        try:
+            message = decode(arrival.payload)
+        except DecodeError as error:
+            self.counters[f"STUN: {error.reason}"] += 1
+            return
+        c = self._addressee(message)
+        if c is None or not c.agent.accepts(message):
+            self.counters["STUN for nobody"] += 1
+            return
+        c.agent.handle_stun(arrival.local, arrival.source, message, now)
+        self._settle(c, now)
+
+    def _addressee(self, message: Message) -> Connection | None:
+        if message.class_ is Class.REQUEST:
+            username = message.get(USERNAME) or ""
+            return self._by_ufrag.get(username.partition(":")[0])
+        owner = self._in_flight.owner(message.transaction_id)
+        return self._connections.get(owner) if owner is not None else None
+
+    def _drain_agent(self, c: Connection, now: int) -> None:
+        while (transmit := c.agent.poll_transmit()) is not None:
+            self._in_flight.note(transmit.payload, c.id, now)
+            self.transport.send(transmit.payload, transmit.local, transmit.destination, now)
+        while (event := c.agent.poll_event()) is not None:
+            match event:
+                case StateChanged(state):
+                    c.note_ice_state(state, now)
+                case Nominated():
+                    self._handle_nominated(c, event, now)
+
+    def _handle_nominated(self, c: Connection, pair: Nominated, now: int) -> None:
+        if c.pair == pair:
+            return
+        c.pair = pair
+        self._apply_path(c, now)
+        if c.state is ConnectionState.CONNECTING:
+            c.state = ConnectionState.CONNECTED
+            c.touch(now)
+        relayed = CandidateKind.RELAYED in (pair.local.kind, pair.remote.kind)
+        self._events.append(PathChosen(c.id, not relayed, pair.local, pair.remote))
+        self._rehandshake(c, now)
+        self._establish(c, now)
+
+    def _apply_path(self, c: Connection, now: int) -> None:
+        if c.pair is None:
+            return
+        path = self.transport.path(c.pair, now)
+        if path != c.path:
+            c.path = path
+            self._commands.append(SetPath(c.slot, path))
+
+    # WireGuard.
+
+    def _handle_handshake(self, arrival: Arrival, now: int) -> None:
+        message = arrival.payload
+        kind = int.from_bytes(message[:4], "little") if len(message) >= 12 else 0
+        if kind in (_HANDSHAKE_INITIATION, _HANDSHAKE_RESPONSE):
+            match self._limiter.verify(message, arrival.source, now):
+                case CookieReply(reply):
+                    self.transport.send(reply, arrival.local, arrival.source, now)
+                    return
+                case Accepted():
+                    pass
+                case rejected:
+                    self.counters[f"handshake: {rejected.reason}"] += 1
+                    return
+        c = self._peer_of(kind, message)
+        if c is None:
+            self.counters["handshake of nobody"] += 1
+            return
+        c.tunnel.handle_handshake(message, now)
+        self._drain_tunnel(c, arrival, now)
+        self._settle(c, now)
+
+    def _peer_of(self, kind: int, message: bytes) -> Connection | None:
+        if kind == _HANDSHAKE_INITIATION:
+            key = initiator_of(self.static, message)
+            return self._by_key.get(key) if key is not None else None
+        offset = _RECEIVER_INDEX.get(kind)
+        if offset is None:
+            return None
+        index = int.from_bytes(message[offset : offset + 4], "little")
+        return self._by_tunnel_id.get(index >> 8)
+
+    def _rehandshake(self, c: Connection, now: int) -> None:
+        if self._controlling and c.may_rehandshake(now) and c.tunnel.initiate(now):
+            c.last_proactive = now
+
+    def _drain_tunnel(self, c: Connection, arrival: Arrival | None, now: int) -> None:
+        """Handshake messages go back where the peer's came from, else over the chosen pair."""
+        while (message := c.tunnel.poll_transmit()) is not None:
+            if arrival is not None:
+                self.transport.send(message, arrival.local, arrival.source, now)
+            elif c.pair is not None:
+                self.transport.send(message, c.pair.local.base, c.pair.remote.address, now)
+        while (command := c.tunnel.poll_command()) is not None:
+            self._commands.append(command)
+        while (event := c.tunnel.poll_event()) is not None:
+            match event:
+                case SessionEstablished():
+                    c.has_session = True
+                    c.session_at = now
+                    self._establish(c, now)
+                case Expired():
+                    c.failure = "no handshake"
+
+    def _establish(self, c: Connection, now: int) -> None:
+        """Let the waiting packets go as soon as there is both a path and a session."""
+        if c.path is None or not c.has_session:
+            return
+        if not c.established:
+            c.established = True
+            self._events.append(ConnectionEstablished(c.id))
+        while c.waiting:
+            self._commands.append(SealPacket(c.slot, c.waiting.popleft()))
+
+    def _drain_relay_commands(self) -> None:
+        while (command := self.transport.poll_command()) is not None:
+            self._commands.append(command)
+
+
+K = TypeVar("K")
+
+
+def _discard(table: dict[K, Connection], key: K, c: Connection) -> None:
+    """Remove an entry, unless it is another connection's by now."""
+    if table.get(key) is c:
+        del table[key]

@@ -1,0 +1,311 @@
+"""Runs a role: joins its state machine to the TUN device, the sockets, the portal and the clock.
+
+Everything is one asyncio thread. Each input goes into the role; then `_pump` carries out all that
+the role wants, and sets the timer to its next deadline. Packets take the data plane's two threads
+and come here only when they are undecided.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from firezone import commands
+from firezone.durations import MILLISECOND, SECOND
+from firezone.errors import FirezoneError, LocalError
+from firezone.phoenix import Channel, Failed, Hiccup, Inbound, Joined, LoginUrl
+from firezone.roles import ConfigureTun, Progress, Rebind, ReconnectPortal, Role, TellPortal
+from firezone.shell.clock import boottime_ns, unix_ns
+from firezone.shell.dataplane import Dataplane
+from firezone.shell.netlink import TunnelRoutes
+from firezone.shell.sockets import UdpSockets, set_mark
+from firezone.shell.tun import INTERFACE, Tun, open_tun
+from firezone.shell.websocket import PortalLink, local_user_agent
+
+SWEEP_INTERVAL = 1 * SECOND
+_FAREWELL_SECONDS = 0.05
+
+logger = logging.getLogger("firezone")
+
+
+class ProgramError(FirezoneError):
+    """The program cannot go on."""
+
+
+class Closeable(Protocol):
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What tells one role's program from another's."""
+
+    role: type[Role]
+    topic: str
+    decode: Callable[[str, object], Any]
+    version: str
+    """Of the wire behaviour: the portal pairs clients and gateways by it."""
+    max_partition: int | None
+    """How long the portal may be away before the program gives up, ns; None is for ever."""
+    prepare_host: Callable[[str], Closeable] | None = None
+    """Sets the host up around the interface of that name, until closed."""
+
+
+class Program:
+    """One running client or gateway. `run` returns when `stop` is called, else raises."""
+
+    def __init__(
+        self,
+        profile: Profile,
+        url: LoginUrl,
+        *,
+        interface: str = INTERFACE,
+    ) -> None:
+        self.on_ready: Callable[[], None] | None = None
+        """Called once, when the tunnel interface stands."""
+        self._started = boottime_ns()
+        self._profile = profile
+        self._stopping = asyncio.Event()
+        self._failure: Exception | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._deadline: int | None = None
+        self._swept = self._started
+        self._tun: Tun = open_tun(interface)
+        self._routes = TunnelRoutes(interface)
+        prepare = profile.prepare_host
+        self._host = prepare(interface) if prepare is not None else None
+        self._sockets = UdpSockets()
+        self._role = profile.role(
+            entropy=os.urandom,
+            activity=lambda slot: self._dataplane.activity(slot),
+            channel_received_at=lambda relay, n: self._dataplane.channel_received_at(relay, n),
+            unix_now=unix_ns(),
+            now=self._started,
+        )
+        self._dataplane = self._make_dataplane()
+        self._channel: Channel[Any] = Channel(
+            url=url,
+            topic=profile.topic,
+            join_payload=None,
+            decode=profile.decode,
+            max_elapsed=profile.max_partition,
+            entropy=os.urandom,
+            user_agent=local_user_agent(profile.version),
+            now=self._started,
+        )
+        self._portal = PortalLink(
+            self._channel,
+            clock=boottime_ns,
+            on_event=self._handle_portal_event,
+            socket_factory=_marked_socket,
+        )
+
+    async def run(self) -> None:
+        """Serve until `stop`. Raises ProgramError when the portal or the data plane ends it."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        if hasattr(self._role, "reset"):
+            loop.add_signal_handler(signal.SIGHUP, self.reset)
+        self._start_dataplane()
+        link = asyncio.ensure_future(self._portal.run())
+        try:
+            self._connect()
+            await self._stopping.wait()
+            await self._say_goodbye()
+        finally:
+            self._portal.close()
+            link.cancel()
+            await asyncio.gather(link, return_exceptions=True)
+            self._close()
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self) -> None:
+        """End `run`."""
+        self._stopping.set()
+
+    def reset(self) -> None:
+        """The network changed: connect anew, with a new key."""
+        self._role.reset(boottime_ns())  # type: ignore[attr-defined]
+        self._pump()
+
+    # Inputs.
+
+    def _handle_portal_event(self, event: object) -> None:
+        match event:
+            case Joined():
+                self._log_progress("portal_connected", {})
+            case Inbound(message):
+                self._role.handle_message(message, boottime_ns())
+                self._pump()
+            case Hiccup(error, delay):
+                retry = {"error": error, "retry_in_ms": delay // MILLISECOND}
+                logger.warning("portal unreachable", extra=retry)
+            case Failed(reason):
+                self._fail(ProgramError(reason))
+
+    def _handle_dataplane(self) -> None:
+        now = boottime_ns()
+        while (event := self._dataplane.poll_event()) is not None:
+            match event:
+                case commands.DatagramReceived(local, source, payload):
+                    self._role.handle_datagram(local, source, payload, now)
+                case commands.FlowMissed(direction, slot, packet):
+                    self._role.handle_flow_missed(direction, slot, packet, now)
+                case commands.PacketUnroutable(slot, packet):
+                    self._role.handle_unroutable(slot, packet, now)
+                case commands.SessionConfirmed(slot, local_index):
+                    self._role.handle_session_confirmed(slot, local_index, now)
+            self._carry_out()
+        failure = self._dataplane.failure()
+        if failure is not None:
+            self._fail(ProgramError(f"the data plane has stopped: {failure}"))
+        self._pump()
+
+    def _handle_timer(self) -> None:
+        self._timer = None
+        now = boottime_ns()
+        if now - self._swept >= SWEEP_INTERVAL:
+            self._swept = now
+            self._dataplane.sweep(now)
+        self._role.handle_timeout(now)
+        self._pump()
+
+    # Outputs.
+
+    def _pump(self) -> None:
+        """Do all that the role wants, then wait for its next deadline."""
+        self._carry_out()
+        timeout = self._role.poll_timeout()
+        if timeout is not None:
+            self._set_timer(timeout.deadline, timeout.reason)
+
+    def _carry_out(self) -> None:
+        while (command := self._role.poll_command()) is not None:
+            try:
+                self._dataplane.apply(command)
+            except LocalError as error:
+                logger.error("data plane refused a command", extra={"error": str(error)})
+        while (transmit := self._role.poll_transmit()) is not None:
+            self._sockets.send(transmit)
+        while (event := self._role.poll_event()) is not None:
+            self._handle_role_event(event)
+
+    def _handle_role_event(self, event: object) -> None:
+        match event:
+            case TellPortal(name, payload):
+                self._portal.send(name, payload)
+            case ConfigureTun():
+                self._configure_tun(event)
+            case Progress(name, fields):
+                self._log_progress(name, dict(fields))
+            case ReconnectPortal(reason):
+                logger.info("reconnecting to the portal", extra={"reason": reason})
+                self._connect()
+            case Rebind():
+                self._rebind()
+
+    def _configure_tun(self, wanted: ConfigureTun) -> None:
+        self._routes.set_addresses(wanted.ipv4, wanted.ipv6)
+        self._routes.set_routes(wanted.routes)
+        routes = sorted(str(route) for route in wanted.routes)
+        self._log_progress(
+            "tunnel_configured", {"ipv4": wanted.ipv4, "ipv6": wanted.ipv6, "routes": routes}
+        )
+        if self.on_ready is not None:
+            self.on_ready()
+            self.on_ready = None
+
+    def _set_timer(self, deadline: int, reason: str) -> None:
+        if self._timer is not None:
+            if self._deadline == deadline:
+                return
+            self._timer.cancel()
+        self._deadline = deadline
+        delay = max(0, deadline - boottime_ns()) / SECOND
+        logger.debug("next timeout", extra={"in_seconds": delay, "reason": reason})
+        self._timer = asyncio.get_running_loop().call_later(delay, self._handle_timer)
+
+    def _log_progress(self, name: str, fields: dict[str, Any]) -> None:
+        elapsed = (boottime_ns() - self._started) // MILLISECOND
+        text = name.replace("_", " ")
+        logger.info(text, extra={"event": name, "elapsed_ms": elapsed, **fields})
+
+    # Parts.
+
+    def _connect(self) -> None:
+        key = base64.b64encode(self._role.node.public_key).decode()
+        self._portal.connect({"public_key": key})
+
+    def _make_dataplane(self) -> Dataplane:
+        v4, v6 = self._sockets.v4, self._sockets.v6
+        return Dataplane(
+            tun_fd=self._tun.fd,
+            udp4_fd=v4.fileno() if v4 else None,
+            udp6_fd=v6.fileno() if v6 else None,
+            own_public_key=self._role.node.public_key,
+        )
+
+    def _start_dataplane(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._dataplane.events_fd, self._handle_dataplane)
+        self._dataplane.start()
+
+    def _rebind(self) -> None:
+        """New sockets, and a data plane that knows the new key."""
+        asyncio.get_running_loop().remove_reader(self._dataplane.events_fd)
+        self._dataplane.close()
+        self._sockets.close()
+        self._sockets = UdpSockets()
+        self._dataplane = self._make_dataplane()
+        self._start_dataplane()
+
+    async def _say_goodbye(self) -> None:
+        """Peers that hear it need not wait for a timeout. The data plane gets a moment to send."""
+        self._role.shut_down()
+        self._carry_out()
+        await asyncio.sleep(_FAREWELL_SECONDS)
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = self._failure or error
+        self.stop()
+
+    def _close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        asyncio.get_running_loop().remove_reader(self._dataplane.events_fd)
+        self._dataplane.close()
+        self._sockets.close()
+        if self._host is not None:
+            self._host.close()
+        self._routes.close()
+        self._tun.close()
+
+
+def run_program(
+    profile: Profile, url: LoginUrl, *, interface: str = INTERFACE, exit_when_ready: bool = False
+) -> None:
+    """Run a role until it is told to stop. Raises FirezoneError for what makes it impossible."""
+
+    async def serve() -> None:
+        program = Program(profile, url, interface=interface)
+        if exit_when_ready:
+            program.on_ready = program.stop
+        await program.run()
+
+    asyncio.run(serve())
+
+
+def _marked_socket(family: int, kind: int, protocol: int) -> socket.socket:
+    """One whose traffic stays out of the tunnel."""
+    made = socket.socket(family, kind, protocol)
+    set_mark(made)
+    return made
