@@ -1,0 +1,39 @@
+"""TURN (RFC 8656): the client's allocation and the relay."""
+
+from firezone.turn.allocation import Allocation
+from firezone.turn.channel_data import (
+    ChannelData,
+    ChannelDataError,
+    decode_channel_data,
+    encode_channel_data,
+    looks_like_channel_data,
+)
+from firezone.turn.events import (
+    AllocationEvent,
+    CandidateAdded,
+    CandidateInvalidated,
+    Channel,
+    ChannelConfirmed,
+    ChannelLost,
+    Credentials,
+    Decapsulated,
+    RelayServer,
+)
+
+__all__ = [
+    "Allocation",
+    "AllocationEvent",
+    "CandidateAdded",
+    "CandidateInvalidated",
+    "Channel",
+    "ChannelConfirmed",
+    "ChannelData",
+    "ChannelDataError",
+    "ChannelLost",
+    "Credentials",
+    "Decapsulated",
+    "RelayServer",
+    "decode_channel_data",
+    "encode_channel_data",
+    "looks_like_channel_data",
+]

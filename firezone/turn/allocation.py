@@ -1,0 +1,501 @@
+"""A TURN client (RFC 8656): one relay, the addresses it gives us, the channels over it.
+
+Life of an allocation:
+
+    Binding to each address of the relay ──► the first answer fixes the *active socket*
+      ──► Allocate ──► granted ──► Refresh at half the lifetime, Binding every 25 s
+
+1. Candidates come from here alone. A Binding response gives host (the local address it arrived
+   on) and server-reflexive ones, also from the family that lost the race; Allocate gives relayed.
+2. Requests but Binding are signed from the first Allocate on; only the nonce is missing there. A
+   401 or 438 brings one. Their responses must be signed, too, errors included: an unsigned one is
+   ignored and the request stays in flight.
+3. Requests are resent by a backoff and given up after 8 s. If that happens on the active socket's
+   family, the relay is gone: no active socket, no allocation.
+4. 437 means that the relay's idea of our allocation differs: on Allocate we delete the old one and
+   try again, else we allocate anew.
+5. An Allocate that is refused for another reason *suspends* the machine until `refresh`.
+6. Binds wait in a buffer until there is an allocation. Channels, not permissions, carry all data.
+
+Invalidating an allocation takes back its relayed candidates and its channels. Host and
+server-reflexive candidates, the nonce and buffered binds outlive it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from firezone import stun
+from firezone.durations import SECOND
+from firezone.model import Endpoint, Entropy, IPAddress, Timeout, Transmit, earliest
+from firezone.stun import Class, DecodeError, Message, Method
+from firezone.turn.backoff import BUDGET
+from firezone.turn.channel_data import ChannelDataError, decode_channel_data
+from firezone.turn.channels import Binding, Channels
+from firezone.turn.events import (
+    AllocationEvent,
+    CandidateAdded,
+    CandidateInvalidated,
+    CandidateType,
+    Channel,
+    ChannelConfirmed,
+    ChannelLost,
+    Credentials,
+    Decapsulated,
+    RelayServer,
+)
+from firezone.turn.requests import Request, Requests
+
+KEEPALIVE_INTERVAL = 25 * SECOND
+"""Keeps the NAT's mapping, tells a dead relay, and notices a new mapping."""
+PROBE_BUDGET = 1 * SECOND
+"""A `refresh` on demand is one attempt: it is there to find rebooted relays fast."""
+REFRESH_RETRY = 30 * SECOND
+MAX_BUFFERED_BINDS = 100
+MAX_CHALLENGES = 8
+"""How often one request is resent with another nonce before that counts as an error."""
+MAX_MISMATCHES = 4
+"""How often in a row 437 makes us start over."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Grant:
+    """The allocation as the relay last confirmed it. It is refreshed from `refresh_at` on."""
+
+    expires_at: int
+    refresh_at: int
+
+    @classmethod
+    def of(cls, lifetime_seconds: int, now: int) -> _Grant:
+        lifetime = lifetime_seconds * SECOND
+        return cls(expires_at=now + lifetime, refresh_at=now + lifetime // 2)
+
+
+class Allocation:
+    """The client's end of one relay. It starts at once: take `poll_transmit`.
+
+    `software` names us to the relay. Counters are by reason of what was dropped or went wrong.
+    Raises LocalError for credentials or software that no STUN attribute can hold.
+    """
+
+    def __init__(
+        self,
+        *,
+        server: RelayServer,
+        username: str,
+        password: str,
+        realm: str,
+        software: str,
+        entropy: Entropy,
+        now: int,
+    ) -> None:
+        self.server = server
+        self.credentials: Credentials | None = Credentials(username, password, realm)
+        """None once the relay has refused them."""
+        self.counters: Counter[str] = Counter()
+        self._key = self.credentials.key
+        self._nonce: str | None = None
+        self._active: Endpoint | None = None
+        self._grant: _Grant | None = None
+        self._keepalive_at = now
+        self._mismatches = 0
+        self._has_failed = False
+        self._candidates: dict[tuple[CandidateType, int], CandidateAdded] = {}
+        self._channels = Channels()
+        self._buffered: dict[Endpoint, None] = {}
+        self._requests = Requests(software, entropy)
+        self._transmits: deque[Transmit] = deque()
+        self._events: deque[AllocationEvent] = deque()
+        self._send_bindings(now)
+
+    # What the owner asks.
+
+    @property
+    def active_socket(self) -> Endpoint | None:
+        """The address of the relay that we talk to, once it is known."""
+        return self._active
+
+    @property
+    def has_allocation(self) -> bool:
+        return self._grant is not None
+
+    def matches(self, source: Endpoint) -> bool:
+        """Whether this is an address of our relay."""
+        return source in (self.server.ipv4, self.server.ipv6)
+
+    def candidates(self) -> list[CandidateAdded]:
+        """What we have now: host, then server-reflexive, then relayed; IPv4 first."""
+        keys = ((kind, family) for kind in _KINDS for family in _FAMILIES)
+        return [self._candidates[key] for key in keys if key in self._candidates]
+
+    def relayed_addresses(self) -> list[Endpoint]:
+        """Our addresses on the relay, IPv4 first."""
+        return [known.address for known in self.candidates() if known.kind == "relay"]
+
+    def can_be_freed(self) -> str | None:
+        """Why this machine has no future, None while it has one or has something left to say."""
+        if self._has_failed:
+            return "protocol failure"
+        if self._requests or self._transmits or self._events:
+            return None
+        if self._active is None:
+            return "no response"
+        return "authentication error" if self.credentials is None else None
+
+    def channel_to(self, peer: Endpoint, now: int) -> Channel | None:
+        """How to send to a peer. A bind still in flight is good enough: it travels ahead."""
+        binding = self._channels.to(peer, now)
+        if binding is None or self._active is None:
+            return None
+        return Channel(self._active, binding.number)
+
+    # What the owner wants.
+
+    def bind_channel(self, peer: Endpoint, now: int) -> None:
+        """Have a channel to this peer, as soon as there is an allocation. Idempotent."""
+        if self._is_suspended:
+            return
+        if self._grant is None:
+            self._buffer_bind(peer)
+        else:
+            self._bind(peer, now)
+
+    def refresh(self, now: int) -> None:
+        """See whether relay and allocation are still there; start anew if we are suspended."""
+        if self.credentials is None or self._has_failed:
+            return
+        self._mismatches = 0
+        if self._is_suspended:
+            self._active = None
+            self._send_bindings(now)
+        elif self._grant is not None and not self._requests.has(Method.REFRESH):
+            self._send(self._requests.refresh(), now, PROBE_BUDGET)
+
+    def restart(self, now: int) -> None:
+        """Begin again from a new local port, with the credentials and the nonce we have."""
+        self._invalidate()
+        self._requests.clear()
+        self._transmits.clear()
+        for candidate in self.candidates():
+            self._remove_candidate(candidate)
+        self._active = None
+        self._mismatches = 0
+        self._send_bindings(now)
+
+    # Input.
+
+    def handle_datagram(self, local: Endpoint, source: Endpoint, data: bytes, now: int) -> bool:
+        """Take a STUN message of the relay. False: it is not one that we wait for."""
+        if not self.matches(source):
+            return False
+        try:
+            response = stun.decode(data)
+        except DecodeError as error:
+            self.counters[f"stun_{error.reason}"] += 1
+            return False
+        request = self._requests.answered_by(response, source)
+        if request is None:
+            self.counters["unknown_transaction"] += 1
+            return False
+        if request.is_authenticated and not response.verify_integrity(self._key):
+            self.counters["unauthenticated_response"] += 1
+            return True
+        self._requests.remove(request)
+        if response.class_ is Class.SUCCESS:
+            self._handle_success(request, response, local, now)
+        else:
+            self._handle_error(request, response, now)
+        return True
+
+    def decapsulate(self, source: Endpoint, data: bytes, now: int) -> Decapsulated | None:
+        """Unwrap ChannelData of the relay. None: it is none, or the channel is not ours."""
+        if source != self._active:
+            self.counters["channel_data_elsewhere"] += 1
+            return None
+        try:
+            number, payload = decode_channel_data(data)
+        except ChannelDataError as error:
+            self.counters[f"channel_data_{error.reason}"] += 1
+            return None
+        binding = self._channels.confirmed(number)
+        relayed = self._relayed(binding.peer.family) if binding is not None else None
+        if binding is None or relayed is None:
+            self.counters["unknown_channel"] += 1
+            return None
+        self._channels.handle_received(number, now)
+        return Decapsulated(binding.peer, relayed, payload)
+
+    def handle_channel_activity(self, number: int, received_at: int) -> None:
+        """The data plane saw ChannelData on this channel at that time."""
+        self._channels.handle_received(number, received_at)
+
+    def handle_timeout(self, now: int) -> None:
+        self._expire(now)
+        for request in self._requests.due(now):
+            self._retry(request, now)
+        grant = self._grant
+        if grant is None:
+            return
+        if now >= self._keepalive_at:
+            self._send(self._requests.binding(), now)
+            self._keepalive_at = now + KEEPALIVE_INTERVAL
+        if now >= grant.refresh_at and not self._requests.has(Method.REFRESH):
+            self._send(self._requests.refresh(), now)
+        for binding in self._channels.refresh(now):
+            self._send(self._requests.channel_bind(binding.peer, binding.number), now)
+
+    # Output.
+
+    def poll_transmit(self) -> Transmit | None:
+        return self._transmits.popleft() if self._transmits else None
+
+    def poll_event(self) -> AllocationEvent | None:
+        return self._events.popleft() if self._events else None
+
+    def poll_timeout(self) -> Timeout | None:
+        return earliest(*self._requests.timeouts(), *self._grant_timeouts())
+
+    def _grant_timeouts(self) -> Iterator[Timeout]:
+        if self._grant is None:
+            return
+        yield Timeout(self._keepalive_at, "relay keepalive")
+        yield Timeout(self._grant.expires_at, "allocation expiry")
+        if not self._requests.has(Method.REFRESH):
+            yield Timeout(self._grant.refresh_at, "allocation refresh")
+        if self._channels.deadline is not None:
+            yield Timeout(self._channels.deadline, "channel refresh or expiry")
+
+    # Time.
+
+    def _expire(self, now: int) -> None:
+        if self._grant is not None and now >= self._grant.expires_at:
+            # We slept, or the relay refused every Refresh. It has forgotten us.
+            self.counters["allocation_expired"] += 1
+            self._invalidate()
+            self._send(self._requests.allocate(), now)
+        for binding in self._channels.expire(now):
+            self._emit_lost(binding)
+
+    def _retry(self, request: Request, now: int) -> None:
+        if not request.backoff.is_exhausted:
+            request.backoff.step()
+            self._transmit(request)
+            return
+        self._requests.remove(request)
+        self.counters["request_timed_out"] += 1
+        if self._active is not None and request.destination == self._active:
+            self._invalidate()
+            self._active = None
+
+    # Responses.
+
+    def _handle_success(
+        self, request: Request, response: Message, local: Endpoint, now: int
+    ) -> None:
+        match request.method:
+            case Method.BINDING:
+                self._handle_binding(request, response, local, now)
+            case Method.ALLOCATE:
+                self._handle_allocated(response, now)
+            case Method.REFRESH:
+                self._handle_refreshed(response, now)
+            case Method.CHANNEL_BIND:
+                self._handle_bound(request, now)
+
+    def _handle_binding(
+        self, request: Request, response: Message, local: Endpoint, now: int
+    ) -> None:
+        mapped = response.get(stun.XOR_MAPPED_ADDRESS)
+        if _is_candidate(local):
+            self._set_candidate(CandidateAdded("host", local, base=local))
+            if mapped is not None and mapped.family == local.family and _is_candidate(mapped):
+                self._set_candidate(CandidateAdded("srflx", mapped, base=local))
+        if self._active is None and self.credentials is not None:
+            self._active = request.destination
+            self._keepalive_at = now + KEEPALIVE_INTERVAL
+            self._send(self._requests.allocate(), now)
+
+    def _handle_allocated(self, response: Message, now: int) -> None:
+        lifetime = response.get(stun.LIFETIME)
+        relayed = response.get_all(stun.XOR_RELAYED_ADDRESS)
+        first = {a.family: a for a in reversed(relayed) if _is_candidate(a)}
+        if not lifetime or not first:
+            self.counters["incomplete_response"] += 1
+            self._buffered.clear()
+            return
+        self._grant = _Grant.of(lifetime, now)
+        self._mismatches = 0
+        for _, address in sorted(first.items()):
+            self._set_candidate(CandidateAdded("relay", address, base=address))
+        waiting, self._buffered = self._buffered, {}
+        for peer in waiting:
+            self._bind(peer, now)
+
+    def _handle_refreshed(self, response: Message, now: int) -> None:
+        lifetime = response.get(stun.LIFETIME)
+        if lifetime == 0:
+            self._invalidate()
+            self._send(self._requests.allocate(), now)
+        elif lifetime is None:
+            self.counters["incomplete_response"] += 1
+            self._postpone_refresh(now)
+        elif self._grant is not None:
+            self._grant = _Grant.of(lifetime, now)
+
+    def _handle_bound(self, request: Request, now: int) -> None:
+        confirmed = self._channels.confirm(_channel_number(request), now)
+        if confirmed is not None and self._active is not None:
+            self._events.append(ChannelConfirmed(confirmed.peer, confirmed.number, self._active))
+
+    def _handle_error(self, request: Request, response: Message, now: int) -> None:
+        error = response.get(stun.ERROR_CODE)
+        code = error.code if error is not None else 0
+        self.counters[f"error_{code}"] += 1
+        if not request.is_authenticated:
+            return  # nobody vouches for it, so it does no more than be no answer
+        match code:
+            case 401 if request.nonce is not None:
+                self._drop_credentials()
+            case 401 | 438 if request.challenges < MAX_CHALLENGES:
+                self._handle_challenge(request, response, now)
+            case 420:
+                self._has_failed = True
+            case 437 if self._mismatches < MAX_MISMATCHES:
+                self._handle_mismatch(request, now)
+            case _:
+                self._handle_refusal(request, now)
+
+    def _handle_challenge(self, request: Request, response: Message, now: int) -> None:
+        nonce, realm = response.get(stun.NONCE), response.get(stun.REALM)
+        ours = self.credentials.realm if self.credentials is not None else None
+        if nonce is None or (realm is not None and realm != ours):
+            self.counters["unusable_challenge"] += 1
+            self._handle_refusal(request, now)
+            return
+        self._nonce = nonce
+        challenges = request.challenges + 1
+        again = self._requests.add(request.message, request.destination, now)
+        again.challenges = challenges
+        self._transmit(again)
+
+    def _handle_mismatch(self, request: Request, now: int) -> None:
+        self._mismatches += 1
+        asked_for = self._channels.in_flight()
+        self._invalidate()
+        for peer in asked_for:
+            self._buffer_bind(peer)
+        if request.method == Method.ALLOCATE:
+            self._send(self._requests.delete(), now)
+        else:
+            self._send(self._requests.allocate(), now)
+
+    def _handle_refusal(self, request: Request, now: int) -> None:
+        match request.method:
+            case Method.ALLOCATE:
+                self._buffered.clear()
+            case Method.REFRESH:
+                self._postpone_refresh(now)
+            case Method.CHANNEL_BIND:
+                lost = self._channels.fail(_channel_number(request))
+                if lost is not None:
+                    self._emit_lost(lost)
+
+    # Acts.
+
+    @property
+    def _is_suspended(self) -> bool:
+        """Whether nothing in flight can lead to an allocation."""
+        if self._grant is not None:
+            return False
+        return not any(r.is_authenticated or self._active is None for r in self._requests)
+
+    def _send_bindings(self, now: int) -> None:
+        for socket in self.server.sockets:
+            self._transmit(self._requests.add(self._requests.binding(), socket, now))
+
+    def _send(self, message: Message, now: int, budget: int = BUDGET) -> None:
+        if self._active is not None and self.credentials is not None:
+            self._transmit(self._requests.add(message, self._active, now, budget))
+
+    def _transmit(self, request: Request) -> None:
+        payload = self._requests.encode(request, self.credentials, self._nonce)
+        self._transmits.append(Transmit(payload, request.destination))
+
+    def _buffer_bind(self, peer: Endpoint) -> None:
+        if peer in self._buffered:
+            return
+        if len(self._buffered) >= MAX_BUFFERED_BINDS:
+            del self._buffered[next(iter(self._buffered))]
+        self._buffered[peer] = None
+
+    def _bind(self, peer: Endpoint, now: int) -> None:
+        if self._relayed(peer.family) is None:
+            self.counters["peer_family_not_relayed"] += 1
+            return
+        binding = self._channels.bind(peer, now)
+        if binding is not None:
+            self._send(self._requests.channel_bind(peer, binding.number), now)
+
+    def _postpone_refresh(self, now: int) -> None:
+        """Not to ask a relay that just refused again and again until the allocation expires."""
+        if self._grant is not None:
+            self._grant = _Grant(self._grant.expires_at, now + REFRESH_RETRY)
+
+    def _drop_credentials(self) -> None:
+        self._invalidate()
+        self._requests.clear()
+        self._buffered.clear()
+        self.credentials = None
+        self._key = b""
+
+    def _invalidate(self) -> None:
+        for family in _FAMILIES:
+            if (relayed := self._candidates.get(("relay", family))) is not None:
+                self._remove_candidate(relayed)
+        for binding in self._channels.clear():
+            self._emit_lost(binding)
+        self._grant = None
+        self._requests.clear_authenticated()
+
+    def _emit_lost(self, binding: Binding) -> None:
+        if self._active is not None:
+            self._events.append(ChannelLost(binding.number, self._active, binding.peer))
+
+    def _relayed(self, family: int) -> Endpoint | None:
+        candidate = self._candidates.get(("relay", family))
+        return candidate.address if candidate is not None else None
+
+    def _set_candidate(self, candidate: CandidateAdded) -> None:
+        key = (candidate.kind, candidate.address.family)
+        old = self._candidates.get(key)
+        if old == candidate:
+            return
+        self._candidates[key] = candidate
+        self._events.append(candidate)
+        if old is not None:
+            self._events.append(CandidateInvalidated(old.kind, old.address, old.base))
+
+    def _remove_candidate(self, candidate: CandidateAdded) -> None:
+        del self._candidates[candidate.kind, candidate.address.family]
+        self._events.append(CandidateInvalidated(candidate.kind, candidate.address, candidate.base))
+
+
+_KINDS: tuple[CandidateType, ...] = ("host", "srflx", "relay")
+_FAMILIES = (4, 6)
+
+
+def _channel_number(request: Request) -> int:
+    number = request.message.get(stun.CHANNEL_NUMBER)
+    assert number is not None
+    return number
+
+
+def _is_candidate(endpoint: Endpoint) -> bool:
+    """Whether others may be told of this address. Loopback is: whole networks run on one host."""
+    address: IPAddress = endpoint.address
+    if address.is_unspecified or address.is_multicast or endpoint.port == 0:
+        return False
+    is_broadcast = address.version == 4 and int(address) == 0xFFFFFFFF
+    return not is_broadcast and not (address.version == 4 and address.is_link_local)
