@@ -97,6 +97,11 @@ cdef class Sessions:
     cdef Retired** _fading_end
     cdef Retired** _dead_end
     cdef size_t _bytes
-    cdef void _retire(self, Retired* item) noexcept
-    cdef void _free(self, Retired* item) noexcept
+    cdef size_t _peers
     cdef Peer* _peer(self, uint32_t slot) except NULL
+    cdef Leaf* _leaf(self, uint32_t tunnel_id) except NULL
+    cdef void* _new(self, size_t size, uint32_t kind) except NULL
+    cdef void _replace(self, Peer* peer, uint32_t place, Keypair* keypair) noexcept
+    cdef void _retire(self, Retired* item) noexcept
+    cdef Py_ssize_t _reclaim(self) noexcept
+    cdef Retired* _free(self, Retired* item) noexcept

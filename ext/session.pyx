@@ -1,0 +1,529 @@
+"""WireGuard transport data: sessions, their nonces and replay windows (WireGuard paper 5.4.6).
+
+A receiver index leads to its keypair in constant time: the upper 24 bits are the peer's tunnel id,
+found in a table of two levels; the lower 8 number the peer's sessions, of which slot index % 8
+keeps the newest. The keypair in the send slot seals. A keypair of ours as initiator takes that slot
+when it is installed; one of ours as responder only when a packet has come in under it, because
+until then the initiator may not have it. The slot never goes back to an older keypair.
+
+Sending ends at `send_until` or at the last nonce, receiving at `receive_until`. A counter is
+accepted once, and only within 8128 of the greatest one (RFC 6479); it is looked up before the tag is
+computed and marked after the tag has verified, so that forged packets cannot use counters up.
+
+Threads: TX seals and owns nonces, RX opens and owns windows, each also its stamps of activity. The
+control thread publishes by release stores. What it unpublishes is retired twice. It *fades* until
+no RX can find it any more, and so cannot put it back into the send slot; there it is then taken
+out, and it is *dead* until neither thread can still be reading it. Then it is wiped and freed.
+"""
+
+cimport cython
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from firezone._ext.aead cimport (
+    AEAD_KEY, AEAD_TAG, AeadItem, aead_open_batch, aead_seal_batch,
+)
+from firezone._ext.atomics cimport (
+    load_acquire_pointer, load_relaxed_i64, load_relaxed_pointer, load_relaxed_u64,
+    load_acquire_u32, store_relaxed_i64, store_relaxed_u64, store_release_pointer,
+    store_release_u32, swap_pointer, wipe,
+)
+from firezone._ext.batch cimport (
+    BAD_TAG, CONSUMED, EXPIRED, MALFORMED, MARK_CONFIRMED, NO_PEER, PASS, REPLAYED, TOO_LONG,
+    UNROUTABLE, WRONG_INDEX, Batch, PacketBatch, slot_packet,
+)
+from firezone._ext.epoch cimport epoch_enter, epoch_leave, epoch_mark, epoch_passed
+
+
+cdef extern from "stdlib.h" nogil:
+    int posix_memalign(void** memory, size_t alignment, size_t size) noexcept
+
+cdef enum:
+    CHUNK = 64             # packets whose AEAD work is handed over at once
+    WINDOW_BITS = WINDOW_WORDS * 64
+    TRANSPORT_DATA = 4
+    IS_KEYPAIR = 1
+    IS_PEER = 2
+    IS_LEAF = 3
+
+# The whitepaper's 2^64 - 2^13 - 1. A counter of this value is neither sent nor accepted.
+cdef uint64_t LAST_COUNTER = <uint64_t>0xFFFFFFFFFFFFDFFF
+REJECT_AFTER_MESSAGES = LAST_COUNTER
+WINDOW = WINDOW_BITS - 64
+
+
+# Sealing.
+
+cdef void sessions_seal(SessionTable* t, Batch* b, int64_t now) noexcept nogil:
+    cdef AeadItem items[CHUNK]
+    cdef size_t count = 0
+    cdef uint32_t slot
+    for slot in range(b.count):
+        if b.verdict[slot] == PASS and seal_slot(t, b, slot, now, &items[count]):
+            count += 1
+            if count == CHUNK:
+                aead_seal_batch(items, count)
+                count = 0
+    aead_seal_batch(items, count)
+
+
+cdef bint sessions_can_seal(SessionTable* t, uint32_t peer, int64_t now) noexcept nogil:
+    cdef Peer* p = peer_of(t, peer)
+    return p != NULL and sending_keypair(p, now) != NULL
+
+
+# Everything but the AEAD: header, nonce, lengths, stamps.
+cdef bint seal_slot(
+    SessionTable* t, Batch* b, uint32_t slot, int64_t now, AeadItem* item
+) noexcept nogil:
+    cdef Peer* peer = peer_of(t, b.peer[slot])
+    cdef Keypair* keypair = sending_keypair(peer, now) if peer != NULL else NULL
+    cdef uint32_t length = b.length[slot]
+    if keypair == NULL:
+        b.verdict[slot] = UNROUTABLE
+        return False
+    if (b.offset[slot] < DATA_HEADER
+            or <uint64_t>b.offset[slot] + length + AEAD_TAG > <uint64_t>b.capacity * b.stride):
+        b.verdict[slot] = TOO_LONG
+        return False
+    cdef uint64_t counter = keypair.send_counter
+    store_relaxed_u64(&keypair.send_counter, counter + 1)
+    item.key = keypair.send_key
+    item.data = slot_packet(b, slot)
+    item.counter = counter
+    item.length = length
+    write32(item.data - 16, TRANSPORT_DATA)
+    write32(item.data - 12, keypair.remote_index)
+    write64(item.data - 8, counter)
+    b.offset[slot] -= DATA_HEADER
+    b.length[slot] = length + DATA_OVERHEAD
+    note_sent(peer, length != 0, now)
+    return True
+
+
+cdef inline Keypair* sending_keypair(Peer* peer, int64_t now) noexcept nogil:
+    cdef Keypair* keypair = <Keypair*>load_acquire_pointer(&peer.send)
+    if keypair == NULL or now >= keypair.send_until or keypair.send_counter >= LAST_COUNTER:
+        return NULL
+    return keypair
+
+
+# A stamp "stands" while it is greater than the other direction's: what is sent in the very
+# nanosecond of the last receipt comes after it, and the other way round.
+cdef inline void note_sent(Peer* peer, bint data, int64_t now) noexcept nogil:
+    cdef int64_t received = load_relaxed_i64(&peer.received_any)
+    cdef int64_t pending = load_relaxed_i64(&peer.unacknowledged_since)
+    store_relaxed_i64(&peer.sent_any, max(now, pending if pending <= now + 1 else now))
+    if data:
+        store_relaxed_i64(&peer.sent_data, now)
+        if peer.unanswered_since <= received:
+            store_relaxed_i64(&peer.unanswered_since, max(now, received + 1))
+
+
+# Opening.
+
+# What is known of a message between the look-up and the verdict.
+ctypedef struct Opening:
+    uint32_t slot
+    Peer* peer
+    Keypair* keypair
+
+
+cdef void sessions_open(SessionTable* t, Batch* b, int64_t now) noexcept nogil:
+    cdef AeadItem items[CHUNK]
+    cdef Opening openings[CHUNK]
+    cdef size_t count = 0
+    cdef uint32_t slot
+    for slot in range(b.count):
+        if b.verdict[slot] != PASS:
+            continue
+        b.verdict[slot] = look_up(t, b, slot, now, &items[count], &openings[count])
+        if b.verdict[slot] == PASS:
+            count += 1
+            if count == CHUNK:
+                finish_opening(b, items, openings, count, now)
+                count = 0
+    finish_opening(b, items, openings, count, now)
+
+
+cdef int look_up(
+    SessionTable* t, Batch* b, uint32_t slot, int64_t now, AeadItem* item, Opening* opening
+) noexcept nogil:
+    cdef uint8_t* message = slot_packet(b, slot)
+    if b.length[slot] < DATA_OVERHEAD or read32(message) != TRANSPORT_DATA:
+        return MALFORMED
+    cdef uint32_t index = read32(message + 4)
+    cdef Peer* peer = peer_of(t, slot_of(t, index >> 8))
+    if peer == NULL or peer.tunnel_id != index >> 8:
+        return NO_PEER
+    cdef Keypair* keypair = <Keypair*>load_acquire_pointer(&peer.keypairs[index % KEYPAIRS])
+    if keypair == NULL or keypair.local_index != index:
+        return WRONG_INDEX
+    item.counter = read64(message + 8)
+    if now >= keypair.receive_until or item.counter >= LAST_COUNTER:
+        return EXPIRED
+    if not window_allows(keypair, item.counter):
+        return REPLAYED
+    item.key = keypair.receive_key
+    item.data = message + DATA_HEADER
+    item.length = b.length[slot] - DATA_OVERHEAD
+    opening.slot = slot
+    opening.peer = peer
+    opening.keypair = keypair
+    return PASS
+
+
+cdef void finish_opening(
+    Batch* b, AeadItem* items, Opening* openings, size_t count, int64_t now
+) noexcept nogil:
+    cdef size_t i
+    cdef uint32_t slot
+    cdef Opening* o
+    aead_open_batch(items, count)
+    for i in range(count):
+        o = &openings[i]
+        slot = o.slot
+        if not items[i].ok:
+            b.verdict[slot] = BAD_TAG
+        elif not window_allows(o.keypair, items[i].counter):
+            b.verdict[slot] = REPLAYED           # twice in one batch
+        else:
+            window_mark(o.keypair, items[i].counter)
+            b.peer[slot] = o.peer.slot
+            b.offset[slot] += DATA_HEADER
+            b.length[slot] = items[i].length
+            if items[i].length == 0:
+                b.verdict[slot] = CONSUMED
+            note_received(o.peer, items[i].length != 0, now)
+            if confirm(o.peer, o.keypair):
+                b.mark[slot] |= MARK_CONFIRMED
+
+
+# True if this packet, the first of a responder's keypair, moved the send slot to it.
+cdef inline bint confirm(Peer* peer, Keypair* keypair) noexcept nogil:
+    if keypair.confirmed:
+        return False
+    keypair.confirmed = True
+    return not keypair.initiator and take_send_slot(peer, keypair)
+
+
+# The control thread and RX may both be here: the newer keypair wins, whoever comes first.
+cdef bint take_send_slot(Peer* peer, Keypair* keypair) noexcept nogil:
+    cdef Keypair* present
+    while True:
+        present = <Keypair*>load_acquire_pointer(&peer.send)
+        if present != NULL and present.created_at > keypair.created_at:
+            return False
+        if swap_pointer(&peer.send, present, keypair):
+            return True
+
+
+cdef inline void note_received(Peer* peer, bint data, int64_t now) noexcept nogil:
+    cdef int64_t sent = load_relaxed_i64(&peer.sent_any)
+    cdef int64_t pending = load_relaxed_i64(&peer.unanswered_since)
+    store_relaxed_i64(&peer.received_any, max(now, pending if pending <= now + 1 else now))
+    if data:
+        store_relaxed_i64(&peer.received_data, now)
+        if peer.unacknowledged_since <= sent:
+            store_relaxed_i64(&peer.unacknowledged_since, max(now, sent + 1))
+
+
+# The replay window.
+
+cdef inline bint window_allows(const Keypair* k, uint64_t counter) noexcept nogil:
+    if counter >= k.receive_next:
+        return True
+    if k.receive_next - counter > WINDOW_BITS - 64:
+        return False
+    return not (k.window[counter // 64 % WINDOW_WORDS] >> counter % 64 & 1)
+
+
+cdef inline void window_mark(Keypair* k, uint64_t counter) noexcept nogil:
+    cdef uint64_t word = counter // 64
+    cdef uint64_t newest
+    cdef uint64_t ahead
+    cdef uint64_t i
+    if counter >= k.receive_next:
+        # Words are cleared whole when the greatest counter enters them: hence one word less.
+        newest = (k.receive_next - 1) // 64 if k.receive_next else 0
+        ahead = word - newest
+        if ahead > WINDOW_WORDS:
+            ahead = WINDOW_WORDS
+        for i in range(ahead):
+            k.window[(newest + 1 + i) % WINDOW_WORDS] = 0
+        k.receive_next = counter + 1
+    k.window[word % WINDOW_WORDS] |= <uint64_t>1 << counter % 64
+
+
+# Tables.
+
+cdef inline Peer* peer_of(SessionTable* t, uint32_t slot) noexcept nogil:
+    if slot == 0 or slot > t.capacity:
+        return NULL
+    return <Peer*>load_acquire_pointer(&t.peers[slot])
+
+
+cdef inline uint32_t slot_of(SessionTable* t, uint32_t tunnel_id) noexcept nogil:
+    cdef Leaf* leaf = <Leaf*>load_acquire_pointer(&t.leaves[tunnel_id >> 8])
+    return 0 if leaf == NULL else load_acquire_u32(&leaf.slots[tunnel_id & 0xFF])
+
+
+cdef inline uint32_t read32(const uint8_t* p) noexcept nogil:
+    return (<uint32_t>p[0] | <uint32_t>p[1] << 8 | <uint32_t>p[2] << 16 | <uint32_t>p[3] << 24)
+
+
+cdef inline uint64_t read64(const uint8_t* p) noexcept nogil:
+    return read32(p) | <uint64_t>read32(p + 4) << 32
+
+
+cdef inline void write32(uint8_t* p, uint32_t value) noexcept nogil:
+    p[0] = value & 0xFF
+    p[1] = value >> 8 & 0xFF
+    p[2] = value >> 16 & 0xFF
+    p[3] = value >> 24
+
+
+cdef inline void write64(uint8_t* p, uint64_t value) noexcept nogil:
+    write32(p, <uint32_t>value)
+    write32(p + 4, <uint32_t>(value >> 32))
+
+
+# The control thread's side.
+
+@cython.final
+cdef class Sessions:
+    def __cinit__(self, uint32_t capacity=16384):
+        if not 1 <= capacity <= 1 << 24:
+            raise ValueError("capacity must be 1 to 2**24 peers")
+        self.table.capacity = capacity
+        self.table.epoch = &self._epoch
+        # calloc leaves pages untouched until somebody uses them.
+        self.table.peers = <Peer**>calloc(capacity + 1, sizeof(Peer*))
+        self.table.leaves = <Leaf**>calloc(1 << 16, sizeof(Leaf*))
+        if self.table.peers == NULL or self.table.leaves == NULL:
+            raise MemoryError
+        self._fading_end = &self._fading
+        self._dead_end = &self._dead
+
+    def __dealloc__(self):
+        cdef uint32_t slot
+        cdef Retired* item
+        for head in range(2):
+            item = self._fading if head == 0 else self._dead
+            while item != NULL:
+                item = self._free(item)
+        if self.table.peers != NULL:
+            for slot in range(1, self.table.capacity + 1):
+                if self.table.peers[slot] != NULL:
+                    self._free(&self.table.peers[slot].retired)
+        if self.table.leaves != NULL:
+            for slot in range(1 << 16):
+                if self.table.leaves[slot] != NULL:
+                    self._free(&self.table.leaves[slot].retired)
+        free(self.table.peers)
+        free(self.table.leaves)
+
+    @property
+    def capacity(self):
+        return self.table.capacity
+
+    @property
+    def memory(self):
+        return self._bytes
+
+    def __len__(self):
+        return self._peers
+
+    def add_peer(self, uint32_t slot, uint32_t tunnel_id):
+        if not 1 <= slot <= self.table.capacity:
+            raise ValueError("no such slot")
+        if tunnel_id >= 1 << 24:
+            raise ValueError("a tunnel id has 24 bits")
+        if self.table.peers[slot] != NULL:
+            raise ValueError("the slot is taken")
+        if slot_of(&self.table, tunnel_id):
+            raise ValueError("the tunnel id is taken")
+        cdef Leaf* leaf = self._leaf(tunnel_id)
+        cdef Peer* peer = <Peer*>self._new(sizeof(Peer), IS_PEER)
+        peer.slot = slot
+        peer.tunnel_id = tunnel_id
+        leaf.used += 1
+        self._peers += 1
+        store_release_pointer(&self.table.peers[slot], peer)
+        store_release_u32(&leaf.slots[tunnel_id & 0xFF], slot)
+        self._reclaim()
+
+    def remove_peer(self, uint32_t slot):
+        cdef Peer* peer = self._peer(slot)
+        cdef Leaf** place = &self.table.leaves[peer.tunnel_id >> 8]
+        cdef Leaf* leaf = place[0]
+        store_release_u32(&leaf.slots[peer.tunnel_id & 0xFF], 0)
+        store_release_pointer(&self.table.peers[slot], NULL)
+        leaf.used -= 1
+        self._peers -= 1
+        if leaf.used == 0:
+            store_release_pointer(place, NULL)
+            self._retire(&leaf.retired)
+        self._retire(&peer.retired)
+        self._reclaim()
+
+    def install_keypair(
+        self, uint32_t slot, uint32_t local_index, uint32_t remote_index,
+        bytes send_key not None, bytes receive_key not None, bint initiator,
+        int64_t created_at, int64_t send_until, int64_t receive_until,
+    ):
+        cdef Peer* peer = self._peer(slot)
+        if local_index >> 8 != peer.tunnel_id:
+            raise ValueError("the local index is not of the peer's tunnel id")
+        if len(send_key) != AEAD_KEY or len(receive_key) != AEAD_KEY:
+            raise ValueError("a key has 32 bytes")
+        cdef Keypair* keypair = <Keypair*>self._new(sizeof(Keypair), IS_KEYPAIR)
+        keypair.retired.owner = peer
+        memcpy(keypair.send_key, <const char*>send_key, AEAD_KEY)
+        memcpy(keypair.receive_key, <const char*>receive_key, AEAD_KEY)
+        keypair.local_index = local_index
+        keypair.remote_index = remote_index
+        keypair.initiator = initiator
+        keypair.created_at = created_at
+        keypair.send_until = send_until
+        keypair.receive_until = receive_until
+        self._replace(peer, local_index % KEYPAIRS, keypair)
+        self._reclaim()
+
+    def remove_keypair(self, uint32_t slot, uint32_t local_index):
+        cdef Peer* peer = self._peer(slot)
+        cdef Keypair* keypair = peer.keypairs[local_index % KEYPAIRS]
+        if keypair != NULL and keypair.local_index == local_index:
+            self._replace(peer, local_index % KEYPAIRS, NULL)
+        self._reclaim()
+
+    def activity(self, uint32_t slot):
+        cdef Peer* peer = self._peer(slot)
+        cdef Keypair* send = <Keypair*>load_acquire_pointer(&peer.send)
+        return (
+            load_relaxed_i64(&peer.sent_any),
+            load_relaxed_i64(&peer.sent_data),
+            load_relaxed_i64(&peer.received_any),
+            load_relaxed_i64(&peer.received_data),
+            load_relaxed_i64(&peer.unanswered_since),
+            load_relaxed_i64(&peer.unacknowledged_since),
+            send.local_index if send != NULL else 0,
+            load_relaxed_u64(&send.send_counter) if send != NULL else 0,
+        )
+
+    def current_index(self, uint32_t slot):
+        cdef Keypair* send = <Keypair*>load_acquire_pointer(&self._peer(slot).send)
+        return send.local_index if send != NULL else 0
+
+    def local_indices(self, uint32_t slot):
+        cdef Peer* peer = self._peer(slot)
+        cdef int i
+        return [peer.keypairs[i].local_index for i in range(KEYPAIRS) if peer.keypairs[i] != NULL]
+
+    def advance_send_counter(self, uint32_t slot, uint64_t counter):
+        cdef Keypair* send = <Keypair*>load_acquire_pointer(&self._peer(slot).send)
+        if send == NULL or counter < send.send_counter:
+            raise ValueError("a nonce must not be used twice")
+        store_relaxed_u64(&send.send_counter, counter)
+
+    def reclaim(self):
+        return self._reclaim()
+
+    def seal(self, PacketBatch batch not None, int64_t now):
+        with nogil:
+            epoch_enter(&self._epoch.tx)
+            sessions_seal(&self.table, &batch.b, now)
+            epoch_leave(&self._epoch.tx)
+
+    def open(self, PacketBatch batch not None, int64_t now):
+        with nogil:
+            epoch_enter(&self._epoch.rx)
+            sessions_open(&self.table, &batch.b, now)
+            epoch_leave(&self._epoch.rx)
+
+    cdef Peer* _peer(self, uint32_t slot) except NULL:
+        if slot > self.table.capacity or self.table.peers[slot] == NULL:
+            raise KeyError(slot)
+        return self.table.peers[slot]
+
+    cdef Leaf* _leaf(self, uint32_t tunnel_id) except NULL:
+        cdef Leaf** place = &self.table.leaves[tunnel_id >> 8]
+        if place[0] == NULL:
+            store_release_pointer(place, self._new(sizeof(Leaf), IS_LEAF))
+        return place[0]
+
+    cdef void* _new(self, size_t size, uint32_t kind) except NULL:
+        cdef void* memory = NULL
+        if posix_memalign(&memory, 64, size):
+            raise MemoryError
+        memset(memory, 0, size)
+        (<Retired*>memory).kind = kind
+        self._bytes += size
+        return memory
+
+    # The control thread alone changes the slots, so reading its own stores needs no order.
+    cdef void _replace(self, Peer* peer, uint32_t place, Keypair* keypair) noexcept:
+        cdef Keypair* old = peer.keypairs[place]
+        cdef bint sends = keypair != NULL and keypair.initiator
+        store_release_pointer(&peer.keypairs[place], keypair)
+        if old != NULL:
+            swap_pointer(&peer.send, old, keypair if sends else NULL)
+            self._retire(&old.retired)
+        if sends:
+            take_send_slot(peer, keypair)
+
+    cdef void _retire(self, Retired* item) noexcept:
+        item.next = NULL
+        item.mark = epoch_mark(&self._epoch)
+        self._fading_end[0] = item
+        self._fading_end = &item.next
+
+    # Both lists are in the order of their marks, and older marks pass first. A keypair is retired
+    # before its peer, so the peer is still there when the keypair has faded.
+    cdef Py_ssize_t _reclaim(self) noexcept:
+        cdef Retired* item
+        cdef Py_ssize_t waiting = 0
+        while self._fading != NULL and epoch_passed(&self._epoch, self._fading.mark):
+            item = self._fading
+            self._fading = item.next
+            if self._fading == NULL:
+                self._fading_end = &self._fading
+            if item.kind == IS_KEYPAIR:
+                swap_pointer(&(<Peer*>item.owner).send, item, NULL)
+            item.next = NULL
+            item.mark = epoch_mark(&self._epoch)
+            self._dead_end[0] = item
+            self._dead_end = &item.next
+        while self._dead != NULL and epoch_passed(&self._epoch, self._dead.mark):
+            self._dead = self._free(self._dead)
+            if self._dead == NULL:
+                self._dead_end = &self._dead
+        item = self._fading
+        while item != NULL:
+            waiting += 1
+            item = item.next
+        item = self._dead
+        while item != NULL:
+            waiting += 1
+            item = item.next
+        return waiting
+
+    # Wipes and frees, a peer with its keypairs. Returns the next in the list.
+    cdef Retired* _free(self, Retired* item) noexcept:
+        cdef Retired* following = item.next
+        cdef Keypair** keypairs
+        cdef size_t size = sizeof(Keypair)
+        cdef int i
+        if item.kind == IS_PEER:
+            size = sizeof(Peer)
+            keypairs = (<Peer*>item).keypairs
+            for i in range(KEYPAIRS):
+                if keypairs[i] != NULL:
+                    self._free(&keypairs[i].retired)
+        elif item.kind == IS_LEAF:
+            size = sizeof(Leaf)
+        wipe(item, size)
+        free(item)
+        self._bytes -= size
+        return following
