@@ -41,18 +41,20 @@ class TunnelRoutes:
         self._mark = mark
         self._index = socket.if_nametoindex(interface)
         self._netlink = RtNetlink()
+        self._ruled: set[int] = set()
         self.repair()
 
     def repair(self) -> None:
         """Remove the rules that a crashed run left."""
         for family in (4, 6):
             rule = MarkRule(family, self._mark, self._table)
-            # Bounded, although the kernel holds no two equal rules when all is well.
-            for _ in range(16):
+            # The kernel takes equal rules again and again, each at a priority of its own.
+            for _ in range(64):
                 try:
                     self._netlink.remove_rule(rule)
                 except OSError:
                     break
+        self._ruled.clear()
 
     def set_addresses(self, ipv4: IPv4Address | None, ipv6: IPv6Address | None) -> None:
         """Give the interface these addresses only, and route through the tunnel.
@@ -105,11 +107,13 @@ class TunnelRoutes:
         return True
 
     def _add_rule(self, family: int) -> None:
+        if family in self._ruled:
+            return
         try:
             self._netlink.add_rule(MarkRule(family, self._mark, self._table))
+            self._ruled.add(family)
         except OSError as error:
-            if error.errno != errno.EEXIST:
-                logger.warning("no routing rule", extra=_context(f"IPv{family}", error))
+            logger.warning("no routing rule", extra=_context(f"IPv{family}", error))
 
     def _try(self, what: str, route: IPNetwork, change: _Change) -> None:
         try:

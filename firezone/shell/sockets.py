@@ -114,7 +114,7 @@ class UdpSockets:
 def set_mark(target: socket.socket, mark: int = MARK) -> bool:
     """Mark a socket's traffic. False where the kernel refuses (no CAP_NET_ADMIN)."""
     try:
-        target.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+        target.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, struct.pack("@I", mark))
     except OSError:
         return False
     return True

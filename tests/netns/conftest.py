@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -30,3 +34,18 @@ def _missing() -> str:
     except LabError as error:
         return str(error)
     return ""
+
+
+@pytest.fixture
+def fresh_netns() -> Iterator[ThreadPoolExecutor]:
+    """Runs functions in an empty network namespace, which is that of one thread only."""
+    with ThreadPoolExecutor(1, initializer=_enter_fresh_netns) as executor:
+        yield executor
+
+
+def _enter_fresh_netns() -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    clone_newnet = 0x40000000
+    if libc.unshare(clone_newnet) != 0:
+        raise OSError(ctypes.get_errno(), "unshare")
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)

@@ -1,0 +1,84 @@
+"""The frame of the command: lazy, and errors become one line and an exit code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import click
+import pytest
+
+from firezone.cli import program
+from firezone.errors import ConfigurationError, LocalError, MissingRightsError
+
+
+def _with_command(monkeypatch: pytest.MonkeyPatch, error: BaseException | None) -> None:
+    @click.command()
+    def client() -> None:
+        if error is not None:
+            raise error
+
+    module = SimpleNamespace(client=client)
+    monkeypatch.setattr(program.importlib, "import_module", lambda _name: module)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (None, 0, ""),
+        (
+            ConfigurationError("api url", "--api-url", "is wrong", "mend it"),
+            2,
+            "firezone: api url (--api-url): is wrong; mend it\n",
+        ),
+        (MissingRightsError("CAP_NET_ADMIN", "open a TUN device"), 1, "CAP_NET_ADMIN is needed"),
+        (LocalError("failed"), 1, "firezone: failed\n"),
+        (click.UsageError("no such thing"), 2, "no such thing"),
+        (KeyboardInterrupt(), 130, ""),
+        (SystemExit(3), 3, ""),
+    ],
+)
+def test_exit_codes(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException | None,
+    code: int,
+    text: str,
+) -> None:
+    _with_command(monkeypatch, error)
+    try:
+        assert program.run(["client"]) == code
+    except SystemExit as ended:
+        assert ended.code == code
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert text in output.err
+    if code in (0, 130):
+        assert output.err.strip() == ""
+
+
+def test_an_unknown_program(capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.run(["cleint"]) == 2
+    assert "cleint" in capsys.readouterr().err
+
+
+def test_help_imports_no_program() -> None:
+    script = (
+        "import sys; from firezone.cli.program import run\n"
+        "assert run(['--help']) == 0\n"
+        "loaded = {m for m in sys.modules if m.startswith(('firezone.', 'asyncio'))}\n"
+        "allowed = {'firezone.cli', 'firezone.cli.program', 'firezone.errors'}\n"
+        "assert loaded <= allowed, loaded"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name in program.PROGRAMS:
+        assert f"  {name} " in done.stdout
+
+
+def test_version_names_the_cipher() -> None:
+    argv = [sys.executable, "-m", "firezone", "--version"]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.stdout.startswith("firezone ")
+    assert "ChaCha20-Poly1305: " in done.stdout
