@@ -1,5 +1,7 @@
 """Handshakes that go wrong, cross, or are attacked."""
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -276,6 +278,26 @@ def test_bad_keys_are_the_callers_mistake(peer: bytes, psk: bytes | None) -> Non
 def test_tai64n() -> None:
     assert tai64n(0).hex() == "400000000000002500000000"
     assert tai64n(1 * SECOND - 1) < tai64n(1 * SECOND) < tai64n(1 * SECOND + 1)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_recovers_from_a_bad_wire(seed: int) -> None:
+    """Five minutes of heavy loss with traffic both ways, then none: both sides get through."""
+    pair, chance = Pair(seed=seed), random.Random(seed)
+    pair.lost = lambda sender, message: chance.random() < 0.6
+    for _ in range(300):
+        for side in (pair.a, pair.b):
+            pair.send(side, b"noise")
+        pair.run(chance.randrange(2 * SECOND))
+    pair.lost = lambda sender, message: False
+    for _ in range(40):
+        for side in (pair.a, pair.b):
+            pair.send(side, b"noise")
+        pair.run(SECOND)
+    for side in (pair.a, pair.b):
+        pair.send(side, b"clear")
+    pair.run(SECOND)
+    assert pair.a.received[-1] == pair.b.received[-1] == b"clear"
 
 
 @pytest.mark.parametrize("kind", [INITIATION, RESPONSE])
