@@ -1,0 +1,20 @@
+"""A deterministic simulator: the real machines and kernels, a virtual network, virtual time."""
+
+from firezone.sim.clock import Clock
+from firezone.sim.network import Host, Nat, NatKind, Network
+from firezone.sim.peers import Peer, RelayHost
+from firezone.sim.portal import Portal, Resource
+from firezone.sim.world import World
+
+__all__ = [
+    "Clock",
+    "Host",
+    "Nat",
+    "NatKind",
+    "Network",
+    "Peer",
+    "Portal",
+    "RelayHost",
+    "Resource",
+    "World",
+]

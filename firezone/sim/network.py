@@ -1,0 +1,121 @@
+"""A virtual network: hosts with addresses, NATs before some of them, latency between all."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from enum import Enum, auto
+
+from firezone.durations import MILLISECOND
+from firezone.model import Endpoint, IPAddress, Transmit
+from firezone.sim.clock import Clock
+
+Handler = Callable[[Endpoint, Endpoint, bytes], None]
+"""Takes (local, source, payload)."""
+
+Blocked = Callable[[Endpoint, Endpoint], bool]
+"""Whether a datagram from one public address to another is dropped."""
+
+
+class NatKind(Enum):
+    """How a NAT maps: one public port per private one, or one per destination (RFC 4787)."""
+
+    ENDPOINT_INDEPENDENT = auto()
+    SYMMETRIC = auto()
+
+
+class Nat:
+    """A NAT with address and port dependent filtering."""
+
+    def __init__(self, kind: NatKind, *public: IPAddress) -> None:
+        self.kind = kind
+        self._public: dict[int, IPAddress] = {a.version: a for a in public}
+        self._next_port = 40_000
+        self._out: dict[tuple[Endpoint, Endpoint | None], Endpoint] = {}
+        self._in: dict[Endpoint, Endpoint] = {}
+        self._allowed: set[tuple[Endpoint, Endpoint]] = set()
+
+    @property
+    def addresses(self) -> tuple[IPAddress, ...]:
+        return tuple(self._public.values())
+
+    def outbound(self, source: Endpoint, destination: Endpoint) -> Endpoint | None:
+        """The public source of a private one; None without an address of that family."""
+        if source.family not in self._public:
+            return None
+        key = (source, destination if self.kind is NatKind.SYMMETRIC else None)
+        public = self._out.get(key)
+        if public is None:
+            public = Endpoint(self._public[source.family], self._next_port)
+            self._next_port += 1
+            self._out[key] = public
+            self._in[public] = source
+        self._allowed.add((public, destination))
+        return public
+
+    def inbound(self, source: Endpoint, destination: Endpoint) -> Endpoint | None:
+        """The private destination of a public one; None if nothing went out that way before."""
+        if (destination, source) not in self._allowed:
+            return None
+        return self._in[destination]
+
+
+class Host:
+    """Something with addresses. `handler` gets what arrives at any of them."""
+
+    def __init__(self, network: Network, *addresses: IPAddress, nat: Nat | None = None) -> None:
+        self.network = network
+        self.nat = nat
+        self.handler: Handler | None = None
+        self.addresses: dict[int, IPAddress] = {a.version: a for a in addresses}
+        network.attach(self)
+
+    def send(self, transmit: Transmit, port: int) -> None:
+        """Send from `port`, and from the source's address if there is one."""
+        source = transmit.source
+        if source is None or source.address not in self.addresses.values():
+            address = self.addresses.get(transmit.destination.family)
+            if address is None:
+                self.network.counters["no address of the family"] += 1
+                return
+            source = Endpoint(address, port)
+        self.network.send(self, source, transmit.destination, transmit.payload)
+
+
+class Network:
+    """Delivers datagrams after `latency`, unless `blocked` says otherwise."""
+
+    def __init__(self, clock: Clock, latency: int = 10 * MILLISECOND) -> None:
+        self.clock = clock
+        self.latency = latency
+        self.blocked: Blocked = lambda source, destination: False
+        self.counters: Counter[str] = Counter()
+        self._hosts: dict[IPAddress, Host] = {}
+
+    def attach(self, host: Host) -> None:
+        for address in host.nat.addresses if host.nat else host.addresses.values():
+            self._hosts[address] = host
+
+    def detach(self, host: Host) -> None:
+        self._hosts = {a: h for a, h in self._hosts.items() if h is not host}
+
+    def send(self, host: Host, source: Endpoint, destination: Endpoint, payload: bytes) -> None:
+        public = host.nat.outbound(source, destination) if host.nat else source
+        if public is None or self.blocked(public, destination):
+            self.counters["blocked"] += 1
+            return
+        self.counters["sent"] += 1
+        self.clock.at(
+            self.clock.now + self.latency, lambda: self._deliver(public, destination, payload)
+        )
+
+    def _deliver(self, source: Endpoint, destination: Endpoint, payload: bytes) -> None:
+        host = self._hosts.get(destination.address)
+        if host is None or host.handler is None:
+            self.counters["no host"] += 1
+            return
+        local = host.nat.inbound(source, destination) if host.nat else destination
+        if local is None:
+            self.counters["filtered by a NAT"] += 1
+            return
+        host.handler(local, source, payload)

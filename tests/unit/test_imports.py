@@ -1,0 +1,70 @@
+"""Imports point down only, and only the shell talks to the system."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2] / "firezone"
+
+LEVELS = [
+    {"_ext"},
+    {"model", "commands", "errors", "durations"},
+    {"stun"},
+    {"noise", "ice", "turn"},
+    {"node", "dns", "policy", "nat", "phoenix"},
+    {"roles"},
+    {"client", "gateway", "relay"},
+    {"shell", "sim"},
+    {"lab", "portal"},
+    {"cli", "__main__"},
+]
+LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
+
+SHELL = {"shell", "portal", "lab", "cli", "__main__"}
+SYSTEM = {"asyncio", "os", "random", "secrets", "select", "socket", "ssl", "subprocess", "time"}
+SYSTEM |= {"threading"}
+FREE_TO_SEED = {"sim": {"random"}}
+"""The simulator's randomness is seeded: that is the point of it."""
+
+MODULES = sorted(ROOT.rglob("*.py"))
+
+
+def part_of(path: Path) -> str:
+    relative = path.relative_to(ROOT)
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        match node:
+            case ast.Import(names):
+                yield from (name.name for name in names)
+            case ast.ImportFrom(module=str(module), names=names):
+                yield module
+                yield from (f"{module}.{name.name}" for name in names if module == "firezone")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_down(path):
+    part = part_of(path)
+    for name in imports(path):
+        first, _, rest = name.partition(".")
+        if first == "firezone" and rest:
+            below = rest.partition(".")[0]
+            assert below == part or LEVEL[below] < LEVEL[part], f"{part} imports {name}"
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if part_of(p) not in SHELL], ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_the_core_does_no_io(path):
+    system = {name.partition(".")[0] for name in imports(path)} & SYSTEM
+    assert system <= FREE_TO_SEED.get(part_of(path), set())
+
+
+def test_only_the_shell_uses_the_kernels_of_sockets_and_tun():
+    for path in MODULES:
+        if part_of(path) != "shell":
+            assert not {"firezone._ext.udp", "firezone._ext.tun"} & set(imports(path)), path
