@@ -26,7 +26,6 @@ in. A port that the host refuses is replaced by another one, a few times.
 
 from __future__ import annotations
 
-import struct
 from collections import Counter, deque
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
@@ -37,6 +36,13 @@ from firezone.durations import SECOND
 from firezone.errors import LocalError
 from firezone.model import Endpoint, Entropy, IPAddress, Timeout, Transmit
 from firezone.stun import Method
+from firezone.turn.channel_data import (
+    MAX_CHANNEL,
+    MIN_CHANNEL,
+    ChannelDataError,
+    decode_channel_data,
+    encode_channel_data,
+)
 from firezone.turn.relay_auth import Authenticator
 from firezone.turn.relay_commands import (
     BindChannel,
@@ -60,11 +66,10 @@ from firezone.turn.relay_table import Allocation, Channel, RelayTable
 
 MAX_CHANNELS: Final = 4096
 """Per allocation."""
-CHANNEL_NUMBERS: Final = range(0x4000, 0x8000)
-"""RFC 5766 section 11. RFC 8656 narrows it to 0x4FFF, but clients draw from the wider range."""
+CHANNEL_NUMBERS: Final = range(MIN_CHANNEL, MAX_CHANNEL + 1)
+"""Clients draw from all of it."""
 UDP: Final = 17
 _OPEN_ATTEMPTS: Final = 4
-_CHANNEL_HEADER: Final = struct.Struct(">HH")
 _SERVED: Final = frozenset(
     {
         Method.BINDING,
@@ -170,8 +175,7 @@ class Relay:
             return
         self.counters["relayed_bytes"] += len(data)
         client, local = channel.allocation.five_tuple
-        header = _CHANNEL_HEADER.pack(channel.number, len(data))
-        self._commands.append(Transmit(header + data, client, local))
+        self._commands.append(Transmit(encode_channel_data(channel.number, data), client, local))
 
     def handle_socket_opened(self, port: int, family: int, ok: bool, now: int) -> None:
         """The outcome of an `OpenSocket`."""
@@ -215,19 +219,16 @@ class Relay:
     # Data
 
     def _on_channel_data(self, five_tuple: FiveTuple, data: bytes) -> None:
-        if len(data) < _CHANNEL_HEADER.size:
-            self.counters["truncated_channel_data"] += 1
-            return
-        number, length = _CHANNEL_HEADER.unpack_from(data)
-        payload = data[_CHANNEL_HEADER.size : _CHANNEL_HEADER.size + length]
-        if len(payload) < length:
-            self.counters["truncated_channel_data"] += 1
+        try:
+            number, payload = decode_channel_data(data, exact=False)
+        except ChannelDataError as error:
+            self.counters[f"channel_data_{error.reason}"] += 1
             return
         channel = self._table.channel_of(five_tuple, number)
         if channel is None:
             self.counters["unbound_channel"] += 1
             return
-        self.counters["relayed_bytes"] += length
+        self.counters["relayed_bytes"] += len(payload)
         self._commands.append(SendToPeer(channel.allocation.port, channel.peer, payload))
 
     # Requests

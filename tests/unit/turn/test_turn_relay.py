@@ -442,7 +442,8 @@ class TestData:
         assert world.from_peer(port, b"x", Endpoint(PEER_4.address, 1)) == []
         assert world.from_peer(port + 1, b"x") == []
         assert world.relay.counters["unbound_channel"] == 2
-        assert world.relay.counters["truncated_channel_data"] == 2
+        assert world.relay.counters["channel_data_wrong_length"] == 1
+        assert world.relay.counters["channel_data_too_short"] == 1
         assert world.relay.counters["unbound_peer"] == 2
 
     def test_two_clients_of_one_relay_reach_each_other(self, world: World) -> None:

@@ -1,0 +1,221 @@
+"""`firezone relay`: a STUN and TURN server for the peers of a portal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from firezone.cli.options import log_options, set_up_logs, token_option
+from firezone.errors import ConfigurationError
+from firezone.shell import logs
+
+if TYPE_CHECKING:
+    from firezone.phoenix import LoginUrl
+
+T = TypeVar("T")
+_PORT = click.IntRange(1, 65535)
+
+
+@click.command()
+@click.option(
+    "--public-ip4-addr", envvar="PUBLIC_IP4_ADDR", help="Where clients and peers reach us."
+)
+@click.option("--public-ip6-addr", envvar="PUBLIC_IP6_ADDR", help="The same over IPv6.")
+@click.option(
+    "--listen-port",
+    envvar="LISTEN_PORT",
+    type=_PORT,
+    default=3478,
+    show_default=True,
+    help="The UDP port for clients. Clients of Firezone insist on 3478.",
+)
+@click.option(
+    "--lowest-port",
+    envvar="LOWEST_PORT",
+    type=_PORT,
+    default=49152,
+    show_default=True,
+    help="The first UDP port for allocations.",
+)
+@click.option(
+    "--highest-port",
+    envvar="HIGHEST_PORT",
+    type=_PORT,
+    default=65535,
+    show_default=True,
+    help="The last UDP port for allocations.",
+)
+@click.option(
+    "-u", "--api-url", envvar="FIREZONE_API_URL", help="The portal: ws://host:port or wss://host."
+)
+@token_option("/etc/firezone/relay-token")
+@click.option("-n", "--name", envvar="FIREZONE_NAME", help="The name people see in the portal.")
+@click.option(
+    "--ca",
+    envvar="FIREZONE_CA",
+    type=click.Path(path_type=Path),
+    help="Trust only the certificates in this PEM file for the portal.",
+)
+@click.option(
+    "--auth-secret-path",
+    envvar="FIREZONE_RELAY_SECRET_PATH",
+    type=click.Path(path_type=Path),
+    help="Serve without a portal; credentials are made from the secret in this file.",
+)
+@click.option(
+    "--health-check-addr",
+    envvar="HEALTH_CHECK_ADDR",
+    default="0.0.0.0:8080",
+    show_default=True,
+    help="Where to answer GET /healthz and /readyz; empty for nowhere.",
+)
+@click.option("--allow-loopback-peers", is_flag=True, help="Relay to this host itself: for tests.")
+@click.option(
+    "--deny-private-peers",
+    envvar="FIREZONE_DENY_PRIVATE_PEERS",
+    is_flag=True,
+    help="Do not relay to addresses of private networks.",
+)
+@click.option("--rng-seed", envvar="RNG_SEED", type=int, help="Be predictable: for tests only.")
+@log_options
+@click.pass_context
+def relay(
+    ctx: click.Context,
+    public_ip4_addr: str | None,
+    public_ip6_addr: str | None,
+    listen_port: int,
+    lowest_port: int,
+    highest_port: int,
+    api_url: str | None,
+    token_path: Path,
+    name: str | None,
+    ca: Path | None,
+    auth_secret_path: Path | None,
+    health_check_addr: str,
+    allow_loopback_peers: bool,
+    deny_private_peers: bool,
+    rng_seed: int | None,
+    log_format: logs.Format,
+    log_level: str | None,
+) -> int:
+    """Relay traffic between peers that cannot reach each other.
+
+    SIGTERM makes it leave the portal and refuse new allocations, serve the present ones until none
+    is left, and exit; a second SIGTERM, or SIGINT, ends it at once.
+    """
+    from firezone.shell.relay_program import RelaySettings, run_relay
+    from firezone.shell.websocket import tls_context
+    from firezone.turn.relay_peers import PeerPolicy
+
+    set_up_logs(log_format, log_level)
+    ipv4 = _address(IPv4Address, public_ip4_addr, "4")
+    ipv6 = _address(IPv6Address, public_ip6_addr, "6")
+    if ipv4 is None and ipv6 is None:
+        raise ConfigurationError(
+            "public address",
+            "--public-ip4-addr, --public-ip6-addr",
+            "neither is set",
+            "give the addresses under which clients reach this host",
+        )
+    settings = RelaySettings(
+        public_ipv4=ipv4,
+        public_ipv6=ipv6,
+        listen_port=listen_port,
+        ports=_ports(lowest_port, highest_port, listen_port),
+        peers=PeerPolicy(allow_loopback=allow_loopback_peers, allow_private=not deny_private_peers),
+        url=_login_url(api_url, auth_secret_path, token_path, name, ipv4, ipv6, listen_port),
+        ssl_context=tls_context(ca) if ca is not None else None,
+        auth_secret=None if auth_secret_path is None else _secret(auth_secret_path),
+        health=_host_and_port(health_check_addr),
+        health_is_optional=_is_default(ctx, "health_check_addr"),
+        seed=rng_seed,
+    )
+    return run_relay(settings)
+
+
+def _address(kind: Callable[[str], T], text: str | None, version: str) -> T | None:
+    if not text:
+        return None
+    try:
+        return kind(text)
+    except AddressValueError:
+        raise ConfigurationError(
+            f"public IPv{version} address",
+            f"--public-ip{version}-addr or PUBLIC_IP{version}_ADDR",
+            f"{text!r} is none",
+            "write an address, without a port",
+        ) from None
+
+
+def _ports(lowest: int, highest: int, listen_port: int) -> range:
+    ports = range(lowest, highest + 1)
+    source = "--lowest-port, --highest-port"
+    if not ports:
+        problem = f"{lowest} is above {highest}"
+        raise ConfigurationError("allocation ports", source, problem, "exchange them")
+    if listen_port in ports:
+        problem = f"{lowest}-{highest} holds the listen port {listen_port}"
+        raise ConfigurationError("allocation ports", source, problem, "choose ports without it")
+    return ports
+
+
+def _login_url(
+    api_url: str | None,
+    secret_path: Path | None,
+    token_path: Path,
+    name: str | None,
+    ipv4: IPv4Address | None,
+    ipv6: IPv6Address | None,
+    port: int,
+) -> LoginUrl | None:
+    """None for a relay without a portal. The portal wants a secret that is new at every start."""
+    from firezone.phoenix import LoginUrl
+    from firezone.shell.credentials import read_token
+
+    if (api_url is None) == (secret_path is None):
+        raise ConfigurationError(
+            "api-url",
+            "--api-url or FIREZONE_API_URL",
+            "missing" if api_url is None else "does not go with --auth-secret-path",
+            "give either the portal's URL, or --auth-secret-path to serve without a portal",
+        )
+    if api_url is None:
+        return None
+    token = read_token(token_path, "--token-path")
+    return LoginUrl.relay(api_url, token, name=name, ipv4=ipv4, ipv6=ipv6, port=port)
+
+
+def _secret(path: Path) -> str:
+    try:
+        secret = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            "auth secret", f"--auth-secret-path {path}", f"cannot be read: {error}", "create it"
+        ) from None
+    if len(secret) < 16:
+        raise ConfigurationError(
+            "auth secret", str(path), "has less than 16 characters", "use 64 random hex digits"
+        )
+    return secret
+
+
+def _host_and_port(text: str) -> tuple[str, int] | None:
+    if not text:
+        return None
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise ConfigurationError(
+            "health check address",
+            "--health-check-addr or HEALTH_CHECK_ADDR",
+            f"{text!r} is no address and port",
+            "write it like 0.0.0.0:8080 or [::]:8080",
+        )
+    return host.strip("[]"), int(port)
+
+
+def _is_default(ctx: click.Context, parameter: str) -> bool:
+    return ctx.get_parameter_source(parameter) is click.core.ParameterSource.DEFAULT

@@ -1,0 +1,52 @@
+"""Answers `GET /healthz` and the like over HTTP/1.1, one request per connection."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+
+from firezone.errors import ConfigurationError
+
+Check = Callable[[], int]
+"""The status that a path deserves now: 200, or what says otherwise."""
+
+_TIMEOUT_SECONDS = 5.0
+_MAX_REQUEST = 8192
+_PHRASES = {200: "OK", 400: "Bad Request", 404: "Not Found", 503: "Service Unavailable"}
+
+
+async def serve_health(host: str, port: int, checks: Mapping[str, Check]) -> asyncio.Server:
+    """Serve these paths until the server is closed. Raises ConfigurationError if it cannot."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(
+            OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError
+        ):
+            async with asyncio.timeout(_TIMEOUT_SECONDS):
+                request = await reader.readuntil(b"\r\n\r\n")
+                writer.write(_response(request, checks))
+                await writer.drain()
+        writer.close()
+
+    try:
+        return await asyncio.start_server(answer, host, port, limit=_MAX_REQUEST)
+    except (OSError, socket.gaierror) as error:
+        raise ConfigurationError(
+            "health check address",
+            "--health-check-addr or HEALTH_CHECK_ADDR",
+            f"cannot listen on {host}:{port}: {error.strerror}",
+            "choose an address that is free",
+        ) from None
+
+
+def _response(request: bytes, checks: Mapping[str, Check]) -> bytes:
+    words = request.partition(b"\r\n")[0].decode("latin-1").split(" ")
+    status = 400
+    if len(words) == 3 and words[0] in ("GET", "HEAD"):
+        check = checks.get(words[1].partition("?")[0])
+        status = 404 if check is None else check()
+    body = b"" if words[0] == "HEAD" else f"{_PHRASES.get(status, '')}\n".encode()
+    head = f"HTTP/1.1 {status} {_PHRASES.get(status, '')}\r\nContent-Length: {len(body)}\r\n"
+    return f"{head}Content-Type: text/plain\r\nConnection: close\r\n\r\n".encode() + body

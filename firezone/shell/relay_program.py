@@ -1,0 +1,210 @@
+"""Runs a relay: joins its role to the sockets, the portal link, health checks and signals."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import resource
+import signal
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
+
+from firezone.durations import MILLISECOND
+from firezone.errors import FirezoneError
+from firezone.model import Entropy, IPAddress
+from firezone.phoenix import Event, LoginUrl
+from firezone.phoenix.messages import relay as messages
+from firezone.relay import LeavePortal, Progress, RelayRole, RoleEvent, Stop, portal_channel
+from firezone.shell.clock import boottime_ns, unix_ns
+from firezone.shell.health import serve_health
+from firezone.shell.relay_sockets import RelaySockets
+from firezone.shell.websocket import PortalLink
+from firezone.turn.relay import Relay
+from firezone.turn.relay_auth import make_stamp_secret
+from firezone.turn.relay_peers import PeerPolicy
+
+SOFTWARE = "firezone-relay"
+
+logger = logging.getLogger("firezone.relay")
+
+
+@dataclass(frozen=True, slots=True)
+class RelaySettings:
+    """What a relay program is told. Without `url` it serves on its own, with `auth_secret`."""
+
+    public_ipv4: IPv4Address | None
+    public_ipv6: IPv6Address | None
+    listen_port: int
+    ports: range
+    peers: PeerPolicy
+    url: LoginUrl | None = None
+    ssl_context: ssl.SSLContext | None = None
+    auth_secret: str | None = field(default=None, repr=False)
+    health: tuple[str, int] | None = None
+    health_is_optional: bool = False
+    seed: int | None = None
+    """Makes secret, nonces and ports predictable: for tests only."""
+
+    @property
+    def public(self) -> list[IPAddress]:
+        """The public addresses there are, IPv4 first."""
+        return [a for a in (self.public_ipv4, self.public_ipv6) if a is not None]
+
+
+class RelayProgram:
+    """One running relay. `run` returns the exit code."""
+
+    def __init__(self, settings: RelaySettings) -> None:
+        self._settings = settings
+        self._started = boottime_ns()
+        self._exit_code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        entropy = _entropy(settings.seed)
+        secret = settings.auth_secret or make_stamp_secret(entropy)
+        self._server = Relay(
+            public_ipv4=settings.public_ipv4,
+            public_ipv6=settings.public_ipv6,
+            listen_port=settings.listen_port,
+            ports=settings.ports,
+            auth_secret=secret,
+            software=SOFTWARE,
+            peers=settings.peers,
+            entropy=entropy,
+            unix_now=unix_ns(),
+            now=self._started,
+        )
+        self._role = RelayRole(self._server, now=self._started)
+        self._sockets = RelaySockets(
+            self._role,
+            public=settings.public,
+            listen_port=settings.listen_port,
+            clock=boottime_ns,
+            on_event=self._handle_role_event,
+        )
+        self._portal = None if settings.url is None else self._link(settings.url, secret, entropy)
+
+    async def run(self) -> int:
+        """Serve until told to stop. Raises ConfigurationError for ports that are taken."""
+        health = await self._serve_health()
+        self._sockets.open()
+        self._handle_signals()
+        link = None
+        try:
+            self._announce()
+            if self._portal is not None:
+                link = asyncio.create_task(self._portal.run())
+                self._portal.connect({})
+            return await self._exit_code
+        finally:
+            await self._leave(link)
+            self._sockets.close()
+            if health is not None:
+                health.close()
+
+    def _link(self, url: LoginUrl, secret: str, entropy: Entropy) -> PortalLink[messages.Message]:
+        return PortalLink(
+            portal_channel(url, secret, entropy=entropy, now=self._started),
+            clock=boottime_ns,
+            on_event=self._handle_portal_event,
+            ssl_context=self._settings.ssl_context,
+        )
+
+    async def _serve_health(self) -> asyncio.Server | None:
+        """A taken port is an error only where somebody chose it."""
+        if self._settings.health is None:
+            return None
+        role = self._role
+        checks: dict[str, Callable[[], int]] = {
+            "/healthz": lambda: 200 if role.is_healthy(boottime_ns()) else 400,
+            "/readyz": lambda: 200 if role.is_ready else 503,
+        }
+        try:
+            return await serve_health(*self._settings.health, checks)
+        except FirezoneError as error:
+            if not self._settings.health_is_optional:
+                raise
+            logger.warning("no health checks", extra={"error": str(error)})
+            return None
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._handle_signal, self._role.handle_terminate)
+        loop.add_signal_handler(signal.SIGINT, self._handle_signal, self._role.handle_interrupt)
+
+    def _handle_signal(self, handle: Callable[[int], None]) -> None:
+        handle(boottime_ns())
+        self._sockets.flush()
+
+    def _announce(self) -> None:
+        settings = self._settings
+        self._log(
+            "ready",
+            public=[str(address) for address in settings.public],
+            listen_port=settings.listen_port,
+            ports=f"{settings.ports[0]}-{settings.ports[-1]}",
+            portal=settings.url.display if settings.url is not None else None,
+        )
+
+    def _handle_portal_event(self, event: Event[messages.Message]) -> None:
+        self._role.handle_portal_event(event, boottime_ns())
+        self._sockets.flush()
+
+    def _handle_role_event(self, event: RoleEvent) -> None:
+        match event:
+            case Progress("portal_refused", fields):
+                logger.error("portal refused", extra={"event": "portal_refused", **fields})
+            case Progress(name, fields):
+                self._log(name, **fields)
+                if name == "statistics":
+                    self._log_drops()
+            case LeavePortal():
+                if self._portal is not None:
+                    self._portal.close()
+            case Stop(exit_code):
+                if not self._exit_code.done():
+                    self._exit_code.set_result(exit_code)
+
+    async def _leave(self, link: asyncio.Task[None] | None) -> None:
+        if link is None or self._portal is None:
+            return
+        self._portal.close()
+        await asyncio.wait([link], timeout=_FAREWELL_SECONDS)
+        link.cancel()
+        await asyncio.gather(link, return_exceptions=True)
+
+    def _log(self, name: str, **fields: object) -> None:
+        elapsed = (boottime_ns() - self._started) // MILLISECOND
+        logger.info(name.replace("_", " "), extra={"event": name, "elapsed_ms": elapsed, **fields})
+
+    def _log_drops(self) -> None:
+        self._server.handle_wall_clock(unix_ns(), boottime_ns())
+        logger.debug("counters", extra={**self._server.counters, **self._sockets.counters})
+
+
+_FAREWELL_SECONDS = 1.0
+
+
+def run_relay(settings: RelaySettings) -> int:
+    """Run a relay to its end; the exit code. Raises FirezoneError for what makes it impossible."""
+    _raise_file_limit()
+
+    async def serve() -> int:
+        return await RelayProgram(settings).run()
+
+    return asyncio.run(serve())
+
+
+def _entropy(seed: int | None) -> Entropy:
+    if seed is None:
+        return os.urandom
+    logger.warning("secret, nonces and ports are predictable: for tests only")
+    return random.Random(seed).randbytes
+
+
+def _raise_file_limit() -> None:
+    """Every allocation takes a file descriptor or two."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
