@@ -20,7 +20,7 @@ directed_paths = st.sets(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     blocked=directed_paths,
     later=directed_paths,
@@ -54,7 +54,7 @@ def test_converges_on_the_best_path_that_works(
     assert wire.left.nominated is not None
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(delays=st.lists(st.floats(0, 8), min_size=6, max_size=6), seed=st.integers(0, 2**32))
 def test_converges_in_whatever_order_candidates_trickle(delays: list[float], seed: int) -> None:
     wire = Wire(make_agent(True, seed), make_agent(False, seed))

@@ -79,11 +79,11 @@ def test_authentic_messages_of_a_hostile_peer(
     assert all(t.payload for t in drain(agent))
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(5))
 def test_a_storm_of_authentic_requests_and_candidates(seed: int) -> None:
     wire = busy_wire()
     chance = random.Random(seed)
-    for _ in range(100):
+    for _ in range(60):
         text = f"10.0.{chance.randrange(3)}.{chance.randrange(9)}:{1 + chance.randrange(9)}"
         candidate = chance.choice([host, relay])(text)
         agent = chance.choice([wire.left, wire.right])
@@ -97,7 +97,7 @@ def test_a_storm_of_authentic_requests_and_candidates(seed: int) -> None:
             case 3:
                 agent.invalidate_remote_candidate(candidate, wire.now)
             case 4:
-                wire.run(chance.random() * 8)
+                wire.run(chance.random() * 3)
         assert_consistent(agent)
 
 
