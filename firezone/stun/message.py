@@ -21,6 +21,8 @@ from firezone.stun.attributes import KNOWN, MAGIC_COOKIE, Attribute, ErrorCode
 from firezone.stun.integrity import HEADER_SIZE, fingerprint, message_integrity
 
 TRANSACTION_ID_SIZE = 12
+MAX_TYPE = 0x03FF
+"""On a shared port a first byte above 3 is another protocol's (RFC 7983 section 7)."""
 MAX_UNKNOWN = 32
 """How many unknown attributes a message remembers: enough to answer 420, little to abuse."""
 
@@ -171,7 +173,7 @@ class Message:
 
 def looks_like_stun(data: bytes) -> bool:
     """Whether the header is that of a STUN message that fills the datagram exactly."""
-    if len(data) < HEADER_SIZE or data[0] > 3:
+    if len(data) < HEADER_SIZE or data[0] > MAX_TYPE >> 8:
         return False
     length, cookie = int.from_bytes(data[2:4]), int.from_bytes(data[4:8])
     return cookie == MAGIC_COOKIE and length % 4 == 0 and len(data) == HEADER_SIZE + length
@@ -227,7 +229,7 @@ def _decode_header(data: bytes) -> tuple[int, bytes]:
     if len(data) < HEADER_SIZE:
         raise DecodeError("too_short")
     type_, length, cookie, transaction_id = _HEADER.unpack_from(data)
-    if type_ > 0x3FFF:
+    if type_ > MAX_TYPE:
         raise DecodeError("not_stun")
     if cookie != MAGIC_COOKIE:
         raise DecodeError("wrong_cookie")
@@ -260,14 +262,15 @@ def _encode(message: Message, integrity_key: bytes | None, fingerprinted: bool) 
     tid = message.transaction_id
     out = _HEADER.pack(_type(message), 0, MAGIC_COOKIE, tid)
     out += b"".join(attr.encode_attribute(known, value, tid) for known, value in message.attributes)
+    trailer = 24 * (integrity_key is not None) + 8 * fingerprinted
+    length = len(out) - HEADER_SIZE + trailer
+    if length > 0xFFFF:
+        raise LocalError("STUN message too long")
     if integrity_key is not None:
         digest = message_integrity(out, integrity_key)
         out += attr.encode_attribute(attr.MESSAGE_INTEGRITY, digest, tid)
     if fingerprinted:
         out += attr.encode_attribute(attr.FINGERPRINT, fingerprint(out), tid)
-    length = len(out) - HEADER_SIZE
-    if length > 0xFFFF:
-        raise LocalError("STUN message too long")
     return out[:2] + length.to_bytes(2) + out[4:]
 
 

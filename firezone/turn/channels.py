@@ -91,10 +91,7 @@ class Channels:
         mine = self._by_peer.get(peer)
         if mine is not None and (mine.in_flight or mine.is_sendable(now)):
             return None
-        if mine is None or mine.is_reusable(now):
-            number = self._take_number(now)
-        else:
-            number = mine.number  # it cools down, so the relay takes it for this peer only
+        number = self._number_for(mine, now)
         if number is None:
             return None
         self._forget(number)
@@ -175,6 +172,12 @@ class Channels:
                 yield binding.expires_at
             if (due := binding.refresh_at) is not None:
                 yield due
+
+    def _number_for(self, mine: Binding | None, now: int) -> int | None:
+        """Its own while that cools down: the relay takes it for this peer only."""
+        if mine is not None and not mine.is_reusable(now):
+            return mine.number
+        return self._take_number(now)
 
     def _take_number(self, now: int) -> int | None:
         if len(self._bindings) < _COUNT:
