@@ -10,15 +10,18 @@ ROOT = Path(__file__).parents[2] / "firezone"
 
 LEVELS = [
     {"_ext"},
-    {"model", "commands", "errors", "durations"},
+    {"errors", "durations"},
+    {"model", "aead"},
+    {"commands"},
     {"stun"},
     {"noise", "ice", "turn"},
-    {"node", "dns", "policy", "nat", "phoenix"},
+    {"node", "dns", "policy", "nat", "phoenix", "dataplane"},
     {"roles"},
     {"client", "gateway", "relay"},
     {"shell", "sim"},
     {"lab", "portal"},
-    {"cli", "__main__"},
+    {"cli"},
+    {"__main__"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 

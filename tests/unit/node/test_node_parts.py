@@ -1,0 +1,94 @@
+"""The small parts of the node."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from firezone.ice import Candidate, CandidateKind
+from firezone.model import Endpoint, Timeout
+from firezone.node.candidates import in_signalling_order, optimistic
+from firezone.node.deadlines import Deadlines
+from firezone.node.in_flight import LIFETIME, InFlight
+from firezone.node.slots import Slots
+
+
+def test_slots_are_dense_and_never_nobody():
+    slots = Slots()
+    assert [slots.allocate() for _ in range(3)] == [1, 2, 3]
+    slots.release(2)
+    slots.release(1)
+    assert [slots.allocate() for _ in range(3)] == [1, 2, 4]
+
+
+def test_a_new_deadline_voids_the_old():
+    deadlines = Deadlines()
+    deadlines.set("a", Timeout(10, "first"))
+    deadlines.set("a", Timeout(20, "second"))
+    assert deadlines.first() == Timeout(20, "second")
+    assert deadlines.due(15) == []
+    assert deadlines.due(20) == ["a"]
+    assert deadlines.first() is None
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.none() | st.integers(0, 50))))
+def test_deadlines_agree_with_a_dict(changes):
+    deadlines, model = Deadlines(), {}
+    for key, deadline in changes:
+        deadlines.set(key, None if deadline is None else Timeout(deadline, "x"))
+        model[key] = deadline
+        live = {k: d for k, d in model.items() if d is not None}
+        first = deadlines.first()
+        assert (first.deadline if first else None) == min(live.values(), default=None)
+    live = {k: d for k, d in model.items() if d is not None}
+    assert set(deadlines.due(25)) == {k for k, d in live.items() if d <= 25}
+
+
+def test_deadlines_do_not_grow_with_changes():
+    deadlines = Deadlines()
+    for n in range(10_000):
+        deadlines.set("a", Timeout(n, "x"))
+    assert len(deadlines._heap) < 200
+
+
+REQUEST = b"\x00\x01" + bytes(6)
+
+
+def test_responses_find_their_connection_until_they_are_too_old():
+    in_flight = InFlight()
+    in_flight.note(REQUEST + b"a" * 12, "one", 0)
+    in_flight.note(b"\x01\x01" + bytes(6) + b"b" * 12, "one", 0)
+    assert in_flight.owner(b"a" * 12) == "one"
+    assert in_flight.owner(b"b" * 12) is None
+    in_flight.note(REQUEST + b"c" * 12, "two", LIFETIME)
+    assert in_flight.owner(b"a" * 12) is None
+    assert in_flight.owner(b"c" * 12) == "two"
+
+
+def at(text):
+    return Endpoint.parse(text)
+
+
+def test_optimistic_candidate_of_a_forwarded_port():
+    host = Candidate.host(at("10.0.0.1:52625"))
+    reflexive = Candidate.server_reflexive(at("1.1.1.1:40000"), at("1.1.1.1:40000"))
+    for known, new in (([host], reflexive), ([reflexive], host)):
+        guesses = list(optimistic([*known, new], new))
+        assert [g.address for g in guesses] == [at("1.1.1.1:52625")]
+        assert guesses[0].kind is CandidateKind.SERVER_REFLEXIVE
+
+
+def test_optimistic_candidates_are_few_ipv4_and_new():
+    hosts = [Candidate.host(at(f"10.0.0.{n}:{1000 + n}")) for n in range(1, 9)]
+    reflexive = Candidate.server_reflexive(at("1.1.1.1:40000"), at("1.1.1.1:40000"))
+    assert len(list(optimistic([*hosts, reflexive], reflexive))) == 2
+    host6 = Candidate.host(at("[2001:db8::1]:1"))
+    reflexive6 = Candidate.server_reflexive(at("[2001:db8::2]:2"), at("[2001:db8::2]:2"))
+    assert list(optimistic([host6, reflexive6], reflexive6)) == []
+    same = Candidate.server_reflexive(at("10.0.0.1:52625"), at("10.0.0.1:52625"))
+    assert list(optimistic([Candidate.host(at("10.0.0.1:52625")), same], same)) == []
+
+
+def test_signalling_order_is_best_first_and_unique():
+    host = Candidate.host(at("10.0.0.1:1"))
+    relayed = Candidate.relayed(at("203.0.113.1:50000"))
+    reflexive = Candidate.server_reflexive(at("1.1.1.1:1"), at("10.0.0.1:1"))
+    assert in_signalling_order([relayed, host, reflexive, host]) == [host, reflexive, relayed]
