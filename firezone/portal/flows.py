@@ -1,0 +1,286 @@
+"""Flows: from a client's request to the gateway's consent, and back when access ends.
+
+A request is answered only after the gateway said that it knows the client; a gateway that keeps
+silent leaves the client to ask again. So requests repeat, and each repetition gives the same
+values. What was decided is decided anew whenever the portal file changes and once a minute: a
+flow whose access ended is taken from its gateway, at once or when it is next online.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
+
+import msgspec
+
+from firezone.model import Entropy
+from firezone.phoenix.frames import Frame
+from firezone.portal import views
+from firezone.portal.access import Allowed, Decision, Forbidden, NotFound, decide
+from firezone.portal.balance import choose_gateway
+from firezone.portal.conditions import Context
+from firezone.portal.config import Config, Resource
+from firezone.portal.credentials import Party, ice_credentials, preshared_key
+from firezone.portal.sessions import ClientSession, GatewaySession, PeerSession, Switchboard
+from firezone.portal.store import Flow, Store
+
+_log = logging.getLogger(__name__)
+
+FlowKey = tuple[str, str, str]
+
+
+class CreateFlow(msgspec.Struct):
+    resource_id: str
+    connected_gateway_ids: list[str]
+
+
+class FlowAuthorized(msgspec.Struct):
+    ref: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """What the client hears once the gateway consents."""
+
+    client: ClientSession
+    gateway: GatewaySession
+    flow_created: views.Json
+
+
+class Flows:
+    """All flows that are in force, and those that a gateway must still be told to end."""
+
+    def __init__(self, board: Switchboard, store: Store, entropy: Entropy) -> None:
+        self.counters: Counter[str] = Counter()
+        self._board = board
+        self._store = store
+        self._entropy = entropy
+        self._flows: dict[FlowKey, Flow] = {flow.key: flow for flow in store.flows()}
+        self._pending: dict[str, _Pending] = {}
+        self._refs: dict[FlowKey, str] = {}
+
+    def are_linked(self, client_id: str, gateway_id: str) -> bool:
+        """Whether some flow joins the two: only then may they exchange candidates."""
+        return any(key[:2] == (client_id, gateway_id) for key in self._flows)
+
+    def handle_create_flow(
+        self, config: Config, client: ClientSession, request: CreateFlow, unix_now: int
+    ) -> None:
+        """Ask a gateway, or tell the client why not."""
+        context = Context(client.admission.remote_ip, unix_now)
+        token = config.tokens[client.admission.token.hash]
+        decision = decide(config, token, request.resource_id, context)
+        if not isinstance(decision, Allowed):
+            self._refuse(client, request.resource_id, decision)
+            return
+        gateway = self._choose_gateway(client, decision.resource, request)
+        if gateway is not None:
+            self._authorize(client, gateway, decision)
+
+    def handle_flow_authorized(self, gateway: GatewaySession, frame: Frame, ref: str) -> None:
+        """The gateway consents: tell the client."""
+        pending = self._pending.get(ref)
+        if pending is None or pending.gateway is not gateway:
+            gateway.channel.refuse(frame, "invalid_ref")
+            return
+        gateway.channel.ok(frame)
+        self._board.push(pending.client, "flow_created", pending.flow_created)
+
+    def handle_left(self, session: PeerSession) -> None:
+        """Its connection ended: answers for it lead nowhere."""
+        for key, ref in list(self._refs.items()):
+            pending = self._pending[ref]
+            if session in (pending.client, pending.gateway):
+                self._forget_pending(key)
+
+    def in_force(self, gateway: GatewaySession) -> list[Flow]:
+        """The flows of a gateway, as last decided."""
+        return [
+            flow
+            for flow in self._flows.values()
+            if flow.gateway_id == gateway.id and not flow.revoked
+        ]
+
+    def catch_up(self, config: Config, gateway: GatewaySession) -> None:
+        """What happened while the gateway was away: after its `init`."""
+        mine = [flow for flow in self._flows.values() if flow.gateway_id == gateway.id]
+        for flow in mine:
+            if flow.revoked:
+                self._board.push(gateway, "reject_access", views.pair(flow))
+                self._delete(flow)
+        # Its filters may have changed meanwhile, and `authorizations` do not carry them.
+        for id in dict.fromkeys(flow.resource_id for flow in mine if not flow.revoked):
+            resource = views.gateway_resource(config.resources[id])
+            self._board.push(gateway, "resource_updated", resource)
+
+    def reevaluate(self, config: Config, unix_now: int) -> None:
+        """Decide every flow anew."""
+        for flow in list(self._flows.values()):
+            if flow.expires_at <= unix_now:
+                self._delete(flow)
+            elif not flow.revoked:
+                self._reevaluate(config, flow, unix_now)
+
+    def announce_filters(self, resource: Resource) -> None:
+        """The filters of a resource changed."""
+        flows = (flow for flow in self._flows.values() if not flow.revoked)
+        users = {flow.gateway_id for flow in flows if flow.resource_id == resource.id}
+        for gateway in list(self._board.joined(GatewaySession)):
+            if gateway.id in users:
+                self._board.push(gateway, "resource_updated", views.gateway_resource(resource))
+
+    # Creating.
+
+    def _refuse(self, client: ClientSession, resource_id: str, decision: Decision) -> None:
+        match decision:
+            case Forbidden(violated):
+                self._fail(client, resource_id, "forbidden", sorted(violated))
+            case NotFound():
+                self._fail(client, resource_id, "not_found")
+
+    def _fail(
+        self,
+        client: ClientSession,
+        resource_id: str,
+        reason: str,
+        violated: list[str] | None = None,
+    ) -> None:
+        self.counters[reason] += 1
+        payload: views.Json = {"resource_id": resource_id, "reason": reason}
+        if violated is not None:
+            payload["violated_properties"] = violated
+        self._board.push(client, "flow_creation_failed", payload)
+
+    def _choose_gateway(
+        self, client: ClientSession, resource: Resource, request: CreateFlow
+    ) -> GatewaySession | None:
+        sites = {site.name for site in resource.sites}
+        online = [g for g in self._board.joined(GatewaySession) if g.site in sites]
+        if not online:
+            self._fail(client, resource.id, "offline")
+            return None
+        connected = frozenset(request.connected_gateway_ids)
+        gateway = choose_gateway(online, client.version, connected, self._entropy)
+        if gateway is None:
+            self._fail(client, resource.id, "not_found")
+        return gateway
+
+    def _authorize(self, client: ClientSession, gateway: GatewaySession, decision: Allowed) -> None:
+        flow = _flow(client, gateway, decision)
+        self._put(flow)
+        ours, theirs = _party(client), _party(gateway)
+        psk = preshared_key(ours, theirs)
+        client_ice, gateway_ice = map(views.ice, ice_credentials(ours, theirs))
+        ice = {"client_ice_credentials": client_ice, "gateway_ice_credentials": gateway_ice}
+        site = next(site for site in decision.resource.sites if site.name == gateway.site)
+        answer = {
+            "resource_id": decision.resource.id,
+            "gateway_id": gateway.id,
+            "gateway_group_id": site.id,
+            "gateway_public_key": gateway.admission.public_key,
+            "gateway_ipv4": str(gateway.admission.identity.ipv4),
+            "gateway_ipv6": str(gateway.admission.identity.ipv6),
+            "preshared_key": psk,
+            **ice,
+        }
+        demand = {
+            "ref": self._await(flow.key, _Pending(client, gateway, answer)),
+            "resource": views.gateway_resource(decision.resource),
+            "client": views.flow_client(client.admission, psk),
+            **ice,
+            "expires_at": decision.expires_at,
+        }
+        self._board.push(gateway, "authorize_flow", demand)
+        _log.info("flow authorized", extra=_log_fields(flow))
+
+    def _await(self, key: FlowKey, pending: _Pending) -> str:
+        """A repeated request keeps its ref, so that either answer of the gateway fits."""
+        ref = self._refs.get(key) or self._entropy(16).hex()
+        self._refs[key] = ref
+        self._pending[ref] = pending
+        return ref
+
+    # Deciding anew.
+
+    def _reevaluate(self, config: Config, flow: Flow, unix_now: int) -> None:
+        until = _valid_until(config, flow, unix_now)
+        if until is None:
+            self._revoke(flow)
+        elif until != flow.expires_at:
+            self._extend(replace(flow, expires_at=until))
+
+    def _extend(self, flow: Flow) -> None:
+        self._put(flow)
+        if (gateway := self._board.find(GatewaySession, flow.gateway_id)) is not None:
+            payload = {**views.pair(flow), "expires_at": flow.expires_at}
+            self._board.push(gateway, "access_authorization_expiry_updated", payload)
+
+    def _revoke(self, flow: Flow) -> None:
+        self._forget_pending(flow.key)
+        _log.info("access revoked", extra=_log_fields(flow))
+        if (gateway := self._board.find(GatewaySession, flow.gateway_id)) is not None:
+            self._board.push(gateway, "reject_access", views.pair(flow))
+            self._delete(flow)
+        else:
+            self._put(replace(flow, revoked=True))
+
+    # Remembering.
+
+    def _put(self, flow: Flow) -> None:
+        if self._flows.get(flow.key) != flow:
+            self._store.put_flow(flow)
+            self._flows[flow.key] = flow
+
+    def _delete(self, flow: Flow) -> None:
+        self._forget_pending(flow.key)
+        self._store.delete_flow(flow)
+        del self._flows[flow.key]
+
+    def _forget_pending(self, key: FlowKey) -> None:
+        if (ref := self._refs.pop(key, None)) is not None:
+            del self._pending[ref]
+
+
+def _valid_until(config: Config, flow: Flow, unix_now: int) -> int | None:
+    """Until when a flow may go on under this portal file, None if not at all."""
+    token = config.tokens.get(flow.token_hash)
+    resource = config.resources.get(flow.resource_id)
+    if token is None or token.owner != flow.actor or not token.is_live(unix_now):
+        return None
+    if resource is None or resource.target != flow.target or config.account.disabled:
+        return None
+    if flow.site not in {site.name for site in resource.sites}:
+        return None
+    context = Context(ip_address(flow.remote_ip), unix_now)
+    decision = decide(config, token, flow.resource_id, context)
+    return decision.expires_at if isinstance(decision, Allowed) else None
+
+
+def _flow(client: ClientSession, gateway: GatewaySession, decision: Allowed) -> Flow:
+    return Flow(
+        client_id=client.id,
+        gateway_id=gateway.id,
+        resource_id=decision.resource.id,
+        actor=client.admission.token.owner,
+        site=gateway.site,
+        token_hash=client.admission.token.hash,
+        remote_ip=str(client.admission.remote_ip),
+        target=decision.resource.target,
+        expires_at=decision.expires_at,
+    )
+
+
+def _party(session: PeerSession) -> Party:
+    identity = session.admission.identity
+    return Party(identity.id, session.admission.public_key, identity.psk_base)
+
+
+def _log_fields(flow: Flow) -> views.Json:
+    return {
+        "client": flow.client_id,
+        "gateway": flow.gateway_id,
+        "resource": flow.resource_id,
+        "expires_at": flow.expires_at,
+    }
