@@ -1,6 +1,7 @@
 """ChaCha20-Poly1305 (RFC 8439) over the packets of a batch, and over one message."""
 
 from _typeshed import ReadableBuffer
+
 from firezone._ext.batch import PacketBatch
 
 def backend_name() -> str:

@@ -1,7 +1,7 @@
 """Packets in one arena, what is known about each in columns: the unit every kernel works on."""
 
 from enum import IntEnum
-from typing import final
+from typing import Self, final
 
 from _typeshed import ReadableBuffer
 
@@ -38,7 +38,7 @@ class PacketBatch:
     raises IndexError. Addresses are tuples (family 4 or 6, packed bytes, port), unset (0, b"", 0).
     """
 
-    def __init__(self, capacity: int = 64, stride: int = 2048) -> None:
+    def __new__(cls, capacity: int = 64, stride: int = 2048) -> Self:
         """`stride`: bytes of the arena per slot, a multiple of 64. ValueError out of range."""
 
     @property

@@ -1,6 +1,7 @@
 """IP packets: headers to 5-tuples, addresses and ports rewritten, ECN bits carried over."""
 
 from _typeshed import ReadableBuffer
+
 from firezone._ext.batch import PacketBatch
 
 def parse(batch: PacketBatch) -> None:

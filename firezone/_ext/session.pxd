@@ -31,7 +31,7 @@ ctypedef struct Keypair:
     uint32_t local_index
     uint32_t remote_index
     uint8_t initiator
-    uint8_t _pad_set[15]
+    uint8_t _pad_set[55]
     uint64_t send_counter  # TX: the next nonce
     uint8_t _pad_tx[56]
     uint64_t receive_next  # RX: one more than the greatest counter accepted

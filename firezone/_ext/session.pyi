@@ -1,6 +1,6 @@
 """WireGuard sessions: who owns a transport data message, and its sealing and opening."""
 
-from typing import final
+from typing import Self, final
 
 from firezone._ext.batch import PacketBatch
 
@@ -9,14 +9,15 @@ WINDOW: int
 
 @final
 class Sessions:
-    """Peers by slot, their keypairs by index. For one Python thread; data threads may run meanwhile.
+    """Peers by slot, their keypairs by index.
 
-    A peer costs 320 bytes, a shared kilobyte for its tunnel id, and 1.3 kB per keypair, of which
-    it has at most 8; `memory` tells how much it is now. What is removed is wiped and freed once no
-    data thread can be reading it.
+    For one Python thread; data threads may run meanwhile. A peer costs 256 bytes, up to a kilobyte
+    for its tunnel id (256 neighbours share it), and 1.3 kB per keypair, of which it has at most 8;
+    `memory` tells how much it is now. What is removed is wiped and freed once no data thread can be
+    reading it.
     """
 
-    def __init__(self, capacity: int = 16384) -> None:
+    def __new__(cls, capacity: int = 16384) -> Self:
         """Slots 1 to `capacity`."""
 
     @property

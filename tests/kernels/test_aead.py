@@ -82,7 +82,7 @@ def test_wrong_calls_raise_as_the_oracle_does(
     raised = []
     for implementation in (ChaCha20Poly1305, Oracle):
         with pytest.raises((TypeError, ValueError)) as caught:
-            getattr(implementation(key), method)(nonce, data, ad)  # type: ignore[operator]
+            getattr(implementation(key), method)(nonce, data, ad)  # type: ignore[arg-type]
         raised.append(caught.type)
     assert raised[0] is raised[1]
 
