@@ -9,16 +9,22 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Self
 
-from firezone.durations import SECOND
-from firezone.lab import netns, registry, topology
-from firezone.lab.errors import LabError
-from firezone.lab.network import Network
-from firezone.lab.programs import Line, Program, stop_all
-from firezone.lab.topology import RESOURCE, Site
+import msgspec
 
+from firezone.durations import SECOND
+from firezone.lab import fetch, netns, registry, topology, web_server
+from firezone.lab.errors import LabError
+from firezone.lab.fetch import Fetched
+from firezone.lab.network import Network
+from firezone.lab.portal_file import PortalFile
+from firezone.lab.programs import Line, Program, stop_all
+from firezone.lab.topology import BOTH, CLIENT, PORTAL, RESOURCE, Site, SitePlan
+from firezone.model import Endpoint
+
+PORTAL_PORT = 8080
 RESOURCE_PORTS = (80, 8080)
 
 
@@ -36,7 +42,10 @@ class Lab:
         gateway: Site | None = None,
         relays: int = 1,
         directory: Path | None = None,
+        log_level: str = "info",
     ) -> None:
+        self.portal_file = PortalFile.usual()
+        self.log_level = log_level
         self.plan = topology.plan(client or Site(), gateway or Site(), relays)
         self.programs: dict[str, Program] = {}
         self._keep = directory is not None
@@ -125,12 +134,70 @@ class Lab:
         self.programs[name] = program
         return program
 
+    def start_portal(self) -> Program:
+        """Start the portal with `portal_file`, and wait until it listens."""
+        self.portal_file.write(self._portal_path)
+        state = self.directory / "portal-state"
+        state.mkdir(exist_ok=True)
+        program = self._start_firezone(
+            "portal",
+            PORTAL,
+            ["--config", str(self._portal_path), "--listen", f"[::]:{PORTAL_PORT}"],
+            {"HOME": str(state)},
+        )
+        program.wait_for_event("ready")
+        return program
+
+    def start_relay(self, number: int = 1) -> Program:
+        """Start a relay and wait until the portal knows it."""
+        name = topology.relay_name(number)
+        addresses = self.plan.internet[name]
+        environment = {
+            "PUBLIC_IP4_ADDR": str(addresses.v4),
+            "PUBLIC_IP6_ADDR": str(addresses.v6),
+            "FIREZONE_API_URL": self.portal_url(BOTH),
+            "FIREZONE_TOKEN": self.portal_file.tokens["relay"],
+            "FIREZONE_NAME": name,
+        }
+        program = self._start_firezone(name, name, [], environment, command="relay")
+        program.wait_for_event("portal_connected")
+        return program
+
+    def start_gateway(self) -> Program:
+        """Start the gateway and wait until it is ready to serve clients."""
+        program = self._start_peer("gateway", self.plan.gateway)
+        program.wait_for_event("ready")
+        return program
+
+    def start_client(self) -> Program:
+        """Start the client and wait until its tunnel interface stands."""
+        program = self._start_peer("client", self.plan.client)
+        program.wait_for_event("ready")
+        return program
+
+    def edit_portal(self, change: Callable[[PortalFile], None]) -> None:
+        """Change the portal file under the running portal."""
+        change(self.portal_file)
+        self.portal_file.write(self._portal_path)
+        self.programs["portal"].signal(signal.SIGHUP)
+
+    def portal_url(self, families: frozenset[int]) -> str:
+        """Where a host of these families reaches the portal."""
+        address = self.plan.internet[PORTAL].addresses(families)[0]
+        return f"ws://{Endpoint(address, PORTAL_PORT)}"
+
+    def fetch(self, url: str, host: str = CLIENT, *, timeout: int = 10 * SECOND) -> Fetched:
+        """Get a URL from a host, as a program there would. Never raises for what happens to it."""
+        argv = _script(fetch, url, str(timeout / SECOND))
+        # A transfer may take long as long as it makes progress, hence the margin.
+        done = self.exec(host, argv, timeout=timeout + 60 * SECOND)
+        if done.returncode != 0:
+            raise LabError(f"fetch on {host}: {done.stderr.strip()}")
+        return msgspec.json.decode(done.stdout, type=Fetched)
+
     def start_resource(self) -> Program:
         """Start the web server of the resource segment, on all its addresses and ports."""
-        ports = map(str, RESOURCE_PORTS)
-        program = self.start(
-            "resource", RESOURCE, [sys.executable, "-m", "firezone.lab.resource", *ports]
-        )
+        program = self.start("resource", RESOURCE, _script(web_server, *map(str, RESOURCE_PORTS)))
         program.wait_for_event("ready")
         return program
 
@@ -148,7 +215,42 @@ class Lab:
         """Drop, or let through again, all UDP between the client's and the gateway's site."""
         self._built().block_direct(blocked)
 
+    @property
+    def _portal_path(self) -> Path:
+        return self.directory / "portal.toml"
+
+    def _start_peer(self, kind: str, site: SitePlan) -> Program:
+        token = self.directory / f"{kind}.token"
+        self.portal_file.write_token(kind, token)
+        environment = {
+            "FIREZONE_API_URL": self.portal_url(site.site.families),
+            "FIREZONE_TOKEN_PATH": str(token),
+            "FIREZONE_ID": f"{kind}-of-{self.name}",
+            "FIREZONE_NAME": kind,
+            "FIREZONE_DNS_CONTROL": "disabled",
+        }
+        return self._start_firezone(kind, site.host, [], environment)
+
+    def _start_firezone(
+        self,
+        name: str,
+        host: str,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        command: str | None = None,
+    ) -> Program:
+        """Start one of our own programs, with logs as `programs.py` reads them."""
+        argv = [sys.executable, "-m", "firezone", command or name, *arguments]
+        logs = {"LOG_FORMAT": "json", "FIREZONE_LOG": self.log_level}
+        return self.start(name, host, argv, {**logs, **environment})
+
     def _built(self) -> Network:
         if self._network is None:
             raise LabError("the lab is not open")
         return self._network
+
+
+def _script(module: ModuleType, *arguments: str) -> list[str]:
+    """Runs a module of the standard library's needs only, without loading this package."""
+    assert module.__file__ is not None
+    return [sys.executable, "-I", module.__file__, *arguments]

@@ -7,7 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from signal import SIGKILL, SIGTERM, Signals
+from signal import SIGINT, SIGKILL, SIGTERM, Signals
 from typing import Any
 
 import msgspec
@@ -109,10 +109,13 @@ class Program:
 
 
 def stop_all(programs: Sequence[Program], timeout: int = 3 * SECOND) -> None:
-    """End all programs at once; kill those that take longer."""
+    """End all programs at once; kill those that take longer.
+
+    By SIGINT, because a relay takes SIGTERM as the wish to serve its peers to the end.
+    """
     running = [program for program in programs if program.exit_code is None]
     for program in running:
-        program.signal(SIGTERM)
+        program.signal(SIGINT)
     deadline = time.monotonic_ns() + timeout
     while any(p.exit_code is None for p in running) and time.monotonic_ns() < deadline:
         time.sleep(5 * MILLISECOND / SECOND)

@@ -54,6 +54,13 @@ def ensure(argv: Sequence[str]) -> None:
     _replace(argv)
 
 
+def enter_hint() -> str:
+    """What another terminal must put before a command to share this process's namespaces."""
+    if _INSIDE in os.environ:
+        return f"nsenter --user --mount --net --preserve-credentials --target {os.getpid()} "
+    return ""
+
+
 def _replace(argv: Sequence[str]) -> NoReturn:
     unshare = shutil.which("unshare")
     if unshare is None:

@@ -1,4 +1,4 @@
-"""The lab's resource: a small web server. `python -m firezone.lab.resource PORT...`
+"""The lab's resource: a small web server. Runs by its path, as `web_server.py PORT...`
 
 `/` is a page, `/bytes/N` gives N zero bytes. It answers on all addresses of its host.
 """
