@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -70,7 +69,7 @@ class Lab:
         self._claim = registry.claim()
         try:
             if self._directory is None:
-                self._directory = Path(tempfile.mkdtemp(prefix=f"{self._claim.name}-"))
+                self._directory = self._claim.make_directory()
             self._directory.mkdir(parents=True, exist_ok=True)
             self._network = Network(self._claim.name, self.plan)
             self._network.build()

@@ -1,6 +1,6 @@
 """Keeps labs apart: each has a name of its own, and what a crashed one left is found and removed.
 
-A lab's name is a file that its process holds a lock on. The kernel drops the lock however the
+A lab's name is a file that its process holds a lock on, and that says where its logs are. The kernel drops the lock however the
 process ends, so a file without a lock belongs to a lab that is gone.
 """
 
@@ -9,6 +9,8 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,6 +28,12 @@ class Claim:
     name: str
     fd: int
 
+    def make_directory(self) -> Path:
+        """A temporary directory that is removed with all else if this process crashes."""
+        made = tempfile.mkdtemp(prefix=f"{self.name}-")
+        os.pwrite(self.fd, made.encode(), 0)
+        return Path(made)
+
     def release(self) -> None:
         with suppress(FileNotFoundError):
             (DIRECTORY / self.name).unlink()
@@ -41,7 +49,6 @@ def claim() -> Claim:
             with suppress(FileExistsError):
                 fd = os.open(DIRECTORY / name, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
                 fcntl.flock(fd, fcntl.LOCK_EX)
-                os.write(fd, f"{os.getpid()}\n".encode())
                 return Claim(name, fd)
 
 
@@ -58,6 +65,7 @@ def _sweep() -> list[str]:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             netns.remove(netns.existing(f"{path.name}-"))
+            _remove_directory(path)
             path.unlink()
             gone.append(path.name)
         except BlockingIOError:
@@ -65,6 +73,12 @@ def _sweep() -> list[str]:
         finally:
             os.close(fd)
     return gone
+
+
+def _remove_directory(entry: Path) -> None:
+    directory = Path(entry.read_text())
+    if directory.name.startswith(f"{entry.name}-"):
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,7 +64,9 @@ def test_two_labs_do_not_meet() -> None:
 def test_the_next_lab_removes_a_crashed_one() -> None:
     with Lab() as living, _crashed_lab() as crashed:
         assert netns.existing(f"{crashed}-")
+        assert _directories(crashed)
         with Lab():
+            assert not _directories(crashed)
             assert not netns.existing(f"{crashed}-")
             assert not (registry.DIRECTORY / crashed).exists()
             assert netns.existing(f"{living.name}-")
@@ -190,6 +193,10 @@ def _crashed_lab() -> Iterator[str]:
     assert done.returncode == -signal.SIGKILL
     yield done.stdout.strip()
     registry.sweep()
+
+
+def _directories(name: str) -> list[Path]:
+    return list(Path(tempfile.gettempdir()).glob(f"{name}-*"))
 
 
 def _running(pid: int) -> bool:
