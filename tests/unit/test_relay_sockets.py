@@ -1,0 +1,307 @@
+"""The relay on real sockets of this host's loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
+
+import pytest
+from aioice import turn as aioice_turn
+
+from firezone import stun
+from firezone.durations import SECOND
+from firezone.errors import ConfigurationError
+from firezone.model import Endpoint
+from firezone.relay import RelayRole, RoleEvent
+from firezone.shell.clock import boottime_ns, unix_ns
+from firezone.shell.relay_sockets import RelaySockets
+from firezone.stun import Message, Method
+from firezone.turn.relay import Relay
+from firezone.turn.relay_auth import password_of
+from firezone.turn.relay_peers import PeerPolicy
+
+SECRET = "5e" * 32
+USERNAME = "4000000000:salt"
+PORTS = range(20000, 20100)
+V4, V6 = IPv4Address("127.0.0.1"), IPv6Address("::1")
+
+
+class Running:
+    """A relay on sockets, and what it told."""
+
+    def __init__(self, port: int, clock: Callable[[], int] = boottime_ns) -> None:
+        self.events: list[RoleEvent] = []
+        self.port = port
+        now = clock()
+        self.server = Relay(
+            public_ipv4=V4,
+            public_ipv6=V6,
+            listen_port=port,
+            ports=PORTS,
+            auth_secret=SECRET,
+            peers=PeerPolicy(allow_loopback=True),
+            entropy=os.urandom,
+            unix_now=unix_ns(),
+            now=now,
+        )
+        self.role = RelayRole(self.server, now=now)
+        self.sockets = RelaySockets(
+            self.role,
+            public=[V4, V6],
+            listen_port=port,
+            clock=clock,
+            on_event=self.events.append,
+        )
+
+
+class Client:
+    """A blocking-free TURN client on one socket."""
+
+    def __init__(self, running: Running, family: int = 4, host: str = "") -> None:
+        af, default = (socket.AF_INET, "127.0.0.1") if family == 4 else (socket.AF_INET6, "::1")
+        self.relay = (host or default, running.port)
+        self.socket = socket.socket(af, socket.SOCK_DGRAM)
+        self.socket.setblocking(False)
+        self.socket.bind((default, 0))
+        self.nonce = ""
+
+    async def receive(self) -> tuple[bytes, tuple[str, int]]:
+        async with asyncio.timeout(5):
+            loop = asyncio.get_running_loop()
+            data, source = await loop.sock_recvfrom(self.socket, 0x10000)
+            return data, source[:2]
+
+    async def ask(self, message: Message) -> Message:
+        key = None
+        if self.nonce:
+            message = message.with_(stun.USERNAME, USERNAME).with_(stun.NONCE, self.nonce)
+            key = stun.long_term_key(USERNAME, "firezone", password_of(USERNAME, SECRET) or "")
+        self.socket.sendto(message.encode(key), self.relay)
+        data, source = await self.receive()
+        assert source == self.relay
+        return stun.decode(data)
+
+    async def allocate(self, *values: tuple[stun.Attribute[Any], Any]) -> Message:
+        message = request(Method.ALLOCATE, (stun.REQUESTED_TRANSPORT, 17), *values)
+        self.nonce = (await self.ask(message)).get(stun.NONCE) or ""
+        return await self.ask(message)
+
+    async def bind(self, number: int, peer: Endpoint) -> Message:
+        values = [(stun.CHANNEL_NUMBER, number), (stun.XOR_PEER_ADDRESS, peer)]
+        return await self.ask(request(Method.CHANNEL_BIND, *values))
+
+    def send(self, number: int, payload: bytes) -> None:
+        self.socket.sendto(struct.pack(">HH", number, len(payload)) + payload, self.relay)
+
+
+def request(method: Method, *values: tuple[stun.Attribute[Any], Any]) -> Message:
+    message = Message.request(method, os.urandom)
+    for attribute, value in values:
+        message = message.with_(attribute, value)
+    return message
+
+
+def free_port() -> int:
+    """One that is free in both families, outside the range of allocations."""
+    with closing(socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)) as probe:
+        probe.bind(("::", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def with_relay(test: Callable[[Running], Awaitable[None]], **options: Any) -> None:
+    async def run() -> None:
+        running = Running(free_port(), **options)
+        running.sockets.open()
+        try:
+            await test(running)
+        finally:
+            running.sockets.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("peer_family", [4, 6])
+def test_data_crosses_both_ways(family: int, peer_family: int) -> None:
+    async def test(running: Running) -> None:
+        client, peer = Client(running, family), Client(running, peer_family)
+        response = await client.allocate((stun.ADDITIONAL_ADDRESS_FAMILY, 6))
+        relayed = {e.family: e for e in response.get_all(stun.XOR_RELAYED_ADDRESS)}
+        assert relayed[4].port == relayed[6].port
+        await client.bind(0x4001, Endpoint.of(*peer.socket.getsockname()[:2]))
+        for payload in (b"ping", b"", os.urandom(1400), os.urandom(60_000)):
+            client.send(0x4001, payload)
+            data, source = await peer.receive()
+            assert (data, source) == (payload, relayed[peer_family].sockaddr)
+            peer.socket.sendto(payload[::-1], source)
+            data, source = await client.receive()
+            assert data == struct.pack(">HH", 0x4001, len(payload)) + payload[::-1]
+            assert source == client.relay
+
+    with_relay(test)
+
+
+def test_reply_leaves_from_the_address_that_was_asked() -> None:
+    async def test(running: Running) -> None:
+        client = Client(running, host="127.0.0.2")
+        await client.allocate()
+        assert (await client.ask(request(Method.BINDING))).class_ is stun.Class.SUCCESS
+
+    with_relay(test)
+
+
+def test_same_socket_towards_two_addresses_is_two_clients() -> None:
+    async def test(running: Running) -> None:
+        client, peer = Client(running), Client(running)
+        address = Endpoint.of(*peer.socket.getsockname())
+        await client.allocate()
+        await client.bind(0x4000, address)
+        client.relay, client.nonce = ("127.0.0.2", running.port), ""
+        await client.allocate()
+        assert running.server.allocation_count == 2
+        client.send(0x4000, b"not bound here")
+        await client.bind(0x4000, address)
+        client.send(0x4000, b"bound")
+        assert (await peer.receive())[0] == b"bound"
+        assert running.sockets.counters["unbound_channel"] == 1
+
+    with_relay(test)
+
+
+def test_strangers_and_ends() -> None:
+    """Neither another peer, nor another client, nor anyone after the end gets through."""
+
+    async def test(running: Running) -> None:
+        client, peer, other = Client(running), Client(running), Client(running)
+        response = await client.allocate()
+        relayed = response.get(stun.XOR_RELAYED_ADDRESS)
+        assert relayed is not None
+        await client.bind(0x4000, Endpoint.of(*peer.socket.getsockname()))
+        other.socket.sendto(b"stranger", relayed.sockaddr)
+        other.send(0x4000, b"stranger")
+        client.socket.sendto(b"\x40\x00\xff\xff", client.relay)
+        peer.socket.sendto(b"friend", relayed.sockaddr)
+        assert (await client.receive())[0] == b"\x40\x00\x00\x06friend"
+        await client.ask(request(Method.REFRESH, (stun.LIFETIME, 0)))
+        client.send(0x4000, b"late")
+        assert (await client.ask(request(Method.BINDING))).class_ is stun.Class.SUCCESS
+        dropped = {"unbound_peer": 1, "unbound_channel": 2, "truncated": 1}
+        assert running.sockets.counters == dropped
+        with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as again:
+            again.bind(relayed.sockaddr)
+
+    with_relay(test)
+
+
+def test_port_in_use_is_replaced() -> None:
+    async def test(running: Running) -> None:
+        taken = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in PORTS[:50]]
+        try:
+            for port, sock in zip(PORTS, taken, strict=False):
+                sock.bind(("127.0.0.1", port))
+            clients = [Client(running) for _ in range(10)]
+            for client in clients:
+                relayed = (await client.allocate()).get(stun.XOR_RELAYED_ADDRESS)
+                assert relayed is None or relayed.port >= PORTS[50]
+        finally:
+            for sock in taken:
+                sock.close()
+
+    with_relay(test)
+
+
+def test_allocation_expires_by_the_clock() -> None:
+    ahead = 0
+
+    async def test(running: Running) -> None:
+        nonlocal ahead
+        client = Client(running)
+        await client.allocate((stun.LIFETIME, 60))
+        ahead = 61 * SECOND
+        running.role.handle_timeout(boottime_ns() + ahead)
+        running.sockets.flush()
+        assert running.server.allocation_count == 0
+
+    with_relay(test, clock=lambda: boottime_ns() + ahead)
+
+
+def test_timer_wakes_the_relay() -> None:
+    async def test(running: Running) -> None:
+        client = Client(running)
+        await client.allocate((stun.LIFETIME, 1))
+        deadline = time.monotonic() + 3
+        while running.server.allocation_count and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+        assert running.server.allocation_count == 0
+
+    with_relay(test)
+
+
+def test_flood_on_data_does_not_starve_control() -> None:
+    async def test(running: Running) -> None:
+        client, other, peer = Client(running), Client(running), Client(running)
+        await client.allocate()
+        await client.bind(0x4000, Endpoint.of(*peer.socket.getsockname()))
+        for _ in range(2000):
+            client.send(0x4000, bytes(1200))
+        assert (await other.ask(request(Method.BINDING))).class_ is stun.Class.SUCCESS
+
+    with_relay(test)
+
+
+def test_listen_port_that_is_taken() -> None:
+    async def run() -> None:
+        port = free_port()
+        with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as taken:
+            taken.bind(("", port))
+            running = Running(port)
+            with pytest.raises(ConfigurationError, match="listen port"):
+                running.sockets.open()
+            running.sockets.close()
+
+    asyncio.run(run())
+
+
+def test_client_of_aioice() -> None:
+    """An independent client: channels, refresh, retransmissions with the same transaction."""
+
+    async def test(running: Running) -> None:
+        peer = Client(running)
+        received: asyncio.Queue[tuple[bytes, tuple[str, int]]] = asyncio.Queue()
+
+        class Receiver(asyncio.DatagramProtocol):
+            def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+                received.put_nowait((data, addr))
+
+        transport, _ = await aioice_turn.create_turn_endpoint(
+            Receiver,
+            server_addr=("127.0.0.1", running.port),
+            username=USERNAME,
+            password=password_of(USERNAME, SECRET),
+            lifetime=600,
+        )
+        try:
+            relayed = transport.get_extra_info("sockname")
+            address = peer.socket.getsockname()
+            transport.sendto(b"ping", address)
+            data, source = await peer.receive()
+            assert (data, source) == (b"ping", relayed)
+            peer.socket.sendto(b"pong", source)
+            async with asyncio.timeout(5):
+                assert await received.get() == (b"pong", address)
+        finally:
+            transport.close()
+        deadline = time.monotonic() + 3
+        while running.server.allocation_count and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        assert running.server.allocation_count == 0
+
+    with_relay(test)
