@@ -1,7 +1,8 @@
 """Keeps labs apart: each has a name of its own, and what a crashed one left is found and removed.
 
-A lab's name is a file that its process holds a lock on, and that says where its logs are. The kernel drops the lock however the
-process ends, so a file without a lock belongs to a lab that is gone.
+A lab's name is a file that its process holds a lock on, and that says where its logs are. The
+kernel drops the lock however the process ends, so a file without a lock belongs to a lab that is
+gone.
 """
 
 from __future__ import annotations
