@@ -362,8 +362,15 @@ class Agent:
 
     def _note_request(self, pair: Pair, request: stun.Message, now: int) -> None:
         pair.trigger(now)
-        if not self.controlling:
-            pair.use_candidate = request.get(stun.USE_CANDIDATE) is not None
+        if self.controlling:
+            return
+        pair.use_candidate = request.get(stun.USE_CANDIDATE) is not None
+        if pair.use_candidate:
+            # Some peers nominate a pair once, others as long as they use it. So a nomination ends
+            # only with a newer one, and only that of a pair the peer does not repeat it for.
+            for other in self._checklist:
+                other.remote_nominated &= other.use_candidate
+            pair.remote_nominated = True
 
     # Our checks (RFC 8445 section 7.2)
 
@@ -468,9 +475,10 @@ class Agent:
         return pair in self._checklist and pair.is_viable
 
     def _is_eligible(self, pair: Pair) -> bool:
-        if self.controlling:
-            return pair.state is CheckState.SUCCEEDED
-        return pair.is_viable and pair.use_candidate
+        # Nominated before our own check succeeds, a pair counts from that success on (7.3.1.5): a
+        # path that leads only from the peer to us is of no use.
+        nominable = self.controlling or pair.remote_nominated
+        return nominable and pair.state is CheckState.SUCCEEDED
 
     def _prefers_nominated(self, other: Pair) -> bool:
         current = self._nominated

@@ -94,6 +94,8 @@ class Pair:
         self.priority = pair_priority(local, remote, controlling)
         self.state = CheckState.WAITING
         self.nomination = Nomination.NONE
+        self.remote_nominated = False
+        """Whether the peer, as the controlling agent, has nominated it."""
         self.use_candidate = False
         """Whether the peer's last request on it carried USE-CANDIDATE."""
         self.valid_local: Candidate | None = None
@@ -122,8 +124,7 @@ class Pair:
     def change_role(self, controlling: bool) -> None:
         """Recompute the priority; nominations of the other role are void."""
         self.priority = pair_priority(self.local, self.remote, controlling)
-        self.nomination = Nomination.NONE
-        self.use_candidate = False
+        self._clear_nominations()
 
     def deadline(self, timing: StunTiming) -> int | None:
         """When the next check is due or, with the record exhausted, when the pair fails."""
@@ -202,8 +203,7 @@ class Pair:
     def fail(self) -> list[Check]:
         """Give up; returns the checks whose answers are not awaited any more."""
         self._move(CheckEvent.EXHAUSTED)
-        self.nomination = Nomination.NONE
-        self.use_candidate = False
+        self._clear_nominations()
         forgotten = list(self._checks)
         self._checks.clear()
         return forgotten
@@ -211,6 +211,10 @@ class Pair:
     def checks(self) -> tuple[Check, ...]:
         """The record, oldest first."""
         return tuple(self._checks)
+
+    def _clear_nominations(self) -> None:
+        self.nomination = Nomination.NONE
+        self.remote_nominated = self.use_candidate = False
 
     def _move(self, event: CheckEvent) -> None:
         self.state = TRANSITIONS[self.state][event]

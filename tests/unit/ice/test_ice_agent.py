@@ -456,6 +456,17 @@ def test_the_controlled_agent_follows_a_nomination() -> None:
     assert agent.nominated is not None and agent.nominated.remote.address == endpoint(RIGHT)
 
 
+def test_a_nomination_counts_once_the_path_works_for_us_too() -> None:
+    agent = checking_agent(controlling=False)
+    checks = drain(agent)
+    request = peer_request(controlling=True, use_candidate=True)
+    agent.handle_stun(endpoint(LEFT), endpoint(RIGHT), request, 0)
+    assert agent.nominated is None
+    response = success_of(stun.decode(checks[0].payload), endpoint(LEFT))
+    agent.handle_stun(endpoint(LEFT), endpoint(RIGHT), response, 0)
+    assert agent.nominated is not None
+
+
 def test_a_peer_that_nominates_only_once_keeps_its_pair() -> None:
     agent = checking_agent(controlling=False)
     answer_checks(agent, 0)
@@ -465,9 +476,17 @@ def test_a_peer_that_nominates_only_once_keeps_its_pair() -> None:
     assert agent.nominated is not None
 
 
+def test_a_peer_that_nominates_every_pair_once_keeps_the_best() -> None:
+    """Aggressive nomination (RFC 5245 section 8.1.1.2), then checks that say nothing of it."""
+    agent = controlled_agent_with_two_paths()
+    for source, use_candidate in ((RIGHT, True), (RIGHT_RELAY, True), (RIGHT, False)):
+        request = peer_request(controlling=True, use_candidate=use_candidate)
+        agent.handle_stun(endpoint(LEFT), endpoint(source), request, 0)
+    assert agent.nominated is not None and agent.nominated.remote.address == endpoint(RIGHT)
+
+
 def test_a_peer_that_moves_to_a_lower_priority_is_followed() -> None:
-    agent = checking_agent(controlling=False)
-    agent.add_remote_candidate(relay(RIGHT_RELAY), 0)
+    agent = controlled_agent_with_two_paths()
     for source, use_candidate in ((RIGHT, True), (RIGHT, False), (RIGHT_RELAY, True)):
         request = peer_request(controlling=True, use_candidate=use_candidate)
         agent.handle_stun(endpoint(LEFT), endpoint(source), request, 0)
@@ -476,8 +495,7 @@ def test_a_peer_that_moves_to_a_lower_priority_is_followed() -> None:
 
 
 def test_the_best_of_several_nominated_pairs_is_used() -> None:
-    agent = checking_agent(controlling=False)
-    agent.add_remote_candidate(relay(RIGHT_RELAY), 0)
+    agent = controlled_agent_with_two_paths()
     for source in (RIGHT, RIGHT_RELAY, RIGHT, RIGHT_RELAY):
         request = peer_request(controlling=True, use_candidate=True)
         agent.handle_stun(endpoint(LEFT), endpoint(source), request, 0)
@@ -696,6 +714,14 @@ def relayed_wire() -> Wire:
     assert wire.path(wire.left) == (LEFT_RELAY, RIGHT_RELAY)
     assert wire.path(wire.right) == (RIGHT_RELAY, LEFT_RELAY)
     return wire
+
+
+def controlled_agent_with_two_paths() -> Agent:
+    agent = checking_agent(controlling=False)
+    agent.add_remote_candidate(relay(RIGHT_RELAY), 0)
+    agent.handle_timeout(0)
+    answer_checks(agent, 0)
+    return agent
 
 
 def checking_agent(controlling: bool) -> Agent:
