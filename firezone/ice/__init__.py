@@ -1,14 +1,8 @@
 """ICE (RFC 8445): finds the paths between two agents, and the best one that works."""
 
-from firezone.ice.agent import (
-    Agent,
-    IceState,
-    IceTransmit,
-    Nominated,
-    PairReport,
-    StateChanged,
-)
+from firezone.ice.agent import Agent
 from firezone.ice.candidate import Candidate, CandidateKind, is_usable
+from firezone.ice.events import IceState, IceTransmit, Nominated, PairReport, StateChanged
 from firezone.ice.pair import CheckState
 from firezone.ice.timing import StunTiming
 

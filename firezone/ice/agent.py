@@ -20,62 +20,16 @@ anything; the nominated pair is viable; a candidate that was invalidated is neve
 from __future__ import annotations
 
 from collections import Counter, deque
-from dataclasses import dataclass, field, replace
-from enum import Enum, auto
+from dataclasses import replace
 
 from firezone import stun
 from firezone.ice.candidate import COMPONENT, Candidate, CandidateKind, is_usable
 from firezone.ice.checklist import Checklist
+from firezone.ice.events import IceState, IceTransmit, Nominated, PairReport, StateChanged
 from firezone.ice.pair import Check, CheckState, Nomination, Pair
 from firezone.ice.pool import CandidatePool
 from firezone.ice.timing import StunTiming
 from firezone.model import Endpoint, Entropy, IceCredentials, Timeout
-
-
-class IceState(Enum):
-    """NEW: not started. CHECKING: no pair yet. CONNECTED: a pair is nominated, others may still
-    replace it. COMPLETED: it is the only one left. DISCONNECTED: no pair can work any more, unless
-    a candidate comes."""
-
-    NEW = auto()
-    CHECKING = auto()
-    CONNECTED = auto()
-    COMPLETED = auto()
-    DISCONNECTED = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class IceTransmit:
-    """A STUN message to send from a base: a host address, or our address on a relay."""
-
-    local: Endpoint
-    destination: Endpoint
-    payload: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Nominated:
-    """The pair to send on from now on."""
-
-    local: Candidate
-    remote: Candidate
-
-
-@dataclass(frozen=True, slots=True)
-class StateChanged:
-    state: IceState
-
-
-@dataclass(frozen=True, slots=True)
-class PairReport:
-    """What is known of one pair. `round_trip` is smoothed nanoseconds, None before an answer."""
-
-    local: Candidate
-    remote: Candidate
-    state: CheckState
-    priority: int
-    round_trip: int | None
-    nominated: bool
 
 
 class Agent:

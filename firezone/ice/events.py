@@ -1,0 +1,56 @@
+"""What an agent says: its state, what to send, what to send on, what it knows of its pairs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from firezone.ice.candidate import Candidate
+from firezone.ice.pair import CheckState
+from firezone.model import Endpoint
+
+
+class IceState(Enum):
+    """NEW: not started. CHECKING: no pair yet. CONNECTED: a pair is nominated, others may still
+    replace it. COMPLETED: it is the only one left. DISCONNECTED: no pair can work any more, unless
+    a candidate comes."""
+
+    NEW = auto()
+    CHECKING = auto()
+    CONNECTED = auto()
+    COMPLETED = auto()
+    DISCONNECTED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class IceTransmit:
+    """A STUN message to send from a base: a host address, or our address on a relay."""
+
+    local: Endpoint
+    destination: Endpoint
+    payload: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Nominated:
+    """The pair to send on from now on."""
+
+    local: Candidate
+    remote: Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class StateChanged:
+    state: IceState
+
+
+@dataclass(frozen=True, slots=True)
+class PairReport:
+    """What is known of one pair. `round_trip` is smoothed nanoseconds, None before an answer."""
+
+    local: Candidate
+    remote: Candidate
+    state: CheckState
+    priority: int
+    round_trip: int | None
+    nominated: bool
