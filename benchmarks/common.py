@@ -32,7 +32,10 @@ def measure(
     """Time `work`, each time after an untimed `prepare`, and note the median per packet."""
     benchmark.group = group
     rounds = 4000 if packets == 1 else 1000
-    benchmark.pedantic(work, setup=prepare, rounds=rounds, warmup_rounds=50)
+    benchmark.pedantic(  # type: ignore[no-untyped-call]
+        work, setup=prepare, rounds=rounds, warmup_rounds=50
+    )
+    assert benchmark.stats is not None
     median = benchmark.stats.stats.median
     benchmark.extra_info["ns_per_packet"] = round(median * 1e9 / packets, 1)
 
