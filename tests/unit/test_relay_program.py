@@ -1,0 +1,329 @@
+"""The relay program: its settings, signals, health checks and its way to a portal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing
+from http import HTTPStatus
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.http11 import Request, Response
+
+from firezone.cli.program import run
+from firezone.phoenix import LoginUrl
+from firezone.shell.relay_program import RelayProgram, RelaySettings
+from firezone.turn.relay_peers import PeerPolicy
+
+BASE = ["relay", "--public-ip4-addr", "127.0.0.1"]
+
+
+def free_port(kind: int = socket.SOCK_DGRAM) -> int:
+    with closing(socket.socket(socket.AF_INET, kind)) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(("FIREZONE_", "PUBLIC_IP", "RUST_LOG", "LISTEN_PORT", "HEALTH_")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    path = tmp_path / "secret"
+    path.write_text("0f" * 32 + "\n")
+    return path
+
+
+class TestSettings:
+    """A wrong one ends the program with one line that names it, and exit code 2."""
+
+    @pytest.mark.parametrize(
+        ("arguments", "named"),
+        [
+            (["relay"], "--public-ip4-addr"),
+            (["relay", "--public-ip4-addr", "2001:db8::1"], "--public-ip4-addr"),
+            (["relay", "--public-ip6-addr", "relay.example"], "--public-ip6-addr"),
+            (BASE, "--api-url"),
+            ([*BASE, "--api-url", "ftp://portal"], "api-url"),
+            ([*BASE, "--lowest-port", "60000", "--highest-port", "50000"], "--lowest-port"),
+            ([*BASE, "--listen-port", "50000"], "50000"),
+            ([*BASE, "--auth-secret-path", "/nonexistent"], "--auth-secret-path"),
+            ([*BASE, "--api-url", "ws://p", "--auth-secret-path", "x"], "--auth-secret-path"),
+            ([*BASE, "--api-url", "ws://p", "--ca", "/nonexistent"], "--ca"),
+            ([*BASE, "--log-level", "loud"], "log level"),
+        ],
+    )
+    def test_named(
+        self,
+        arguments: list[str],
+        named: str,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setenv("FIREZONE_TOKEN", "token")
+        assert run(arguments) == 2
+        assert named in capsys.readouterr().err
+
+    def test_short_secret(self, secret: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        secret.write_text("short")
+        assert run([*BASE, "--auth-secret-path", str(secret)]) == 2
+        assert "short" not in capsys.readouterr().err.replace(str(secret), "")
+
+    @pytest.mark.parametrize("address", ["8080", "host:", ":1", "host:port", "h:99999"])
+    def test_health_address(
+        self, secret: Path, address: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        arguments = [*BASE, "--auth-secret-path", str(secret), "--health-check-addr", address]
+        assert run(arguments) == 2
+        assert "--health-check-addr" in capsys.readouterr().err
+
+    def test_missing_token(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        missing = str(tmp_path / "token")
+        assert run([*BASE, "--api-url", "ws://portal", "--token-path", missing]) == 2
+        assert "FIREZONE_TOKEN" in capsys.readouterr().err
+
+
+class Process:
+    """The real program, logging JSON."""
+
+    def __init__(self, *arguments: str) -> None:
+        command = [sys.executable, "-m", "firezone", *BASE, "--log-format", "json", *arguments]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+    def wait_for(self, event: str) -> dict[str, Any]:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            record: dict[str, Any] = json.loads(line)
+            if record.get("event") == event:
+                return record
+        raise AssertionError(f"{event} was not told")
+
+
+class TestProcess:
+    @pytest.fixture
+    def process(self, secret: Path) -> Iterator[Process]:
+        running = Process(
+            *("--listen-port", str(free_port()), "--auth-secret-path", str(secret)),
+            *("--health-check-addr", "", "--lowest-port", "20000", "--highest-port", "20100"),
+        )
+        try:
+            yield running
+        finally:
+            running.process.kill()
+            running.process.communicate()
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_idle_relay_exits_on_a_signal(self, process: Process, number: int) -> None:
+        ready = process.wait_for("ready")
+        assert ready["level"] == "INFO" and ready["elapsed_ms"] >= 0
+        process.process.send_signal(number)
+        assert process.process.wait(10) == 0
+
+    def test_listen_port_that_is_taken(self, secret: Path) -> None:
+        with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as taken:
+            taken.bind(("", 0))
+            port = str(taken.getsockname()[1])
+            running = Process(
+                *("--auth-secret-path", str(secret), "--listen-port", port),
+                *("--lowest-port", "20000", "--highest-port", "20100"),
+            )
+            _, errors = running.process.communicate(timeout=10)
+        assert running.process.returncode == 2
+        assert "listen port" in errors and "Traceback" not in errors
+
+
+class Portal:
+    """A scripted portal: what it was asked, and a way to push."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.status: int | None = None
+        self.requests: list[Request] = []
+        self.frames: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.connections: list[ServerConnection] = []
+        self.closed = asyncio.Event()
+
+    @property
+    def url(self) -> LoginUrl:
+        address = IPv4Address("127.0.0.1")
+        base = f"ws://127.0.0.1:{self.port}"
+        return LoginUrl.relay(base, "relay-token", name="lab", ipv4=address, port=3478)
+
+    def check(self, connection: ServerConnection, request: Request) -> Response | None:
+        self.requests.append(request)
+        if self.status is None:
+            return None
+        return connection.respond(HTTPStatus(self.status), "no\n")
+
+    async def talk(self, connection: ServerConnection) -> None:
+        self.connections.append(connection)
+        async for text in connection:
+            frame = json.loads(text)
+            await self.frames.put(frame)
+            reply = {"status": "ok", "response": {}}
+            fields = {"topic": frame["topic"], "ref": frame["ref"]}
+            await connection.send(json.dumps({"event": "phx_reply", "payload": reply, **fields}))
+            if frame["event"] == "phx_join":
+                init = {"event": "init", "topic": "relay", "ref": None, "payload": {"more": 1}}
+                await connection.send(json.dumps(init))
+        self.closed.set()
+
+
+@asynccontextmanager
+async def a_portal() -> AsyncIterator[Portal]:
+    portal = Portal()
+    async with serve(
+        portal.talk, "127.0.0.1", 0, process_request=portal.check, ping_interval=None
+    ) as server:
+        portal.port = next(iter(server.sockets)).getsockname()[1]
+        yield portal
+
+
+def settings(portal: Portal | None, **options: Any) -> RelaySettings:
+    return RelaySettings(
+        public_ipv4=IPv4Address("127.0.0.1"),
+        public_ipv6=None,
+        listen_port=free_port(),
+        ports=range(20000, 20100),
+        peers=PeerPolicy(),
+        url=None if portal is None else portal.url,
+        auth_secret="0f" * 32 if portal is None else None,
+        **options,
+    )
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+class TestPortal:
+    def test_joins_with_a_fresh_secret_and_leaves_on_terminate(self) -> None:
+        secrets = []
+
+        async def once() -> None:
+            async with a_portal() as portal:
+                program = RelayProgram(settings(portal))
+                running = asyncio.create_task(program.run())
+                join = await asyncio.wait_for(portal.frames.get(), 5)
+                assert (join["topic"], join["event"]) == ("relay", "phx_join")
+                secrets.append(join["payload"]["stamp_secret"])
+                query = parse_qs(urlsplit(portal.requests[0].path).query)
+                assert query == {
+                    "token": ["relay-token"],
+                    "name": ["lab"],
+                    "ipv4": ["127.0.0.1"],
+                    "port": ["3478"],
+                }
+                assert portal.requests[0].headers["User-Agent"].startswith("relay/")
+                os.kill(os.getpid(), signal.SIGTERM)
+                assert await asyncio.wait_for(running, 5) == 0
+                await asyncio.wait_for(portal.closed.wait(), 5)
+
+        asyncio.run(once())
+        asyncio.run(once())
+        assert all(len(secret) == 64 for secret in secrets)
+        assert secrets[0] != secrets[1]
+
+    def test_comes_back_with_the_same_secret(self) -> None:
+        async def test() -> None:
+            async with a_portal() as portal:
+                running = asyncio.create_task(RelayProgram(settings(portal)).run())
+                first = await asyncio.wait_for(portal.frames.get(), 5)
+                await portal.connections[0].close()
+                second = await asyncio.wait_for(portal.frames.get(), 5)
+                assert first["payload"] == second["payload"]
+                os.kill(os.getpid(), signal.SIGINT)
+                assert await asyncio.wait_for(running, 5) == 0
+
+        asyncio.run(test())
+
+    def test_refused_token_ends_an_idle_relay_with_1(self) -> None:
+        async def test() -> None:
+            async with a_portal() as portal:
+                portal.status = 401
+                assert await asyncio.wait_for(RelayProgram(settings(portal)).run(), 5) == 1
+
+        asyncio.run(test())
+
+    def test_portal_that_is_away_stops_nothing(self) -> None:
+        async def test() -> None:
+            async with a_portal() as portal:
+                portal.status = 503
+                port = free_port(socket.SOCK_STREAM)
+                running = asyncio.create_task(
+                    RelayProgram(settings(portal, health=("127.0.0.1", port))).run()
+                )
+                await until(lambda: len(portal.requests) > 1)
+                assert await status(port, "/healthz") == 200
+                assert await status(port, "/readyz") == 503
+                portal.status = None
+                join = await asyncio.wait_for(portal.frames.get(), 5)
+                assert join["event"] == "phx_join"
+                async with asyncio.timeout(5):
+                    while await status(port, "/readyz") != 200:
+                        await asyncio.sleep(0.01)
+                assert await status(port, "/nothing") == 404
+                os.kill(os.getpid(), signal.SIGINT)
+                assert await asyncio.wait_for(running, 5) == 0
+
+        asyncio.run(test())
+
+
+async def status(port: int, path: str) -> int:
+    """The HTTP status that a health check gives."""
+
+    def get() -> int:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+                code: int = answer.status
+                return code
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    return await asyncio.to_thread(get)
+
+
+@pytest.mark.parametrize(
+    "request_bytes", [b"\r\n\r\n", b"POST /healthz HTTP/1.1\r\n\r\n", b"\xff\r\n\r\n"]
+)
+def test_health_check_of_something_else(request_bytes: bytes) -> None:
+    async def test() -> None:
+        port = free_port(socket.SOCK_STREAM)
+        running = asyncio.create_task(
+            RelayProgram(settings(None, health=("127.0.0.1", port))).run()
+        )
+        await asyncio.sleep(0)
+        await until(lambda: _listens(port))
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request_bytes)
+        assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
+        writer.close()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert await asyncio.wait_for(running, 5) == 0
+
+    asyncio.run(test())
+
+
+def _listens(port: int) -> bool:
+    with closing(socket.socket()) as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
