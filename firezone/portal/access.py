@@ -35,9 +35,14 @@ def decide(config: Config, token: Token, resource_id: str, context: Context) -> 
     """By the policy that lasts longest, and never beyond the client's token."""
     resource = config.resources.get(resource_id)
     policies = config.policies_for(token.owner, resource_id)
-    if resource is None or not resource.sites or not policies:
-        return NotFound()
     assert token.expires_at is not None, "a client's token ends"
+    if (
+        resource is None
+        or not resource.sites
+        or not policies
+        or not token.is_live(context.unix_now)
+    ):
+        return NotFound()
     violated: set[str] = set()
     ends: list[int] = []
     for policy in policies:
