@@ -299,7 +299,10 @@ class Node:
         return c
 
     def _renew(self, c: Connection, now: int) -> int:
+        """Signal our candidates again, for the peer may have lost them with its state."""
         c.touch(now)
+        for candidate in in_signalling_order(c.agent.local_candidates()):
+            self._events.append(CandidateGathered(c.id, candidate))
         self._seed(c, now)
         self._rehandshake(c, now)
         self._settle(c, now)
@@ -351,8 +354,7 @@ class Node:
     # Candidates.
 
     def _seed(self, c: Connection, now: int) -> None:
-        """Give the agent our candidates and signal all of them, so that a peer that lost its state
-        learns them again. Relay candidates come from the connection's own relay only."""
+        """Give the agent our candidates. Relayed ones come from the connection's own relay only."""
         found = [
             as_candidate(candidate)
             for relay, candidate in self.transport.candidates()
@@ -363,7 +365,8 @@ class Node:
 
     def _add_local(self, c: Connection, candidate: Candidate, now: int) -> None:
         adopted = c.agent.add_local_candidate(candidate, now)
-        self._events.append(CandidateGathered(c.id, adopted or candidate))
+        if adopted is not None:
+            self._events.append(CandidateGathered(c.id, adopted))
 
     def _settle_relays(self, now: int) -> None:
         self.transport.drain()
@@ -414,10 +417,9 @@ class Node:
             self.counters[f"STUN: {error.reason}"] += 1
             return
         c = self._addressee(message)
-        if c is None or not c.agent.accepts(message):
+        if c is None or not c.agent.handle_stun(arrival.local, arrival.source, message, now):
             self.counters["STUN for nobody"] += 1
             return
-        c.agent.handle_stun(arrival.local, arrival.source, message, now)
         self._settle(c, now)
 
     def _addressee(self, message: Message) -> Connection | None:
