@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from firezone.commands import CloseChannel, Command, OpenChannel, Path
+from firezone.errors import LocalError
 from firezone.ice import Nominated
 from firezone.model import Endpoint, Entropy, RelayId, Timeout, Transmit, earliest
 from firezone.node.relays import Relay, Relays
@@ -123,7 +124,10 @@ class Transport:
             if self.relays.unchanged(relay):
                 continue
             self._drop(relay.id)
-            self.relays.add(relay, now)
+            try:
+                self.relays.add(relay, now)
+            except LocalError:
+                self.counters["relay with unusable credentials"] += 1
         self.relays.refresh(named, now)
 
     def clear(self) -> None:
