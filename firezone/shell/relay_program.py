@@ -16,7 +16,7 @@ from ipaddress import IPv4Address, IPv6Address
 from firezone.durations import MILLISECOND
 from firezone.errors import FirezoneError
 from firezone.model import Entropy, IPAddress
-from firezone.phoenix import Event, LoginUrl
+from firezone.phoenix import Event, Failed, LoginUrl
 from firezone.phoenix.messages import relay as messages
 from firezone.relay import LeavePortal, Progress, RelayRole, RoleEvent, Stop, portal_channel
 from firezone.shell.clock import boottime_ns, unix_ns
@@ -96,6 +96,7 @@ class RelayProgram:
             self._announce()
             if self._portal is not None:
                 link = asyncio.create_task(self._portal.run())
+                link.add_done_callback(self._handle_link_ended)
                 self._portal.connect({})
             return await self._exit_code
         finally:
@@ -152,10 +153,14 @@ class RelayProgram:
         self._role.handle_portal_event(event, boottime_ns())
         self._sockets.flush()
 
+    def _handle_link_ended(self, link: asyncio.Task[None]) -> None:
+        """A link that ended in good order said so before."""
+        if not link.cancelled() and (error := link.exception()) is not None:
+            logger.error("the portal link broke", exc_info=error)
+            self._handle_portal_event(Failed(f"{type(error).__name__}: {error}", False))
+
     def _handle_role_event(self, event: RoleEvent) -> None:
         match event:
-            case Progress("portal_refused", fields):
-                logger.error("portal refused", extra={"event": "portal_refused", **fields})
             case Progress(name, fields):
                 self._log(name, **fields)
                 if name == "statistics":
@@ -177,7 +182,8 @@ class RelayProgram:
 
     def _log(self, name: str, **fields: object) -> None:
         elapsed = (boottime_ns() - self._started) // MILLISECOND
-        logger.info(name.replace("_", " "), extra={"event": name, "elapsed_ms": elapsed, **fields})
+        extra = {"event": name, "elapsed_ms": elapsed, **fields}
+        logger.log(_LEVELS.get(name, logging.INFO), name.replace("_", " "), extra=extra)
 
     def _log_drops(self) -> None:
         self._server.handle_wall_clock(unix_ns(), boottime_ns())
@@ -185,6 +191,7 @@ class RelayProgram:
 
 
 _FAREWELL_SECONDS = 1.0
+_LEVELS = {"portal_refused": logging.ERROR, "portal_lost": logging.WARNING}
 
 
 def run_relay(settings: RelaySettings) -> int:

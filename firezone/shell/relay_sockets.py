@@ -5,8 +5,9 @@ channel, in either direction, is forwarded right here: one dictionary lookup per
 never copied. It is read behind room for the ChannelData header, which is written in front of it.
 Everything else goes to the role.
 
-This path costs some ten microseconds of Python per packet, which a control plane and small sites
-can live with; a compiled forwarding table may take the same `BindChannel` and `UnbindChannel`.
+This path costs some four microseconds per packet (`benchmarks/bench_relay.py`), most of it system
+calls. A compiled forwarding table can take its place: it needs no more than the role's `BindChannel`
+and `UnbindChannel`.
 
 A socket is read for a bounded number of datagrams at a time, so that a flood on one starves neither
 the other ones nor timers, signals and the portal. What cannot be sent at once is dropped, as any
@@ -162,8 +163,11 @@ class RelaySockets:
         self, listener: _Listener, data: bytes, local: bytes, address: _RawAddress
     ) -> None:
         source = Endpoint.of(*address[:2])
-        here = Endpoint.of(socket.inet_ntop(listener.socket.family, local), self._listen_port)
-        self._role.handle_client_datagram(here if local else None, source, data, self._clock())
+        here = None
+        if local:
+            host = socket.inet_ntop(listener.socket.family, local)
+            here = Endpoint.of(host, self._listen_port)
+        self._role.handle_client_datagram(here, source, data, self._clock())
         self.flush()
 
     # From peers
