@@ -5,9 +5,9 @@ channel, in either direction, is forwarded right here: one dictionary lookup per
 never copied. It is read behind room for the ChannelData header, which is written in front of it.
 Everything else goes to the role.
 
-This path costs some four microseconds per packet (`benchmarks/bench_relay.py`), most of it system
-calls. A compiled forwarding table can take its place: it needs no more than the role's `BindChannel`
-and `UnbindChannel`.
+This path costs some four microseconds per packet (`benchmarks/bench_relay.py`), system calls
+included. A compiled forwarding table can take its place: it needs no more than the role's
+`BindChannel` and `UnbindChannel`.
 
 A socket is read for a bounded number of datagrams at a time, so that a flood on one starves neither
 the other ones nor timers, signals and the portal. What cannot be sent at once is dropped, as any
