@@ -115,7 +115,8 @@ def test_stays_allocated_for_hours_without_another_error(wire: Wire) -> None:
     assert relayed(wire.client) == addresses
     errors = {name: n for name, n in wire.world.relay.counters.items() if "error" in name}
     assert errors.pop("error_401") == 1
-    assert set(errors) == {"error_438"} and errors["error_438"] <= 3
+    # Once an hour the nonce is stale, for a Refresh and a ChannelBind that leave together.
+    assert set(errors) == {"error_438"} and errors["error_438"] <= 6
 
 
 def test_idle_channel_ends_on_both_sides(wire: Wire) -> None:
