@@ -9,8 +9,9 @@ import ctypes
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
+from firezone._ext.atomics cimport wipe
 from firezone._ext.batch cimport BAD_TAG, PASS, TOO_LONG, Batch, PacketBatch, slot_packet
 
 ctypedef int (*sodium_encrypt)(
@@ -29,6 +30,7 @@ ctypedef struct Backend:
 
 cdef enum:
     CHUNK = 64             # items on the stack at a time
+    SCRATCH = 2048
 
 # Written once, below, before anybody can call.
 cdef Backend backend
@@ -71,19 +73,34 @@ cdef void sodium_seal_batch(AeadItem* items, size_t count) noexcept nogil:
         item = &items[i]
         make_nonce(nonce, item.counter)
         libsodium_encrypt(
-            item.data, NULL, item.data, item.length, NULL, 0, NULL, nonce, item.key)
+            item.dst, NULL, item.src, item.length, NULL, 0, NULL, nonce, item.key)
 
 
+# libsodium zeroes what it cannot open, and would so destroy a packet in place. Hence it opens into
+# a buffer, or, what is too long for that, asks for the verdict alone first.
 cdef void sodium_open_batch(AeadItem* items, size_t count) noexcept nogil:
     cdef uint8_t nonce[12]
+    cdef uint8_t plain[SCRATCH]
     cdef AeadItem* item
+    cdef size_t used = 0
     cdef size_t i
     for i in range(count):
         item = &items[i]
         make_nonce(nonce, item.counter)
-        item.ok = libsodium_decrypt(
-            item.data, NULL, NULL, item.data, <unsigned long long>item.length + AEAD_TAG,
-            NULL, 0, nonce, item.key) == 0
+        if item.length > SCRATCH:
+            item.ok = sodium_open(item, NULL, nonce) and sodium_open(item, item.dst, nonce)
+            continue
+        item.ok = sodium_open(item, plain, nonce)
+        if item.ok:
+            memcpy(item.dst, plain, item.length)
+            used = max(used, item.length)
+    wipe(plain, used)
+
+
+cdef inline bint sodium_open(const AeadItem* item, uint8_t* out, const uint8_t* nonce) noexcept nogil:
+    return libsodium_decrypt(
+        out, NULL, NULL, item.src, <unsigned long long>item.length + AEAD_TAG,
+        NULL, 0, nonce, item.key) == 0
 
 
 cdef inline void make_nonce(uint8_t* nonce, uint64_t counter) noexcept nogil:
@@ -98,7 +115,7 @@ cdef inline void fill(
 ) noexcept nogil:
     item.key = key
     item.counter = counter
-    item.data = data
+    item.src = item.dst = data
     item.length = length
     item.ok = 0
 

@@ -79,6 +79,7 @@ cdef bint seal_slot(
 ) noexcept nogil:
     cdef Peer* peer = peer_of(t, b.peer[slot])
     cdef Keypair* keypair = sending_keypair(peer, now) if peer != NULL else NULL
+    cdef uint8_t* packet = slot_packet(b, slot)
     cdef uint32_t length = b.length[slot]
     if keypair == NULL:
         b.verdict[slot] = UNROUTABLE
@@ -90,12 +91,12 @@ cdef bint seal_slot(
     cdef uint64_t counter = keypair.send_counter
     store_relaxed_u64(&keypair.send_counter, counter + 1)
     item.key = keypair.send_key
-    item.data = slot_packet(b, slot)
+    item.src = item.dst = packet
     item.counter = counter
     item.length = length
-    write32(item.data - 16, TRANSPORT_DATA)
-    write32(item.data - 12, keypair.remote_index)
-    write64(item.data - 8, counter)
+    write32(packet - 16, TRANSPORT_DATA)
+    write32(packet - 12, keypair.remote_index)
+    write64(packet - 8, counter)
     b.offset[slot] -= DATA_HEADER
     b.length[slot] = length + DATA_OVERHEAD
     note_sent(peer, length != 0, now)
@@ -166,7 +167,7 @@ cdef int look_up(
     if not window_allows(keypair, item.counter):
         return REPLAYED
     item.key = keypair.receive_key
-    item.data = message + DATA_HEADER
+    item.src = item.dst = message + DATA_HEADER
     item.length = b.length[slot] - DATA_OVERHEAD
     opening.slot = slot
     opening.peer = peer

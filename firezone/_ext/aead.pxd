@@ -1,17 +1,19 @@
-# ChaCha20-Poly1305 (RFC 8439) in place over the packets of a batch, as WireGuard uses it: no
-# associated data, nonce = 4 zero bytes and the counter in little endian.
+# ChaCha20-Poly1305 (RFC 8439) over the packets of a batch, as WireGuard uses it: no associated data,
+# nonce = 4 zero bytes and the counter in little endian. Any mixture of keys and lengths.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 cdef enum:
     AEAD_KEY = 32
     AEAD_TAG = 16
 
+# In place if dst = src; any other overlap, with another item's bytes, too, is not allowed.
 ctypedef struct AeadItem:
     const uint8_t* key     # 32 bytes
-    uint8_t* data          # plaintext, or ciphertext, with the tag (or room for it) behind
+    const uint8_t* src     # seal: plaintext; open: ciphertext and the tag behind it
+    uint8_t* dst           # seal: room for ciphertext and tag; open: for the plaintext
     uint64_t counter
-    uint32_t length        # of the plaintext, both ways
-    uint32_t ok            # set by open: 1 = authentic; 0 = not, and `data` is of no use any more
+    uint32_t length        # of the plaintext, both ways; less than 2^31
+    uint32_t ok            # set by open: 1 = authentic, dst is written; 0 = not, dst is as it was
 
 cdef void aead_seal_batch(AeadItem* items, size_t count) noexcept nogil
 cdef void aead_open_batch(AeadItem* items, size_t count) noexcept nogil
