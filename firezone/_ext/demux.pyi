@@ -9,7 +9,11 @@ Address = tuple[int, bytes, int]
 class Channels:
     """The ChannelData numbers that we accept, by relay. One writer (Python), one data thread."""
 
-    def __init__(self, secret: bytes, sessions: Sessions | None = None, capacity: int = 8192) -> None: ...
+    def __init__(
+        self, secret: bytes, sessions: Sessions | None = None, capacity: int = 8192
+    ) -> None:
+        """`secret`: 8 random bytes. It frees by the epoch of `sessions`."""
+
     def __len__(self) -> int: ...
     def open(self, relay: Address, number: int) -> bool:
         """Accept a channel; False when the table is full. Opening again keeps `received_at`."""
@@ -42,4 +46,4 @@ class Demux:
         """Run the stage over a batch of datagrams with their `remote` column set."""
 
 def blake2s(data: bytes, key: bytes = b"", digest_size: int = 32) -> bytes:
-    """BLAKE2s (RFC 7693), keyed when `key` is not empty. Raises ValueError on sizes out of range."""
+    """BLAKE2s (RFC 7693), keyed when `key` is not empty. ValueError for sizes out of range."""

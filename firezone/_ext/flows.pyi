@@ -15,8 +15,9 @@ Entry = tuple[Key, int, int, int, int, int, Rewrite | None, Counters]
 
 @final
 class Flows:
-    """The flow table. `secret` (16 random bytes) keys its hash. It frees by the epoch of `sessions`;
-    without one it is for a single thread.
+    """The flow table. `secret` (16 random bytes) keys its hash.
+
+    It frees by the epoch of `sessions`; without one it is for a single thread.
 
     `capacity` counts the entries of each direction, `slots` the peers, `per_group` the most
     entries that one group may hold in both directions together.

@@ -1,10 +1,9 @@
 from typing import final
 
 from firezone._ext.batch import PacketBatch
-from firezone._ext.demux import Channels, Demux
+from firezone._ext.demux import Demux
 from firezone._ext.flows import Flows
 from firezone._ext.paths import Paths
-from firezone._ext.ring import Ring
 from firezone._ext.session import Sessions
 from firezone._ext.tun import Tun
 from firezone._ext.udp import UdpSockets
@@ -23,7 +22,8 @@ CONFIRMED: int
 class Pipeline:
     """The order of the stages, for the two data threads and for single-threaded callers.
 
-    `wake_fd` is an eventfd that is written when events wait, or -1.
+    `wake_fd` is an eventfd that is written when events wait, or -1. `misses_per_peer` and `misses`
+    bound the packets that wait for Python's decision in each direction.
     """
 
     def __init__(
@@ -33,7 +33,6 @@ class Pipeline:
         paths: Paths,
         demux: Demux,
         *,
-        slots: int = 16384,
         mtu: int = 1280,
         wake_fd: int = -1,
         misses_per_peer: int = 32,
@@ -48,7 +47,9 @@ class Pipeline:
     def injected_up(self, batch: PacketBatch, now: int) -> bool:
         """Fill and run a batch of what was injected; False when nothing waits."""
 
-    def injected_down(self, batch: PacketBatch, now: int) -> bool: ...
+    def injected_down(self, batch: PacketBatch, now: int) -> bool:
+        """The same for what goes to the TUN device."""
+
     def attach(self, tun: Tun, udp: UdpSockets, wake_up_fd: int, wake_down_fd: int) -> None:
         """The descriptors of the threads; only while none runs."""
 

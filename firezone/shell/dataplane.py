@@ -12,49 +12,41 @@ once for another peer.
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
-from ipaddress import ip_address
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 
 from firezone import commands
 from firezone._ext import pipeline as kernel
-from firezone._ext.batch import PacketBatch
+from firezone._ext.batch import PacketBatch, Verdict
 from firezone._ext.demux import Channels, Demux
-from firezone._ext.flows import Entry, Flows, Key, Rewrite
+from firezone._ext.flows import Flows
 from firezone._ext.paths import Paths
 from firezone._ext.session import Sessions
 from firezone._ext.tun import Tun
 from firezone._ext.udp import UdpSockets
 from firezone.errors import LocalError
 from firezone.model import Endpoint, Entropy, Transmit
+from firezone.shell.clock import boottime_ns
+from firezone.shell.dataplane_values import (
+    Flow,
+    address_tuple,
+    endpoint_of,
+    event_of,
+    flow_of,
+    key_tuple,
+    rewrite_tuple,
+)
+
+__all__ = ["SLOTS", "Dataplane", "Flow", "SingleThreaded"]
 
 SLOTS = 16_384
 """Peers that one data plane can hold, by default."""
 
 _STOP_SECONDS = 1.0
-
-_Address = tuple[int, bytes, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Flow:
-    """One entry of the flow table as it stood: what was decided and what came of it."""
-
-    key: commands.FlowKey
-    action: commands.Action
-    slot: int
-    group: int
-    expires_at: int
-    idle_timeout: int
-    rewrite: commands.Rewrite | None
-    packets: int
-    bytes: int
-    last_seen: int
-    tcp_flags: int
 
 
 class _Kernels:
@@ -79,40 +71,54 @@ class _Kernels:
         self._pipeline = kernel.Pipeline(
             self._sessions, self._flows, self._paths, self._demux, mtu=mtu, wake_fd=wake_fd
         )
+        self._mtu = mtu
 
     def poll_event(self) -> commands.DataplaneEvent | None:
         """The next thing the control layer must know, None when there is nothing."""
         event = self._pipeline.poll_event()
-        return None if event is None else _event(event)
+        return None if event is None else event_of(event)
 
     def activity(self, slot: int) -> commands.Activity:
         """What was seen of a peer. All zero for a slot that is not open."""
-        return commands.Activity(*self._sessions.activity(slot))
+        try:
+            return commands.Activity(*self._sessions.activity(slot))
+        except KeyError:
+            return commands.Activity()
 
     def channel_received_at(self, relay: Endpoint, number: int) -> int:
         """When data last came through a channel, absolute ns; 0 = never or not open."""
-        return self._channels.received_at(_address(relay), number)
+        return self._channels.received_at(address_tuple(relay), number)
 
     def counters(self) -> dict[str, int]:
         """Packets and bytes each way, drops by verdict, commands that could not be carried out."""
-        return {**self._pipeline.counters(), **self._counters}
+        total = Counter(self._pipeline.counters())
+        total.update(self._counters)
+        return total
 
     def sweep(self, now: int, limit: int = 1024) -> list[Flow]:
         """Do a bounded piece of housekeeping; the flows that ended. Call it some times a second."""
         self._sessions.reclaim()
         self._paths.reclaim()
-        return [_flow(entry) for entry in self._flows.sweep(now, limit)]
+        return [flow_of(entry) for entry in self._flows.sweep(now, limit)]
 
     def flow(self, key: commands.FlowKey) -> Flow | None:
         """The entry of a key, also a stale one."""
-        entry = self._flows.entry(_key(key))
-        return None if entry is None else _flow(entry)
+        entry = self._flows.entry(key_tuple(key))
+        return None if entry is None else flow_of(entry)
 
     def flows(self) -> Iterator[Flow]:
         """Every entry of the flow table."""
-        return map(_flow, self._flows.entries())
+        return map(flow_of, self._flows.entries())
 
     def _apply(self, command: commands.Command, now: int) -> None:
+        try:
+            self._carry_out(command, now)
+        except KeyError as error:
+            raise LocalError(f"{type(command).__name__}: no peer in slot {error}") from None
+        except (ValueError, OverflowError) as error:
+            raise LocalError(f"{type(command).__name__}: {error}") from None
+
+    def _carry_out(self, command: commands.Command, now: int) -> None:
         match command:
             case commands.InstallFlow():
                 self._install_flow(command, now)
@@ -127,10 +133,10 @@ class _Kernels:
             case commands.DeliverPacket(packet):
                 self._count_full(self._pipeline.deliver(packet))
             case commands.OpenChannel(relay, number):
-                if not self._channels.open(_address(relay), number):
+                if not self._channels.open(address_tuple(relay), number):
                     self._counters["channel_table_full"] += 1
             case commands.CloseChannel(relay, number):
-                self._channels.close(_address(relay), number)
+                self._channels.close(address_tuple(relay), number)
             case _:
                 self._apply_to_peer(command)
 
@@ -154,8 +160,8 @@ class _Kernels:
             case commands.SetPath(slot, None):
                 self._paths.clear(slot)
             case commands.SetPath(slot, commands.Path(destination, source, channel)):
-                origin = None if source is None else _address(source)
-                self._paths.set(slot, _address(destination), origin, channel)
+                origin = None if source is None else address_tuple(source)
+                self._paths.set(slot, address_tuple(destination), origin, channel)
 
     def _remove_peer(self, slot: int) -> None:
         self._flows.close_slot(slot)
@@ -178,13 +184,13 @@ class _Kernels:
 
     def _install_flow(self, command: commands.InstallFlow, now: int) -> None:
         installed = self._flows.install(
-            _key(command.key),
+            key_tuple(command.key),
             command.action,
             command.slot,
             command.group,
             command.expires_at,
             command.idle_timeout,
-            _rewrite(command.rewrite),
+            rewrite_tuple(command.rewrite),
             now,
         )
         if not installed:
@@ -214,8 +220,14 @@ class Dataplane(_Kernels):
         mtu: int = 1280,
         entropy: Entropy = os.urandom,
     ) -> None:
-        self.events_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.events_fd = _eventfd()
         """Readable while events may wait. Watch it, then call `poll_event()` until None."""
+        self._wake_up_fd, self._wake_down_fd = _eventfd(), _eventfd()
+        self._tun_fd = tun_fd
+        self._udp_fds = (udp4_fd, udp6_fd)
+        self._threads: list[threading.Thread] = []
+        self._failure: str | None = None
+        self._closed = False
         super().__init__(
             own_public_key=own_public_key,
             flow_capacity=flow_capacity,
@@ -226,25 +238,83 @@ class Dataplane(_Kernels):
         )
 
     def start(self) -> None:
-        """Start the two threads."""
+        """Start the two threads. Does nothing while they run.
+
+        Raises OSError for descriptors that are no datagram sockets or TUN device.
+        """
+        if self._threads:
+            return
+        if self._closed:
+            raise LocalError("the data plane is closed")
+        self._attach()
+        self._failure = None
+        for name, run in (("up", self._pipeline.run_up), ("down", self._pipeline.run_down)):
+            thread = threading.Thread(
+                target=self._run, args=(name, run), name=f"dataplane-{name}", daemon=True
+            )
+            self._threads.append(thread)
+            thread.start()
+        # The interpreter must not go away under them.
+        atexit.register(self.stop)
 
     def stop(self) -> None:
         """End and join the threads, within a second. Does nothing when they do not run."""
+        if not self._threads:
+            return
+        self._pipeline.stop()
+        deadline = time.monotonic() + _STOP_SECONDS
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():
+                raise RuntimeError(f"{thread.name} does not stop")
+        self._threads.clear()
+        atexit.unregister(self.stop)
 
     def close(self) -> None:
         """Stop, and close `events_fd`. The data plane is of no use afterwards."""
+        self.stop()
+        if self._closed:
+            return
+        self._closed = True
+        for fd in (self.events_fd, self._wake_up_fd, self._wake_down_fd):
+            os.close(fd)
 
     def apply(self, command: commands.Command, now: int | None = None) -> None:
         """Carry out a command. `now` is the boot-time clock unless given.
 
-        Raises LocalError for a slot or value that cannot be.
+        Raises LocalError for a slot that is not open or a value that cannot be. A command that
+        found no room is counted, not raised: its packets will come up again.
         """
+        if self._closed:
+            raise LocalError("the data plane is closed")
+        self._apply(command, boottime_ns() if now is None else now)
 
     def failure(self) -> str | None:
-        """Why a thread ended by itself, None while all is well."""
+        """Why a thread ended by itself, None while all is well. `events_fd` tells when to look."""
+        return self._failure
 
     def set_udp(self, udp4_fd: int | None, udp6_fd: int | None) -> None:
         """Go on with other UDP sockets; the threads pause for it."""
+        running = bool(self._threads)
+        self.stop()
+        self._udp_fds = (udp4_fd, udp6_fd)
+        if running:
+            self.start()
+
+    def _attach(self) -> None:
+        fds = [-1 if fd is None else fd for fd in self._udp_fds]
+        for fd in (self._tun_fd, *fds):
+            if fd >= 0:
+                os.set_blocking(fd, False)
+        self._pipeline.attach(
+            Tun(self._tun_fd, self._mtu), UdpSockets(*fds), self._wake_up_fd, self._wake_down_fd
+        )
+
+    def _run(self, name: str, run: Callable[[], int]) -> None:
+        code = run()
+        if code:
+            self._failure = self._failure or f"{name}: {os.strerror(code)}"
+            os.eventfd_write(self.events_fd, 1)
 
 
 class SingleThreaded(_Kernels):
@@ -259,6 +329,9 @@ class SingleThreaded(_Kernels):
         slots: int = 256,
         mtu: int = 1280,
     ) -> None:
+        self._batch = PacketBatch()
+        self._udp: deque[Transmit] = deque()
+        self._tun: deque[bytes] = deque()
         super().__init__(
             own_public_key=own_public_key,
             flow_capacity=flow_capacity,
@@ -269,16 +342,55 @@ class SingleThreaded(_Kernels):
         )
 
     def apply(self, command: commands.Command, now: int) -> None:
-        """Carry out a command, at once also what it sends."""
+        """Carry out a command, at once also what it sends. Raises like `Dataplane.apply`."""
+        self._apply(command, now)
+        while self._pipeline.injected_up(self._batch, now):
+            self._collect_udp()
+        while self._pipeline.injected_down(self._batch, now):
+            self._tun.extend(self._batch.packets())
 
     def feed_up(self, packet: bytes, now: int) -> None:
         """One packet from the TUN device."""
+        if self._load(packet, self._mtu):
+            self._pipeline.outbound(self._batch, now)
+            self._collect_udp()
 
     def feed_down(self, datagram: bytes, local: Endpoint, source: Endpoint, now: int) -> None:
         """One datagram from the network."""
+        if self._load(datagram, self._batch.stride - _RESERVED):
+            self._batch.set_local(0, *address_tuple(local))
+            self._batch.set_remote(0, *address_tuple(source))
+            self._pipeline.inbound(self._batch, now)
+            self._tun.extend(self._batch.packets())
 
     def take_udp(self) -> Transmit | None:
         """The next datagram to send, None when there is none."""
+        return self._udp.popleft() if self._udp else None
 
     def take_tun(self) -> bytes | None:
         """The next packet for the TUN device, None when there is none."""
+        return self._tun.popleft() if self._tun else None
+
+    def _load(self, packet: bytes, limit: int) -> bool:
+        self._batch.clear()
+        if len(packet) > limit:
+            self._counters["too_long"] += 1
+            return False
+        self._batch.append(packet)
+        return True
+
+    def _collect_udp(self) -> None:
+        for slot in range(len(self._batch)):
+            if self._batch.verdict(slot) == Verdict.PASS:
+                destination = endpoint_of(self._batch.remote(slot))
+                local = self._batch.local(slot)
+                source = endpoint_of(local) if local[0] else None
+                self._udp.append(Transmit(self._batch.packet(slot), destination, source))
+
+
+_RESERVED = 96
+"""Bytes of a batch's slot that its packet may not have: headroom and tailroom."""
+
+
+def _eventfd() -> int:
+    return os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)

@@ -1,0 +1,117 @@
+"""The values of the control layer as the kernels want them, and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from firezone import commands
+from firezone._ext import pipeline as kernel
+from firezone._ext.flows import Entry, Key, Rewrite
+from firezone.model import Endpoint
+
+Address = tuple[int, bytes, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """One entry of the flow table as it stood: what was decided and what came of it."""
+
+    key: commands.FlowKey
+    action: commands.Action
+    slot: int
+    group: int
+    expires_at: int
+    idle_timeout: int
+    rewrite: commands.Rewrite | None
+    packets: int
+    bytes: int
+    last_seen: int
+    tcp_flags: int
+
+
+def address_tuple(endpoint: Endpoint) -> Address:
+    return (endpoint.family, endpoint.address.packed, endpoint.port)
+
+
+def endpoint_of(address: Address) -> Endpoint:
+    _, packed, port = address
+    return Endpoint(ip_address(packed), port)
+
+
+def key_tuple(key: commands.FlowKey) -> Key:
+    return (
+        key.direction,
+        key.slot,
+        key.protocol,
+        key.source.packed,
+        key.destination.packed,
+        key.source_port,
+        key.destination_port,
+    )
+
+
+def rewrite_tuple(rewrite: commands.Rewrite | None) -> Rewrite | None:
+    if rewrite is None:
+        return None
+    return (
+        None if rewrite.source is None else rewrite.source.packed,
+        None if rewrite.destination is None else rewrite.destination.packed,
+        rewrite.source_port,
+        rewrite.destination_port,
+    )
+
+
+def flow_of(entry: Entry) -> Flow:
+    key, action, slot, group, expires_at, idle_timeout, rewrite, counters = entry
+    direction, key_slot, protocol, source, destination, source_port, destination_port = key
+    packets, size, last_seen, tcp_flags = counters
+    return Flow(
+        key=commands.FlowKey(
+            commands.Direction(direction),
+            key_slot,
+            protocol,
+            ip_address(source),
+            ip_address(destination),
+            source_port,
+            destination_port,
+        ),
+        action=commands.Action(action),
+        slot=slot,
+        group=group,
+        expires_at=expires_at,
+        idle_timeout=idle_timeout,
+        rewrite=_rewrite_of(rewrite),
+        packets=packets,
+        bytes=size,
+        last_seen=last_seen,
+        tcp_flags=tcp_flags,
+    )
+
+
+def _rewrite_of(rewrite: Rewrite | None) -> commands.Rewrite | None:
+    if rewrite is None:
+        return None
+    source, destination, source_port, destination_port = rewrite
+    return commands.Rewrite(
+        None if source is None else ip_address(source),
+        None if destination is None else ip_address(destination),
+        source_port,
+        destination_port,
+    )
+
+
+def event_of(event: kernel.Event) -> commands.DataplaneEvent:
+    kind, peer, argument, payload, local, remote = event
+    match kind:
+        case kernel.DATAGRAM:
+            assert local is not None and remote is not None
+            return commands.DatagramReceived(endpoint_of(local), endpoint_of(remote), payload)
+        case kernel.FLOW_MISSED_UP:
+            return commands.FlowMissed(commands.Direction.UP, commands.NOBODY, payload)
+        case kernel.FLOW_MISSED_DOWN:
+            return commands.FlowMissed(commands.Direction.DOWN, peer, payload)
+        case kernel.UNROUTABLE_PACKET:
+            return commands.PacketUnroutable(peer, payload)
+        case _:
+            return commands.SessionConfirmed(peer, argument)
