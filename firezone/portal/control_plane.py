@@ -150,6 +150,8 @@ class ControlPlane:
             self._join_relay(session, frame)
             return
         self._supersede(session)
+        if isinstance(session, ClientSession):
+            self._flows.handle_client_joined(session)
         self._flows.reevaluate(self._config, self._wall_clock())
         session.channel.accept_join(frame)
         match session:

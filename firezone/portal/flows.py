@@ -88,6 +88,14 @@ class Flows:
         gateway.channel.ok(frame)
         self._board.push(pending.client, "flow_created", pending.flow_created)
 
+    def handle_client_joined(self, client: ClientSession) -> None:
+        """From now on its flows rest on the token it shows and the address it comes from."""
+        admission = client.admission
+        for flow in list(self._flows.values()):
+            if flow.client_id == client.id and not flow.revoked:
+                remote_ip, token_hash = str(admission.remote_ip), admission.token.hash
+                self._put(replace(flow, remote_ip=remote_ip, token_hash=token_hash))
+
     def handle_left(self, session: PeerSession) -> None:
         """Its connection ended: answers for it lead nowhere."""
         for key, ref in list(self._refs.items()):

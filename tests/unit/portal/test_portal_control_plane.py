@@ -1,0 +1,639 @@
+"""The portal over scripted peers and a made-up clock: who is let in, and what each is told."""
+
+import base64
+import json
+import random
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from firezone.durations import MINUTE, SECOND
+from firezone.phoenix.messages import client as client_messages
+from firezone.phoenix.messages import gateway as gateway_messages
+from firezone.portal.admission import Refusal, Request
+from firezone.portal.config import Config, parse
+from firezone.portal.control_plane import ControlPlane
+from firezone.portal.sessions import SendText
+from firezone.portal.store import Store
+from firezone.portal.tokens import token_hash
+
+WALL = 1_790_000_000
+CLIENT_AGENT = "Debian/12 connlib/1.5.3 (x86_64)"
+GATEWAY_AGENT = "Debian/12 connlib/1.4.15"
+CONFIG = """\
+[account]
+slug = "acme"
+[sites.office]
+[sites.lab]
+[actors.alice]
+groups = ["staff"]
+[actors.bob]
+groups = ["guests"]
+[resources.web]
+address = "10.0.0.0/24"
+sites = ["office"]
+filters = ["tcp/443", "tcp/8000-8100", "icmp"]
+[resources.vault]
+address = "10.0.1.1"
+sites = ["office"]
+[resources.nowhere]
+address = "10.0.2.0/24"
+[resources.bench]
+address = "10.0.3.0/24"
+sites = ["lab"]
+[[policies]]
+group = "staff"
+resource = "web"
+#web
+[[policies]]
+group = "staff"
+resource = "nowhere"
+[[policies]]
+group = "staff"
+resource = "bench"
+[[policies]]
+group = "guests"
+resource = "vault"
+""" + "".join(
+    f'[[tokens]]\nkind = "{kind}"\n{owner}\ntoken_hash = "{token_hash(token)}"\n#{token}\n'
+    for kind, owner, token in (
+        ("client", 'actor = "alice"\nexpires_at = 2027-01-01T00:00:00Z', "alice-token"),
+        ("client", 'actor = "bob"\nexpires_at = 2027-01-01T00:00:00Z', "bob-token"),
+        ("gateway", 'site = "office"', "gateway-token"),
+        ("relay", "", "relay-token"),
+    )
+)
+TOKEN_END = 1_798_761_600
+ONLY_HOME = """\
+[[policies.conditions]]
+property = "remote_ip"
+operator = "is_in_cidr"
+values = ["198.51.100.0/24"]
+"""
+
+
+def test_the_whole_sequence_of_a_flow() -> None:
+    world = World()
+    relay, gateway, client = world.relay(), world.gateway(), world.client()
+    assert relay.takes("init") == {}
+
+    init = client.takes("init")
+    assert isinstance(client_messages.decode("init", init), client_messages.Init)
+    assert [r["name"] for r in init["resources"]] == ["web", "bench"]
+    [turn] = init["relays"]
+    assert turn["expires_at"] == TOKEN_END and turn["addr"] == "203.0.113.5:3478"
+    greeting = gateway.takes("init")
+    assert isinstance(gateway_messages.decode("init", greeting), gateway_messages.Init)
+    assert greeting["relays"][0]["expires_at"] == WALL + 90 * 86400
+    assert greeting["authorizations"] == [] and greeting["account_slug"] == "acme"
+
+    client.asks("create_flow", {"resource_id": world.id("web"), "connected_gateway_ids": []})
+    assert client.taken() == []
+    demand = gateway.takes("authorize_flow")
+    decoded = gateway_messages.decode("authorize_flow", demand)
+    assert isinstance(decoded, gateway_messages.AuthorizeFlow)
+    assert decoded.expires_at == TOKEN_END
+    assert demand["resource"]["filters"] == [
+        {"protocol": "tcp", "port_range_start": 443, "port_range_end": 443},
+        {"protocol": "tcp", "port_range_start": 8000, "port_range_end": 8100},
+        {"protocol": "icmp"},
+    ]
+
+    answer = gateway.asks("flow_authorized", {"ref": demand["ref"]})
+    assert answer["payload"] == {"status": "ok", "response": {}}
+    created = client.takes("flow_created")
+    flow = client_messages.decode("flow_created", created)
+    assert isinstance(flow, client_messages.FlowCreated)
+    assert flow.preshared_key == decoded.client.preshared_key
+    assert (flow.client_ice, flow.gateway_ice) == (decoded.client_ice, decoded.gateway_ice)
+    assert str(flow.gateway_ipv4) == greeting["interface"]["ipv4"]
+    assert str(decoded.client.ipv4) == init["interface"]["ipv4"]
+
+    candidates = {"candidates": ["candidate:1"]}
+    for ours, theirs in (
+        ("broadcast_ice_candidates", "ice_candidates"),
+        ("broadcast_invalidated_ice_candidates", "invalidate_ice_candidates"),
+    ):
+        client.asks(ours, {"gateway_ids": [created["gateway_id"]], **candidates})
+        assert gateway.takes(theirs) == {"client_id": demand["client"]["id"], **candidates}
+        gateway.asks(ours, {"client_ids": [demand["client"]["id"]], **candidates})
+        assert client.takes(theirs) == {"gateway_id": created["gateway_id"], **candidates}
+
+
+def test_a_repeated_request_gets_the_same_values() -> None:
+    world = World()
+    gateway, client = world.gateway(), world.client()
+    gateway.taken()
+    first, again = (world.flow(client, gateway) for _ in range(2))
+    assert first == again
+
+
+def test_both_answers_to_a_repeated_request_are_taken() -> None:
+    world = World()
+    gateway, client = world.gateway(), world.client()
+    gateway.taken(), client.taken()
+    wanted = {"resource_id": world.id("web"), "connected_gateway_ids": []}
+    client.asks("create_flow", wanted)
+    client.asks("create_flow", wanted)
+    refs = [payload["ref"] for _, payload in gateway.taken()]
+    for ref in refs:
+        assert gateway.asks("flow_authorized", {"ref": ref})["payload"]["status"] == "ok"
+
+
+def test_a_made_up_ref_is_refused() -> None:
+    world = World()
+    gateway = world.gateway()
+    answer = gateway.asks("flow_authorized", {"ref": "guess"})
+    assert answer["payload"] == {"status": "error", "response": {"reason": "invalid_ref"}}
+
+
+def test_why_there_is_no_flow() -> None:
+    world = World(CONFIG.replace("#web\n", ONLY_HOME))
+    client = world.client()
+    client.taken()
+
+    def reason(resource_id: str) -> dict[str, Any]:
+        client.asks("create_flow", {"resource_id": resource_id, "connected_gateway_ids": []})
+        failed = client.takes("flow_creation_failed")
+        assert failed.pop("resource_id") == resource_id
+        return failed
+
+    assert reason(world.id("vault")) == {"reason": "not_found"}
+    assert reason("no such thing") == {"reason": "not_found"}
+    assert reason(world.id("nowhere")) == {"reason": "not_found"}
+    assert reason(world.id("bench")) == {"reason": "offline"}
+    assert reason(world.id("web")) == {"reason": "forbidden", "violated_properties": ["remote_ip"]}
+
+
+def test_a_gateway_of_an_old_version_is_not_found() -> None:
+    world = World()
+    world.gateway(agent="x connlib/1.3.0")
+    client = world.client()
+    client.taken()
+    client.asks("create_flow", {"resource_id": world.id("web"), "connected_gateway_ids": []})
+    assert client.takes("flow_creation_failed")["reason"] == "not_found"
+
+
+def test_candidates_pass_only_between_the_ends_of_a_flow() -> None:
+    world = World()
+    gateway, client = world.gateway(), world.client()
+    id = gateway.id
+    gateway.taken()
+    client.asks("broadcast_ice_candidates", {"gateway_ids": [id], "candidates": ["c"]})
+    assert gateway.taken() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"token": "wrong"}, 401),
+        ({"token": None}, 401),
+        ({"token": "gateway-token"}, 401),
+        ({"token": "x" * 5000}, 401),
+        ({"external_id": None}, 422),
+        ({"external_id": "x" * 256}, 422),
+        ({"public_key": None}, 422),
+        ({"public_key": "AAAA"}, 422),
+        ({"public_key": "é" * 44}, 422),
+    ],
+)
+def test_who_is_refused(change: dict[str, str | None], status: int) -> None:
+    outcome = World().admit("client", "alice-token", CLIENT_AGENT, change)
+    assert isinstance(outcome, Refusal) and outcome.status == status
+
+
+@pytest.mark.parametrize("agent", ["", "curl/8", "connlib/1", "xconnlib/1.2.3", "connlib/a.b.c"])
+def test_a_user_agent_without_version_is_refused(agent: str) -> None:
+    outcome = World().admit("client", "alice-token", agent)
+    assert isinstance(outcome, Refusal) and outcome.status == 422
+
+
+def test_relays_without_address_are_refused() -> None:
+    world = World()
+    for change in ({"ipv4": None}, {"ipv4": "x"}, {"port": "0"}, {"port": "http"}):
+        outcome = world.admit("relay", "relay-token", "relay/0.1.0", change)
+        assert isinstance(outcome, Refusal) and outcome.status == 422
+
+
+def test_a_disabled_account_and_actor_are_forbidden() -> None:
+    for old, new in (
+        ('slug = "acme"', 'slug = "acme"\ndisabled = true'),
+        ('groups = ["staff"]', 'groups = ["staff"]\ndisabled = true'),
+    ):
+        outcome = World(CONFIG.replace(old, new)).admit("client", "alice-token", CLIENT_AGENT)
+        assert isinstance(outcome, Refusal) and outcome.status == 403
+
+
+def test_an_expired_token_is_refused_and_closes_its_connection() -> None:
+    world = World()
+    client = world.client()
+    world.wall = TOKEN_END
+    world.advance(61 * SECOND)
+    assert client.is_closed
+    outcome = world.admit("client", "alice-token", CLIENT_AGENT)
+    assert isinstance(outcome, Refusal) and outcome.status == 401
+
+
+def test_what_a_peer_may_not_say() -> None:
+    world = World()
+    client = world.client()
+    assert client.asks("flow_authorized", {"ref": "x"})["payload"]["response"] == {
+        "reason": "unknown_message"
+    }
+    client.taken()
+    for payload in (None, {}, {"resource_id": 5}, [], {"resource_id": "x"}):
+        client.asks("create_flow", payload)
+    assert client.taken() == []
+    assert world.portal.counters["malformed CreateFlow"] == 5
+
+
+# Changes of the file.
+
+
+def test_a_policy_removed_takes_the_access_back() -> None:
+    world = World()
+    gateway, client = world.gateway(), world.client()
+    world.flow(client, gateway)
+    world.edit('group = "staff"\nresource = "web"', 'group = "guests"\nresource = "web"')
+    assert client.taken() == [("resource_deleted", world.id("web"))]
+    assert gateway.takes("reject_access") == {
+        "client_id": client.id,
+        "resource_id": world.id("web"),
+    }
+    world.edit('group = "guests"\nresource = "web"', 'group = "staff"\nresource = "web"')
+    assert client.takes("resource_created_or_updated")["id"] == world.id("web")
+    assert gateway.taken() == []
+
+
+def test_another_policy_that_covers_the_pair_changes_the_expiry_only() -> None:
+    world = World()
+    gateway, client = world.gateway(), world.client()
+    world.flow(client, gateway)
+    world.edit("#web\n", "expires_at = 2026-12-01T00:00:00Z\n")
+    assert client.taken() == []
+    assert gateway.takes("access_authorization_expiry_updated") == {
+        "client_id": client.id,
+        "resource_id": world.id("web"),
+        "expires_at": 1796083200,
+    }
+
+
+def test_changed_filters_reach_the_gateways_in_use() -> None:
+    world = World()
+    gateway, client = world.gateway(), world.client()
+    gateway.taken()
+    world.edit("tcp/443", "tcp/80")
+    assert gateway.taken() == [] and client.takes("init")
+    world.flow(client, gateway)
+    world.edit('"tcp/80"', '"udp/53"')
+    updated = gateway.takes("resource_updated")
+    assert updated["filters"][0] == {
+        "protocol": "udp",
+        "port_range_start": 53,
+        "port_range_end": 53,
+    }
+    assert client.taken() == []
+
+
+def test_another_address_ends_the_flows() -> None:
+    world = World()
+    gateway, client = world.gateway(), world.client()
+    world.flow(client, gateway)
+    world.edit("10.0.0.0/24", "10.0.9.0/24")
+    assert client.takes("resource_created_or_updated")["address"] == "10.0.9.0/24"
+    assert gateway.takes("reject_access")
+
+
+def test_other_sites_are_told_as_deletion_and_creation() -> None:
+    world = World()
+    gateway, client = world.gateway(), world.client()
+    world.flow(client, gateway)
+    world.edit(
+        'address = "10.0.0.0/24"\nsites = ["office"]', 'address = "10.0.0.0/24"\nsites = ["lab"]'
+    )
+    assert [event for event, _ in client.taken()] == [
+        "resource_deleted",
+        "resource_created_or_updated",
+    ]
+    assert gateway.takes("reject_access")
+
+
+def test_another_dns_server_is_a_changed_config() -> None:
+    world = World()
+    client, gateway = world.client(), world.gateway()
+    client.taken(), gateway.taken()
+    world.edit('slug = "acme"', 'slug = "acme"\nupstream_dns = ["9.9.9.9"]')
+    interface = client.takes("config_changed")["interface"]
+    assert interface["upstream_dns"] == [{"protocol": "ip_port", "address": "9.9.9.9:53"}]
+    assert gateway.taken() == []
+
+
+def test_a_removed_token_closes_its_connections_and_takes_the_access_back() -> None:
+    world = World()
+    gateway, client = world.gateway(), world.client()
+    world.flow(client, gateway)
+    world.edit(token_hash("alice-token"), token_hash("another"))
+    assert client.is_closed and not gateway.is_closed
+    assert gateway.takes("reject_access")["client_id"] == client.id
+    outcome = world.admit("client", "alice-token", CLIENT_AGENT)
+    assert isinstance(outcome, Refusal) and outcome.status == 401
+    client.asks("create_flow", {"resource_id": world.id("web"), "connected_gateway_ids": []})
+    assert gateway.taken() == []
+
+
+def test_a_time_window_that_closes_takes_the_access_back() -> None:
+    world = World()
+    gateway, client = world.gateway(), world.client()
+    world.edit("#web\n", "expires_at = 2026-09-21T15:00:00Z\n")
+    world.flow(client, gateway)
+    world.wall = 1_790_010_000
+    world.advance(MINUTE)
+    assert client.takes("resource_deleted") == world.id("web")
+    assert gateway.taken() == []  # it was told when to stop
+
+
+def test_a_client_that_comes_back_from_elsewhere_is_judged_by_where_it_is_now() -> None:
+    world = World(CONFIG.replace("#web\n", ONLY_HOME.replace("198.51.100", "192.0.2")))
+    gateway, client = world.gateway(), world.client()
+    world.flow(client, gateway)
+    client.leave()
+    world.remote = "198.51.100.9"
+    client = world.client()
+    assert gateway.takes("reject_access")["client_id"] == client.id
+    assert [r["name"] for r in client.takes("init")["resources"]] == ["bench"]
+
+
+# Gateways that were away.
+
+
+def test_a_gateway_that_reconnects_hears_of_its_authorizations() -> None:
+    world = World()
+    gateway, client = world.gateway(), world.client()
+    world.flow(client, gateway)
+    gateway.leave()
+    world.edit("tcp/443", "tcp/80")
+    gateway = world.gateway()
+    assert gateway.takes("init")["authorizations"] == [
+        {
+            "client_id": client.id,
+            "resource_id": world.id("web"),
+            "expires_at": TOKEN_END,
+        }
+    ]
+
+
+def test_a_gateway_that_was_away_gets_revocations_and_filters_afterwards() -> None:
+    world = World()
+    gateway, client = world.gateway(), world.client()
+    world.flow(client, gateway)
+    gateway.leave()
+    world.edit("tcp/443", "tcp/80")
+    again = world.gateway()
+    (event, _), (update, resource) = again.taken()
+    assert (event, update) == ("init", "resource_updated")
+    assert resource["filters"][0]["port_range_start"] == 80
+    again.leave()
+    world.edit('group = "staff"\nresource = "web"', 'group = "guests"\nresource = "web"')
+    last = world.gateway()
+    (event, init), (revoked, pair) = last.taken()
+    assert (event, revoked) == ("init", "reject_access")
+    assert init["authorizations"] == [] and pair["client_id"] == client.id
+    last.leave()
+    assert [event for event, _ in world.gateway().taken()] == ["init"]
+
+
+def test_a_portal_that_restarts_remembers_peers_and_flows() -> None:
+    world = World()
+    gateway, client = world.gateway(), world.client()
+    before = world.flow(client, gateway)
+    world.restart()
+    world.edit('group = "staff"\nresource = "web"', 'group = "guests"\nresource = "web"')
+    again = world.gateway()
+    assert [event for event, _ in again.taken()] == ["init", "reject_access"]
+    world.edit('group = "guests"\nresource = "web"', 'group = "staff"\nresource = "web"')
+    assert world.flow(world.client(), again) == before
+
+
+def test_a_peer_that_reconnects_replaces_its_old_connection() -> None:
+    world = World()
+    old = world.client()
+    new = world.client()
+    assert old.is_closed and not new.is_closed
+    assert new.id == old.id
+    old.leave()
+    assert world.flow(new, world.gateway())
+
+
+# Relays.
+
+
+def test_peers_without_relays_are_told_of_the_first_ones() -> None:
+    world = World()
+    client = world.client()
+    assert client.takes("init")["relays"] == []
+    first = world.relay()
+    told = client.takes("relays_presence")
+    assert told["disconnected_ids"] == [] and [r["id"] for r in told["connected"]] == [first.id]
+    world.relay("203.0.113.6")
+    assert client.takes("relays_presence")
+    world.relay("203.0.113.7")
+    assert client.taken() == []
+
+
+def test_a_relay_with_both_families_is_two_neighbours() -> None:
+    world = World()
+    world.relay(ipv6="2001:db8::5")
+    entries = world.client().takes("init")["relays"]
+    assert [e["addr"] for e in entries] == ["203.0.113.5:3478", "[2001:db8::5]:3478"]
+    assert entries[0]["id"] == entries[1]["id"]
+
+
+def test_a_relay_that_is_back_at_once_was_never_gone() -> None:
+    world = World()
+    relay, client = world.relay(), world.client()
+    client.taken()
+    relay.leave()
+    world.advance(2 * SECOND)
+    world.relay()
+    world.advance(MINUTE)
+    assert client.taken() == []
+
+
+def test_a_relay_that_is_gone_for_three_seconds_is_replaced() -> None:
+    world = World()
+    relay, client, gateway = world.relay(), world.client(), world.gateway()
+    spare = world.relay("203.0.113.6")
+    client.taken(), gateway.taken()
+    third = world.relay("203.0.113.7")
+    relay.leave()
+    world.advance(3 * SECOND - 1)
+    assert client.taken() == gateway.taken() == []
+    world.advance(1)
+    for peer in (client, gateway):
+        told = peer.takes("relays_presence")
+        assert told["disconnected_ids"] == [relay.id]
+        assert [r["id"] for r in told["connected"]] == [third.id]
+    assert spare.id != third.id
+
+
+def test_a_relay_that_restarted_has_new_credentials_at_once() -> None:
+    world = World()
+    relay, client = world.relay(), world.client()
+    old = client.takes("init")["relays"][0]["password"]
+    relay.leave()
+    world.relay(secret="another")
+    told = client.takes("relays_presence")
+    assert told["disconnected_ids"] == [relay.id]
+    assert told["connected"][0]["password"] != old
+    world.advance(MINUTE)
+    assert client.taken() == []
+
+
+def test_a_relay_must_join_with_a_secret() -> None:
+    world = World()
+    relay = world.connect("relay", "relay-token", "relay/0.1.0")
+    for payload in (None, {}, {"stamp_secret": ""}, {"stamp_secret": 5}):
+        assert relay.asks("phx_join", payload)["payload"]["status"] == "error"
+    assert world.client().takes("init")["relays"] == []
+
+
+@dataclass
+class Peer:
+    """One scripted peer and what it was told."""
+
+    world: "World"
+    topic: str
+    connection: int
+    id: str
+    ref: int = 0
+    is_closed: bool = False
+    inbox: list[dict[str, Any]] = field(default_factory=list)
+
+    def asks(self, event: str, payload: object) -> dict[str, Any]:
+        """Send a message; gives the reply, if one came."""
+        self.ref += 1
+        message = {"topic": self.topic, "event": event, "payload": payload, "ref": self.ref}
+        self.world.portal.handle_text(self.connection, json.dumps(message), self.world.now)
+        self.world.collect()
+        replies = [m for m in self.inbox if m["event"] == "phx_reply" and m["ref"] == self.ref]
+        self.inbox = [m for m in self.inbox if m not in replies]
+        return replies[0] if replies else {}
+
+    def taken(self) -> list[tuple[str, Any]]:
+        """All pushes so far."""
+        messages, self.inbox = self.inbox, []
+        return [(message["event"], message["payload"]) for message in messages]
+
+    def takes(self, event: str) -> Any:
+        """The one push of this event; others are dropped."""
+        [payload] = [payload for name, payload in self.taken() if name == event]
+        return payload
+
+    def leave(self) -> None:
+        self.world.portal.handle_disconnected(self.connection, self.world.now)
+
+
+class World:
+    """A portal with made-up clocks."""
+
+    def __init__(self, text: str = CONFIG) -> None:
+        self.text = text
+        self.now = 1_000 * SECOND
+        self.wall = WALL
+        self.remote = "192.0.2.44"
+        self.entropy = random.Random(7).randbytes
+        self.store = Store.open(None, self.entropy)
+        self.peers: dict[int, Peer] = {}
+        self.restart()
+
+    def restart(self) -> None:
+        self.peers.clear()
+        self.portal = ControlPlane(
+            config=self.config,
+            store=self.store,
+            entropy=self.entropy,
+            wall_clock=lambda: self.wall,
+            now=self.now,
+        )
+
+    @property
+    def config(self) -> Config:
+        return parse(self.text, "portal.toml")
+
+    def id(self, resource: str) -> str:
+        [found] = [r.id for r in self.config.resources.values() if r.name == resource]
+        return found
+
+    def edit(self, old: str, new: str) -> None:
+        assert self.text.count(old) == 1
+        self.text = self.text.replace(old, new)
+        self.portal.handle_config(self.config, self.now)
+        self.collect()
+
+    def advance(self, duration: int) -> None:
+        self.now += duration
+        if self.portal.poll_timeout().deadline <= self.now:
+            self.portal.handle_timeout(self.now)
+        self.collect()
+
+    def client(self, token: str = "alice-token") -> Peer:
+        return self.connect("client", token, CLIENT_AGENT, join=None)
+
+    def gateway(self, agent: str = GATEWAY_AGENT) -> Peer:
+        return self.connect("gateway", "gateway-token", agent, join=None)
+
+    def relay(
+        self, ipv4: str = "203.0.113.5", secret: str = "0f" * 32, ipv6: str | None = None
+    ) -> Peer:
+        change = {"ipv4": ipv4, "ipv6": ipv6}
+        join = {"stamp_secret": secret}
+        return self.connect("relay", "relay-token", "relay/0.1.0", change, join=join)
+
+    def admit(
+        self, role: str, token: str, agent: str, change: dict[str, str | None] | None = None
+    ) -> Any:
+        query: dict[str, str | None] = {"token": token}
+        if role == "relay":
+            query |= {"ipv4": "203.0.113.5", "port": "3478"}
+        else:
+            key = base64.b64encode(role.encode().ljust(32, b"=")).decode()
+            query |= {"external_id": role, "name": "n", "public_key": key}
+        query |= change or {}
+        given = {key: value for key, value in query.items() if value is not None}
+        remote = ip_address(self.remote)
+        return self.portal.admit(Request(f"/{role}/websocket", given, agent, remote))
+
+    def connect(
+        self,
+        role: str,
+        token: str,
+        agent: str,
+        change: dict[str, str | None] | None = None,
+        **join: Any,
+    ) -> Peer:
+        admission = self.admit(role, token, agent, change)
+        connection = self.portal.handle_connected(admission, self.now)
+        id = admission.id if role == "relay" else admission.identity.id
+        peer = self.peers[connection] = Peer(self, role, connection, id)
+        if join:
+            reply = peer.asks("phx_join", join["join"])
+            assert reply["payload"] == {"status": "ok", "response": {}}
+        return peer
+
+    def flow(self, client: Peer, gateway: Peer) -> Any:
+        """Set up a flow to `web`; gives what the client is told."""
+        client.taken(), gateway.taken()
+        wanted = {"resource_id": self.id("web"), "connected_gateway_ids": []}
+        client.asks("create_flow", wanted)
+        gateway.asks("flow_authorized", {"ref": gateway.takes("authorize_flow")["ref"]})
+        return client.takes("flow_created")
+
+    def collect(self) -> None:
+        while (output := self.portal.poll_output()) is not None:
+            peer = self.peers[output.connection]
+            if isinstance(output, SendText):
+                peer.inbox.append(json.loads(output.text))
+            else:
+                peer.is_closed = True
