@@ -5,7 +5,7 @@ import http.client
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -42,17 +42,15 @@ def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 def test_a_flow_from_end_to_end_and_its_end_by_editing_the_file(tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with (
-            portal(tmp_path) as world,
-            world.relay() as r,
-            world.gateway() as g,
-            world.client() as c,
-        ):
+        async with AsyncExitStack() as stack:
+            world = await stack.enter_async_context(portal(tmp_path))
+            r = await stack.enter_async_context(world.relay())
             await r.next(relay.Init)
-            greeting = await c.next(client.Init)
-            [resource] = greeting.resources
-            assert isinstance(resource, client.CidrResource)
+            g = await stack.enter_async_context(world.gateway())
             assert (await g.next(gateway.Init)).account_slug == "home"
+            c = await stack.enter_async_context(world.client())
+            [resource] = (await c.next(client.Init)).resources
+            assert isinstance(resource, client.CidrResource)
 
             c.link.send(*client.create_flow(resource.id, []))
             demand = await g.next(gateway.AuthorizeFlow)
