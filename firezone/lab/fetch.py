@@ -62,6 +62,7 @@ def _fetch(host: str, port: int, path: str, timeout_seconds: float, started: flo
                 raise ConnectionResetError(errno.ECONNRESET, "closed early")
             head += received
         head, _, page = head.partition(b"\r\n\r\n")
+        page = page or connection.recv(65536)
         total = len(page) + _drain(connection)
     return Fetched(
         status=int(head.split()[1]),

@@ -136,14 +136,8 @@ class Lab:
     def start_portal(self) -> Program:
         """Start the portal with `portal_file`, and wait until it listens."""
         self.portal_file.write(self._portal_path)
-        state = self.directory / "portal-state"
-        state.mkdir(exist_ok=True)
-        program = self._start_firezone(
-            "portal",
-            PORTAL,
-            ["--config", str(self._portal_path), "--listen", f"[::]:{PORTAL_PORT}"],
-            {"HOME": str(state)},
-        )
+        arguments = ["--config", str(self._portal_path), "--listen", f"[::]:{PORTAL_PORT}"]
+        program = self._start_firezone("portal", PORTAL, arguments, {})
         program.wait_for_event("ready")
         return program
 
@@ -171,7 +165,7 @@ class Lab:
     def start_client(self) -> Program:
         """Start the client and wait until its tunnel interface stands."""
         program = self._start_peer("client", self.plan.client)
-        program.wait_for_event("ready")
+        program.wait_for_event("tunnel_configured")
         return program
 
     def edit_portal(self, change: Callable[[PortalFile], None]) -> None:

@@ -75,7 +75,7 @@ class Network:
     def _build_site(self, site: SitePlan) -> None:
         families = site.site.families
         router = self.namespace(site.router)
-        netns.set_sysctls(router, {"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1"})
+        netns.set_sysctls(router, _ROUTER_PARAMETERS)
         netns.load_rules(router, nat.router_rules(site.site.nat))
         self._configure(site.router, _interface("eth1", site.router_inside, families))
         self._configure(site.host, _interface("eth0", site.host_inside, families))
@@ -96,6 +96,16 @@ class Network:
         self._configure(self.plan.gateway.host, _interface("eth1", GATEWAY_TO_RESOURCE))
         self._configure(RESOURCE, _interface("eth0", RESOURCE_ALLOWED))
         self._configure(RESOURCE, _interface("eth0", RESOURCE_DENIED))
+
+
+_ROUTER_PARAMETERS = {
+    "net/ipv4/ip_forward": "1",
+    "net/ipv6/conf/all/forwarding": "1",
+    # Else the connectivity checks, most of which lead nowhere, use up what the kernel grants each
+    # host of such answers in a second, and other programs wait for theirs in vain.
+    "net/ipv4/icmp_ratelimit": "0",
+    "net/ipv6/icmp/ratelimit": "0",
+}
 
 
 def _interface(name: str, addresses: Addresses, families: frozenset[int] = BOTH) -> Iterator[str]:
