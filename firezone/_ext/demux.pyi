@@ -3,7 +3,7 @@ from typing import final
 from firezone._ext.batch import PacketBatch
 from firezone._ext.session import Sessions
 
-Address = tuple[int, bytes, int]
+_Address = tuple[int, bytes, int]
 
 @final
 class Channels:
@@ -15,13 +15,13 @@ class Channels:
         """`secret`: 8 random bytes. It frees by the epoch of `sessions`."""
 
     def __len__(self) -> int: ...
-    def open(self, relay: Address, number: int) -> bool:
+    def open(self, relay: _Address, number: int) -> bool:
         """Accept a channel; False when the table is full. Opening again keeps `received_at`."""
 
-    def close(self, relay: Address, number: int) -> bool:
+    def close(self, relay: _Address, number: int) -> bool:
         """Refuse a channel; False if it was not open."""
 
-    def received_at(self, relay: Address, number: int) -> int:
+    def received_at(self, relay: _Address, number: int) -> int:
         """When data last came through it, absolute ns; 0 = never or not open."""
 
 @final

@@ -4,13 +4,13 @@ from typing import final
 from firezone._ext.batch import PacketBatch
 from firezone._ext.session import Sessions
 
-Key = tuple[int, int, int, bytes, bytes, int, int]
+_Key = tuple[int, int, int, bytes, bytes, int, int]
 """(direction, slot, protocol, source, destination, source port, destination port)"""
-Rewrite = tuple[bytes | None, bytes | None, int | None, int | None]
+_Rewrite = tuple[bytes | None, bytes | None, int | None, int | None]
 """(source, destination, source port, destination port), None = unchanged"""
-Counters = tuple[int, int, int, int]
+_Counters = tuple[int, int, int, int]
 """(packets, bytes, last seen in absolute ns, TCP flags seen)"""
-Entry = tuple[Key, int, int, int, int, int, Rewrite | None, Counters]
+_Entry = tuple[_Key, int, int, int, int, int, _Rewrite | None, _Counters]
 """(key, action, slot, group, expires_at, idle_timeout, rewrite, counters)"""
 
 @final
@@ -36,13 +36,13 @@ class Flows:
     def capacity(self) -> int: ...
     def install(
         self,
-        key: Key,
+        key: _Key,
         action: int,
         slot: int,
         group: int,
         expires_at: int,
         idle_timeout: int,
-        rewrite: Rewrite | None,
+        rewrite: _Rewrite | None,
         now: int,
     ) -> bool:
         """Add or replace an entry; False when the table or the group is full.
@@ -50,10 +50,10 @@ class Flows:
         A replaced entry hands its counters on. Raises ValueError for values out of range.
         """
 
-    def remove(self, key: Key) -> Counters | None:
+    def remove(self, key: _Key) -> _Counters | None:
         """Forget an entry; its last counters, None if there was none."""
 
-    def entry(self, key: Key) -> Entry | None:
+    def entry(self, key: _Key) -> _Entry | None:
         """The entry of a key, live or stale."""
 
     def bump(self, group: int) -> None:
@@ -62,10 +62,10 @@ class Flows:
     def close_slot(self, slot: int) -> None:
         """Make every entry that names this peer, in key or decision, stale."""
 
-    def sweep(self, now: int, limit: int = 1024) -> list[Entry]:
+    def sweep(self, now: int, limit: int = 1024) -> list[_Entry]:
         """Look at the next `limit` places of each direction and remove what is stale there."""
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[_Entry]:
         """Every entry of both directions."""
 
     def lookup(self, batch: PacketBatch, direction: int, now: int) -> None:

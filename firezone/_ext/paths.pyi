@@ -3,7 +3,7 @@ from typing import final
 from firezone._ext.batch import PacketBatch
 from firezone._ext.session import Sessions
 
-Address = tuple[int, bytes, int]
+_Address = tuple[int, bytes, int]
 
 @final
 class Paths:
@@ -13,8 +13,8 @@ class Paths:
     def set(
         self,
         slot: int,
-        destination: Address,
-        source: Address | None = None,
+        destination: _Address,
+        source: _Address | None = None,
         channel: int | None = None,
     ) -> None:
         """Swap a peer's path. Raises ValueError for a slot or channel out of range."""
@@ -22,7 +22,7 @@ class Paths:
     def clear(self, slot: int) -> None:
         """Forget a peer's path."""
 
-    def get(self, slot: int) -> tuple[Address, Address | None, int | None] | None:
+    def get(self, slot: int) -> tuple[_Address, _Address | None, int | None] | None:
         """(destination, source, channel) of a peer."""
 
     def reclaim(self) -> int:

@@ -8,8 +8,8 @@ from firezone._ext.session import Sessions
 from firezone._ext.tun import Tun
 from firezone._ext.udp import UdpSockets
 
-Address = tuple[int, bytes, int]
-Event = tuple[int, int, int, bytes, Address | None, Address | None]
+_Address = tuple[int, bytes, int]
+_Event = tuple[int, int, int, bytes, _Address | None, _Address | None]
 """(kind, peer, argument, payload, local, remote); what they mean depends on the kind."""
 
 DATAGRAM: int
@@ -74,6 +74,6 @@ class Pipeline:
     def close_slot(self, slot: int) -> None:
         """Drop what is on its way in the rings for or from this peer."""
 
-    def poll_event(self) -> Event | None: ...
+    def poll_event(self) -> _Event | None: ...
     def counters(self) -> dict[str, int]:
         """Packets and bytes each way, and drops by verdict name in lower case."""

@@ -1,6 +1,6 @@
 from typing import final
 
-Address = tuple[int, bytes, int]
+_Address = tuple[int, bytes, int]
 
 @final
 class Ring:
@@ -22,10 +22,10 @@ class Ring:
         payload: bytes,
         peer: int = 0,
         argument: int = 0,
-        local: Address | None = None,
-        remote: Address | None = None,
+        local: _Address | None = None,
+        remote: _Address | None = None,
     ) -> bool:
         """Append an item; False (and counted in `dropped`) when full or too long."""
 
-    def pop(self) -> tuple[int, int, int, bytes, Address | None, Address | None] | None:
+    def pop(self) -> tuple[int, int, int, bytes, _Address | None, _Address | None] | None:
         """The oldest item as (kind, peer, argument, payload, local, remote), None when empty."""

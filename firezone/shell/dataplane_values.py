@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
 from firezone import commands
 from firezone._ext import pipeline as kernel
-from firezone._ext.flows import Entry, Key, Rewrite
 from firezone.model import Endpoint
+
+if TYPE_CHECKING:
+    from firezone._ext.flows import _Entry, _Key, _Rewrite
+    from firezone._ext.pipeline import _Event
 
 Address = tuple[int, bytes, int]
 
@@ -39,7 +43,7 @@ def endpoint_of(address: Address) -> Endpoint:
     return Endpoint(ip_address(packed), port)
 
 
-def key_tuple(key: commands.FlowKey) -> Key:
+def key_tuple(key: commands.FlowKey) -> _Key:
     return (
         key.direction,
         key.slot,
@@ -51,7 +55,7 @@ def key_tuple(key: commands.FlowKey) -> Key:
     )
 
 
-def rewrite_tuple(rewrite: commands.Rewrite | None) -> Rewrite | None:
+def rewrite_tuple(rewrite: commands.Rewrite | None) -> _Rewrite | None:
     if rewrite is None:
         return None
     return (
@@ -62,7 +66,7 @@ def rewrite_tuple(rewrite: commands.Rewrite | None) -> Rewrite | None:
     )
 
 
-def flow_of(entry: Entry) -> Flow:
+def flow_of(entry: _Entry) -> Flow:
     key, action, slot, group, expires_at, idle_timeout, rewrite, counters = entry
     direction, key_slot, protocol, source, destination, source_port, destination_port = key
     packets, size, last_seen, tcp_flags = counters
@@ -89,7 +93,7 @@ def flow_of(entry: Entry) -> Flow:
     )
 
 
-def _rewrite_of(rewrite: Rewrite | None) -> commands.Rewrite | None:
+def _rewrite_of(rewrite: _Rewrite | None) -> commands.Rewrite | None:
     if rewrite is None:
         return None
     source, destination, source_port, destination_port = rewrite
@@ -101,7 +105,7 @@ def _rewrite_of(rewrite: Rewrite | None) -> commands.Rewrite | None:
     )
 
 
-def event_of(event: kernel.Event) -> commands.DataplaneEvent:
+def event_of(event: _Event) -> commands.DataplaneEvent:
     kind, peer, argument, payload, local, remote = event
     match kind:
         case kernel.DATAGRAM:
