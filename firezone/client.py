@@ -220,8 +220,10 @@ class Client(Role):
         self._remember(flow.gateway_id)
         self._resources.rebuild()
         self._commands.append(BumpGeneration(NOBODY))
+        slot = self.node.slot_of(flow.gateway_id)
         for packet in pending.packets.drain():
-            self._decide_up(packet, now)
+            if slot is not None:
+                self.node.send_packet(slot, packet, now)
 
     def _flow_failed(self, failure: messages.FlowCreationFailed) -> None:
         """Tell the senders that wait, unless a gateway may yet come. The intent stays, so that

@@ -180,7 +180,7 @@ class Gateway(Role):
         self._commands.append(refuse(flow, Direction.DOWN, slot, now))
         answer = prohibited(packet)
         if answer is not None:
-            self.node.send_packet(slot, answer)
+            self.node.send_packet(slot, answer, now)
 
     def _decide_up(self, packet: bytes, now: int) -> None:
         """What comes from a resource passes where the same filters permit its source. Mostly it is

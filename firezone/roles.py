@@ -141,11 +141,11 @@ class Role(ABC):
         self.node.handle_timeout(now)
         self._drain_node()
 
-    def shut_down(self) -> None:
+    def shut_down(self, now: int) -> None:
         """Say goodbye to every peer, so that none waits for us."""
         for c in self.node.connections():
             if c.established:
-                self.node.send_packet(c.slot, control_packet(ControlKind.GOODBYE))
+                self.node.send_packet(c.slot, control_packet(ControlKind.GOODBYE), now)
 
     # Outputs.
 

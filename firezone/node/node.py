@@ -180,9 +180,14 @@ class Node:
         self._settle_relays(now)
         self._leave_lost_relays(now)
 
-    def send_packet(self, slot: int, packet: bytes) -> None:
-        """Seal an inner packet of ours to a peer. The data plane hands it back if it cannot."""
-        self._commands.append(SealPacket(slot, packet))
+    def send_packet(self, slot: int, packet: bytes, now: int) -> None:
+        """Seal an inner packet to a peer, past the flow table. It waits for the connection to be
+        established; if the data plane has no session left, it hands the packet back."""
+        c = self._by_slot.get(slot)
+        if c is not None and c.established:
+            self._commands.append(SealPacket(slot, packet))
+        else:
+            self.handle_unroutable(slot, packet, now)
 
     def reset(self, now: int) -> None:
         """Start over after a change of network: new key, no relays, no connections.

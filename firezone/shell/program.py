@@ -270,7 +270,7 @@ class Program:
 
     async def _say_goodbye(self) -> None:
         """Peers that hear it need not wait for a timeout. The data plane gets a moment to send."""
-        self._role.shut_down()
+        self._role.shut_down(boottime_ns())
         self._carry_out()
         await asyncio.sleep(_FAREWELL_SECONDS)
 

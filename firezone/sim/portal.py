@@ -94,7 +94,7 @@ class Portal:
         self.requests.append(event)
         match event:
             case "create_flow":
-                self._later(lambda: self._authorize(payload["resource_id"]))
+                self._authorize(payload["resource_id"])
             case "broadcast_ice_candidates" | "broadcast_invalidated_ice_candidates":
                 name = _FORWARDED[event]
                 forwarded = {"client_id": CLIENT_ID, "candidates": payload["candidates"]}
@@ -103,7 +103,7 @@ class Portal:
     def _from_gateway(self, event: str, payload: Any) -> None:
         match event:
             case "flow_authorized":
-                self._later(lambda: self._create_flow(payload["ref"]))
+                self._create_flow(payload["ref"])
             case "broadcast_ice_candidates" | "broadcast_invalidated_ice_candidates":
                 name = _FORWARDED[event]
                 forwarded = {"gateway_id": GATEWAY_ID, "candidates": payload["candidates"]}
