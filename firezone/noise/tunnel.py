@@ -135,6 +135,11 @@ class Tunnel:
         """True from `Expired` until the next handshake begins."""
         return self._expired
 
+    def set_preshared_key(self, preshared_key: bytes | None) -> None:
+        """Use another one from the next handshake on; None for none. Sessions stay."""
+        _check_keys(self._static, self.peer_public_key, preshared_key)
+        self._preshared_key = preshared_key or NO_PRESHARED_KEY
+
     def has_session(self, now: int) -> bool:
         """True if data can be sent now."""
         session = self._sending_session()

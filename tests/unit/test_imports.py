@@ -17,7 +17,7 @@ LEVELS = [
     {"noise", "ice", "turn"},
     {"node", "dns", "policy", "nat", "phoenix", "dataplane"},
     {"roles"},
-    {"client", "gateway", "relay"},
+    {"client", "gateway", "relay", "wg"},
     {"shell", "sim"},
     {"lab", "portal"},
     {"cli"},

@@ -1,0 +1,38 @@
+"""A standard WireGuard interface on the data plane: its file, its control protocol, its machine."""
+
+from firezone.wg.allowed_ips import AllowedIPs, IPNetwork
+from firezone.wg.config import Config, InterfaceSection, PeerSection, Table, parse_config
+from firezone.wg.device import Device
+from firezone.wg.settings import (
+    AllowedIP,
+    DeviceChange,
+    DeviceStatus,
+    PeerChange,
+    PeerStatus,
+    SettingsError,
+    Traffic,
+)
+from firezone.wg.uapi import Get, RequestReader, UapiError, format_status, reply
+
+__all__ = [
+    "AllowedIP",
+    "AllowedIPs",
+    "Config",
+    "Device",
+    "DeviceChange",
+    "DeviceStatus",
+    "Get",
+    "IPNetwork",
+    "InterfaceSection",
+    "PeerChange",
+    "PeerSection",
+    "PeerStatus",
+    "RequestReader",
+    "SettingsError",
+    "Table",
+    "Traffic",
+    "UapiError",
+    "format_status",
+    "parse_config",
+    "reply",
+]

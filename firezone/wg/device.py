@@ -1,0 +1,536 @@
+"""A WireGuard interface without its I/O: peers, cryptokey routing, roaming, keepalives.
+
+A peer has a slot and a tunnel id in the data plane for as long as it exists, and a `noise.Tunnel`
+while the interface has a private key. What happens to a packet:
+
+- Out. The longest allowed network that holds the destination names the peer; that answer becomes
+  an entry of the flow table. Nobody's destination is refused for a second, and its sender told so.
+  Without a session the packet comes back, waits here, and a handshake begins.
+- In. The data plane opens it; its source must belong to the peer that sent it, by the same table.
+
+A change of the allowed networks makes the flows of the peers that it touches stale. A peer's
+endpoint is where its last authenticated message came from: a handshake message, which this machine
+sees, or transport data, which the data plane reports as `handle_roamed`. We answer from the local
+address that the peer reached us at, until a handshake goes unanswered: that address may be gone.
+
+Handshakes are tried for 90 s, then waiting packets are given up. The next packet begins anew, and so
+does the persistent keepalive, which goes on.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+
+from firezone.commands import (
+    NOBODY,
+    Activity,
+    AddPeer,
+    BumpGeneration,
+    Command,
+    DeliverPacket,
+    Direction,
+    InstallKeypair,
+    Path,
+    Reinject,
+    RemovePeer,
+    SealPacket,
+    SendKeepalive,
+    SetPath,
+)
+from firezone.durations import SECOND
+from firezone.model import Endpoint, Entropy, IPAddress, Timeout, Transmit, earliest
+from firezone.node.deadlines import Deadlines
+from firezone.node.slots import Slots
+from firezone.noise import (
+    Accepted,
+    CookieReply,
+    Expired,
+    MessageType,
+    NoiseError,
+    RateLimiter,
+    Rejected,
+    SessionEstablished,
+    StaticKeypair,
+    Tunnel,
+    TunnelIds,
+    initiator_of,
+    message_type,
+    receiver_index,
+    tunnel_id_of,
+)
+from firezone.policy.flow import Flow, forward, refuse
+from firezone.policy.icmp import prohibited
+from firezone.wg.allowed_ips import AllowedIPs
+from firezone.wg.settings import (
+    NO_KEY,
+    DeviceChange,
+    DeviceStatus,
+    PeerChange,
+    PeerStatus,
+    SettingsError,
+    Traffic,
+)
+
+REKEY_ATTEMPT_TIME = 90 * SECOND
+"""The standard's, unlike the tunnels that a portal sets up."""
+
+STAGED_PACKETS = 128
+"""How many packets of a peer wait for a session; then the oldest goes."""
+
+_RACE_WINDOW = 1 * SECOND
+"""A packet that comes back this soon after a session was installed had only missed it."""
+
+
+class Device:
+    """All peers of one interface.
+
+    `activity` and `traffic` read what the data plane saw of a slot. `unix_now` is the wall clock in
+    nanoseconds at `now`.
+    """
+
+    def __init__(
+        self,
+        *,
+        entropy: Entropy,
+        activity: Callable[[int], Activity],
+        traffic: Callable[[int], Traffic],
+        unix_now: int,
+        now: int,
+    ) -> None:
+        self.counters: Counter[str] = Counter()
+        self.listen_port = 0
+        """What `status` shows; whoever owns the sockets sets it."""
+        self.fwmark = 0
+        self._entropy = entropy
+        self._activity = activity
+        self._traffic = traffic
+        self._unix_offset = unix_now - now
+        self._private_key: bytes | None = None
+        self._static: StaticKeypair | None = None
+        self._limiter: RateLimiter | None = None
+        self._peers: dict[bytes, _Peer] = {}
+        self._by_slot: dict[int, _Peer] = {}
+        self._by_tunnel_id: dict[int, _Peer] = {}
+        self._allowed: AllowedIPs[int] = AllowedIPs()
+        self._slots = Slots()
+        self._tunnel_ids = TunnelIds(entropy)
+        self._deadlines = Deadlines()
+        self._commands: deque[Command] = deque()
+        self._transmits: deque[Transmit] = deque()
+
+    @property
+    def public_key(self) -> bytes | None:
+        """None while there is no private key."""
+        return None if self._static is None else self._static.public
+
+    def configure(self, change: DeviceChange, now: int) -> None:
+        """Carry a change out. Raises SettingsError, and does nothing, if a peer's key is no key.
+
+        With another private key every session ends, and the data plane must be told the new public
+        key: see `replay`.
+        """
+        _check_keys(change)
+        if change.private_key is not None:
+            self._set_private_key(change.private_key, now)
+        if change.listen_port is not None:
+            self.listen_port = change.listen_port
+        if change.fwmark is not None:
+            self.fwmark = change.fwmark
+        if change.replace_peers:
+            for peer in tuple(self._peers.values()):
+                self._remove(peer)
+        for peer_change in change.peers:
+            self._configure_peer(peer_change, now)
+
+    def replay(self, now: int) -> None:
+        """Tell a data plane that knows nothing of the peers; their sessions begin anew."""
+        self._commands.clear()
+        for peer in self._peers.values():
+            self._reset_tunnel(peer, now)
+        self._commands.clear()
+        for peer in self._peers.values():
+            self._commands.append(AddPeer(peer.slot, peer.tunnel_id))
+            self._apply_path(peer)
+
+    def status(self) -> DeviceStatus:
+        """Everything, secrets included."""
+        return DeviceStatus(
+            private_key=self._private_key,
+            public_key=self.public_key,
+            listen_port=self.listen_port,
+            fwmark=self.fwmark,
+            peers=tuple(map(self._peer_status, self._peers.values())),
+        )
+
+    # Inputs.
+
+    def handle_datagram(self, local: Endpoint, source: Endpoint, payload: bytes, now: int) -> None:
+        """A datagram that is not transport data."""
+        if self._static is None or self._limiter is None:
+            self.counters["no private key"] += 1
+            return
+        match self._limiter.verify(payload, source, now):
+            case Rejected(reason):
+                self.counters[reason] += 1
+            case CookieReply(message):
+                self.counters["under_load"] += 1
+                self._transmits.append(Transmit(message, source, local))
+            case Accepted():
+                self._handle_handshake(self._static, local, source, payload, now)
+
+    def handle_flow_missed(self, direction: Direction, slot: int, packet: bytes, now: int) -> None:
+        """A packet whose flow is undecided."""
+        flow = Flow.of(packet)
+        if flow is None:
+            self.counters["unreadable packet"] += 1
+        elif direction is Direction.UP:
+            self._decide_up(flow, packet, now)
+        else:
+            self._decide_down(flow, slot, packet, now)
+
+    def handle_unroutable(self, slot: int, packet: bytes, now: int) -> None:
+        """A packet for a peer without session or endpoint: it waits for a session."""
+        peer = self._by_slot.get(slot)
+        if peer is None or peer.tunnel is None:
+            self.counters["packet for an unusable peer"] += 1
+            return
+        if peer.endpoint is None:
+            self.counters["packet for a peer without endpoint"] += 1
+            self._refuse_to_sender(packet)
+            return
+        if peer.tunnel.has_session(now) and now - peer.session_at < _RACE_WINDOW:
+            self._commands.append(SealPacket(slot, packet))
+            return
+        peer.staged.append(packet)
+        peer.tunnel.handle_unsent_data(now)
+        self._settle(peer, now)
+
+    def handle_session_confirmed(self, slot: int, local_index: int, now: int) -> None:
+        """The first packet under a keypair of ours as responder came in."""
+        peer = self._by_slot.get(slot)
+        if peer is not None and peer.tunnel is not None:
+            peer.tunnel.handle_session_confirmed(local_index, now)
+            self._settle(peer, now)
+
+    def handle_roamed(self, slot: int, local: Endpoint, remote: Endpoint, now: int) -> None:
+        """The last authenticated transport data of a peer came from `remote` to `local`."""
+        peer = self._by_slot.get(slot)
+        if peer is not None:
+            self._move(peer, local, remote)
+
+    def handle_send_failed(self, transmit: Transmit) -> None:
+        """The host could not send: the local address may be gone."""
+        for peer in self._peers.values():
+            if peer.endpoint == transmit.destination and peer.source is not None:
+                peer.source = None
+                self._apply_path(peer)
+
+    def handle_timeout(self, now: int) -> None:
+        """Do what is due."""
+        for key in self._deadlines.due(now):
+            peer = self._by_slot.get(int(key))
+            if peer is not None and peer.tunnel is not None:
+                self._handle_peer_timeout(peer, peer.tunnel, now)
+
+    # Outputs. Commands are to be carried out before the transmits of the same moment.
+
+    def poll_command(self) -> Command | None:
+        return self._commands.popleft() if self._commands else None
+
+    def poll_transmit(self) -> Transmit | None:
+        return self._transmits.popleft() if self._transmits else None
+
+    def poll_timeout(self) -> Timeout | None:
+        return self._deadlines.first()
+
+    # Settings.
+
+    def _set_private_key(self, key: bytes, now: int) -> None:
+        wanted = None if key == NO_KEY else key
+        if wanted == self._private_key:
+            return
+        if self._static is not None:
+            self._static.wipe()
+        self._private_key = wanted
+        self._static = None if wanted is None else StaticKeypair.from_private(wanted)
+        self._limiter = (
+            None
+            if self._static is None
+            else RateLimiter(self._static.public, self._entropy, now=now)
+        )
+        own = self._peers.get(self.public_key or b"")
+        if own is not None:
+            self._remove(own)
+        for peer in self._peers.values():
+            self._reset_tunnel(peer, now)
+
+    def _configure_peer(self, change: PeerChange, now: int) -> None:
+        peer = self._peers.get(change.public_key)
+        if change.remove:
+            if peer is not None:
+                self._remove(peer)
+            return
+        if peer is None:
+            if change.update_only or change.public_key == self.public_key:
+                return
+            peer = self._add(change.public_key, now)
+        if change.preshared_key is not None:
+            peer.set_preshared_key(change.preshared_key)
+        if change.endpoint is not None and change.endpoint != peer.endpoint:
+            peer.endpoint, peer.source = change.endpoint, None
+            self._apply_path(peer)
+        self._set_allowed_ips(peer, change)
+        if change.persistent_keepalive is not None:
+            self._set_keepalive(peer, change.persistent_keepalive * SECOND, now)
+        self._settle(peer, now)
+
+    def _add(self, public_key: bytes, now: int) -> _Peer:
+        peer = _Peer(public_key, self._slots.allocate(), self._tunnel_ids.allocate())
+        self._peers[public_key] = self._by_slot[peer.slot] = peer
+        self._by_tunnel_id[peer.tunnel_id] = peer
+        self._commands.append(AddPeer(peer.slot, peer.tunnel_id))
+        self._reset_tunnel(peer, now)
+        return peer
+
+    def _remove(self, peer: _Peer) -> None:
+        if peer.tunnel is not None:
+            peer.tunnel.close()
+        self._allowed.remove_all(peer.slot)
+        self._deadlines.set(str(peer.slot), None)
+        self._commands.append(RemovePeer(peer.slot))
+        self._slots.release(peer.slot)
+        self._tunnel_ids.release(peer.tunnel_id)
+        del self._peers[peer.public_key]
+        del self._by_slot[peer.slot]
+        del self._by_tunnel_id[peer.tunnel_id]
+
+    def _reset_tunnel(self, peer: _Peer, now: int) -> None:
+        """Forget every session; with the keys as they are now."""
+        if peer.tunnel is not None:
+            peer.tunnel.close()
+            self._drain(peer, now)
+        peer.staged.clear()
+        peer.tunnel = None
+        if self._static is None:
+            return
+        peer.tunnel = Tunnel(
+            slot=peer.slot,
+            tunnel_id=peer.tunnel_id,
+            static=self._static,
+            peer_public_key=peer.public_key,
+            preshared_key=peer.preshared_key,
+            entropy=self._entropy,
+            unix_now=self._unix_offset + now,
+            now=now,
+            rekey_attempt_time=REKEY_ATTEMPT_TIME,
+        )
+        self._settle(peer, now)
+
+    def _set_keepalive(self, peer: _Peer, interval: int, now: int) -> None:
+        if interval and not peer.keepalive_interval:
+            peer.keepalive_at = now - interval
+        peer.keepalive_interval = interval
+
+    def _set_allowed_ips(self, peer: _Peer, change: PeerChange) -> None:
+        touched: set[int] = set()
+        if change.replace_allowed_ips:
+            kept = {allowed.network for allowed in change.allowed_ips if not allowed.remove}
+            for network in self._allowed.of(peer.slot):
+                if network not in kept:
+                    self._allowed.remove(network, peer.slot)
+                    touched.add(peer.slot)
+        for allowed in change.allowed_ips:
+            if allowed.remove:
+                if self._allowed.remove(allowed.network, peer.slot):
+                    touched.add(peer.slot)
+                continue
+            before = self._allowed.insert(allowed.network, peer.slot)
+            if before != peer.slot:
+                touched |= {before or NOBODY, peer.slot}
+        self._commands.extend(BumpGeneration(group) for group in sorted(touched))
+
+    # Packets.
+
+    def _decide_up(self, flow: Flow, packet: bytes, now: int) -> None:
+        slot = self._allowed.lookup(flow.destination)
+        if slot is None:
+            self.counters["packet for nobody"] += 1
+            self._commands.append(refuse(flow, Direction.UP, NOBODY, now))
+            self._refuse_to_sender(packet)
+            return
+        self._commands.extend(forward(flow, Direction.UP, slot))
+        self._commands.append(Reinject(Direction.UP, slot, packet))
+
+    def _decide_down(self, flow: Flow, slot: int, packet: bytes, now: int) -> None:
+        if slot not in self._by_slot:
+            self.counters["packet of nobody"] += 1
+        elif self._allowed.lookup(flow.source) == slot:
+            self._commands.extend(forward(flow, Direction.DOWN, slot))
+            self._commands.append(Reinject(Direction.DOWN, slot, packet))
+        else:
+            self.counters["packet with a foreign source"] += 1
+            self._commands.append(refuse(flow, Direction.DOWN, slot, now))
+
+    def _refuse_to_sender(self, packet: bytes) -> None:
+        answer = prohibited(packet) if _is_unicast(packet) else None
+        if answer is not None:
+            self._commands.append(DeliverPacket(answer))
+
+    # Handshakes.
+
+    def _handle_handshake(
+        self, static: StaticKeypair, local: Endpoint, source: Endpoint, message: bytes, now: int
+    ) -> None:
+        peer = self._peer_of(static, message)
+        if peer is None or peer.tunnel is None:
+            self.counters["handshake of nobody"] += 1
+            return
+        peer.tunnel.handle_handshake(message, now)
+        self._settle(peer, now, (local, source))
+
+    def _peer_of(self, static: StaticKeypair, message: bytes) -> _Peer | None:
+        if message_type(message) is MessageType.HANDSHAKE_INITIATION:
+            key = initiator_of(static, message)
+            return None if key is None else self._peers.get(key)
+        index = receiver_index(message)
+        return None if index is None else self._by_tunnel_id.get(tunnel_id_of(index))
+
+    def _handle_peer_timeout(self, peer: _Peer, tunnel: Tunnel, now: int) -> None:
+        tunnel.handle_timeout(self._activity(peer.slot), now)
+        keepalive = self._keepalive_due(peer)
+        if keepalive is not None and keepalive.deadline <= now:
+            peer.keepalive_at = now
+            if tunnel.has_session(now):
+                self._commands.append(SendKeepalive(peer.slot))
+            elif peer.endpoint is not None:
+                tunnel.handle_unsent_data(now)
+        self._settle(peer, now)
+
+    def _settle(self, peer: _Peer, now: int, arrival: _Arrival | None = None) -> None:
+        """Let out all that the tunnel has to say, then wait for its next deadline."""
+        self._drain(peer, now, arrival)
+        if peer.tunnel is None:
+            return
+        tunnel = peer.tunnel.poll_timeout(self._activity(peer.slot))
+        self._deadlines.set(str(peer.slot), earliest(tunnel, self._keepalive_due(peer)))
+
+    def _drain(self, peer: _Peer, now: int, arrival: _Arrival | None = None) -> None:
+        tunnel = peer.tunnel
+        if tunnel is None:
+            return
+        while (command := tunnel.poll_command()) is not None:
+            if isinstance(command, InstallKeypair):
+                peer.handshake_sent = 0
+                if arrival is not None:  # only an authentic message leads to keys
+                    self._move(peer, *arrival)
+            self._commands.append(command)
+        while (message := tunnel.poll_transmit()) is not None:
+            self._send(peer, message)
+        while (event := tunnel.poll_event()) is not None:
+            match event:
+                case SessionEstablished():
+                    peer.session_at = now
+                    self._release(peer)
+                case Expired():
+                    peer.handshake_sent = 0
+                    peer.staged.clear()
+
+    def _send(self, peer: _Peer, message: bytes) -> None:
+        if peer.endpoint is None:
+            self.counters["handshake without an endpoint"] += 1
+            return
+        if message_type(message) is MessageType.HANDSHAKE_INITIATION:
+            peer.handshake_sent += 1
+            if peer.handshake_sent > 1 and peer.source is not None:
+                peer.source = None
+                self._apply_path(peer)
+        self._transmits.append(Transmit(message, peer.endpoint, peer.source))
+
+    def _release(self, peer: _Peer) -> None:
+        while peer.staged:
+            self._commands.append(SealPacket(peer.slot, peer.staged.popleft()))
+
+    def _move(self, peer: _Peer, local: Endpoint, remote: Endpoint) -> None:
+        source = None if local.address.is_unspecified else local
+        if (peer.endpoint, peer.source) != (remote, source):
+            peer.endpoint, peer.source = remote, source
+            self._apply_path(peer)
+
+    def _apply_path(self, peer: _Peer) -> None:
+        path = None if peer.endpoint is None else Path(peer.endpoint, peer.source)
+        self._commands.append(SetPath(peer.slot, path))
+
+    def _keepalive_due(self, peer: _Peer) -> Timeout | None:
+        if not peer.keepalive_interval:
+            return None
+        seen = self._activity(peer.slot)
+        last = max(seen.sent_any, seen.received_any, peer.keepalive_at)
+        return Timeout(last + peer.keepalive_interval, "persistent keepalive")
+
+    def _peer_status(self, peer: _Peer) -> PeerStatus:
+        established = None if peer.tunnel is None else peer.tunnel.established_at
+        return PeerStatus(
+            public_key=peer.public_key,
+            preshared_key=peer.preshared_key,
+            endpoint=peer.endpoint,
+            last_handshake=0 if established is None else established + self._unix_offset,
+            traffic=self._traffic(peer.slot),
+            persistent_keepalive=peer.keepalive_interval // SECOND,
+            allowed_ips=self._allowed.of(peer.slot),
+        )
+
+
+_Arrival = tuple[Endpoint, Endpoint]
+"""Local and remote endpoint of a message from a peer."""
+
+
+@dataclass(slots=True)
+class _Peer:
+    public_key: bytes
+    slot: int
+    tunnel_id: int
+    preshared_key: bytes | None = field(default=None, repr=False)
+    tunnel: Tunnel | None = None
+    endpoint: Endpoint | None = None
+    source: Endpoint | None = None
+    """The local address that the peer reaches us at; None lets the host choose."""
+    keepalive_interval: int = 0
+    keepalive_at: int = 0
+    session_at: int = 0
+    handshake_sent: int = 0
+    """Initiations since the last one that was answered."""
+    staged: deque[bytes] = field(default_factory=lambda: deque(maxlen=STAGED_PACKETS), repr=False)
+
+    def set_preshared_key(self, key: bytes) -> None:
+        """Of the next handshake on; sessions stay, as with every other WireGuard."""
+        self.preshared_key = None if key == NO_KEY else key
+        if self.tunnel is not None:
+            self.tunnel.set_preshared_key(self.preshared_key)
+
+
+def _check_keys(change: DeviceChange) -> None:
+    """Raise SettingsError for a key that no tunnel could be made with."""
+    probe = StaticKeypair.from_private(b"\x40" * 32)
+    for peer in change.peers:
+        if peer.remove:
+            continue
+        try:
+            probe.dh(peer.public_key)
+        except NoiseError:
+            raise SettingsError("a peer's public key is of small order") from None
+
+
+def _is_unicast(packet: bytes) -> bool:
+    """Nobody answers what goes to or comes from many, or from nowhere (RFC 1122, RFC 4443)."""
+    match packet[0] >> 4 if packet else 0:
+        case 4 if len(packet) >= 20:
+            ends = packet[12:16], packet[16:20]
+        case 6 if len(packet) >= 40:
+            ends = packet[8:24], packet[24:40]
+        case _:
+            return False
+    addresses: list[IPAddress] = [ip_address(end) for end in ends]
+    return not any(a.is_multicast or a.is_unspecified for a in addresses) and ends[1] != b"\xff" * 4

@@ -1,0 +1,255 @@
+"""The cross-platform user-space protocol of wg(8): lines of `key=value`, ended by an empty line.
+
+`get=1` asks for everything, `set=1` begins a change; both may follow each other on a connection. A
+request is read to its end before anything of it is done, so what is wrong with it changes nothing.
+The answer closes with `errno=`, zero or a negative error number, and an empty line. Keys are in
+lower-case hexadecimal. The socket is root's alone, yet a request has a greatest size.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from ipaddress import ip_network
+from typing import Any
+
+from firezone.errors import FirezoneError
+from firezone.model import Endpoint
+from firezone.wg.settings import (
+    NO_KEY,
+    AllowedIP,
+    DeviceChange,
+    DeviceStatus,
+    PeerChange,
+    PeerStatus,
+)
+
+MAX_REQUEST = 64 * 1024 * 1024
+
+
+class UapiError(FirezoneError):
+    """A request that cannot be carried out. `number` is an error number as of errno(3)."""
+
+    def __init__(self, problem: str, number: int = errno.EINVAL) -> None:
+        super().__init__(problem)
+        self.number = number
+
+
+@dataclass(frozen=True, slots=True)
+class Get:
+    """Show everything."""
+
+
+class RequestReader:
+    """Cuts what comes through a connection into requests."""
+
+    def __init__(self, limit: int = MAX_REQUEST) -> None:
+        self._data = bytearray()
+        self._limit = limit
+        self._searched = 0
+
+    def feed(self, data: bytes) -> None:
+        """Take in what was received. Raises UapiError for a request that is too long."""
+        if len(self._data) + len(data) > self._limit:
+            raise UapiError("the request is too long", errno.E2BIG)
+        self._data += data
+
+    def poll_request(self) -> Get | DeviceChange | None:
+        """The next whole request. Raises UapiError for a wrong one, which is taken off, too."""
+        end = self._data.find(b"\n\n", max(0, self._searched - 1))
+        if end < 0:
+            self._searched = len(self._data)
+            return None
+        text = bytes(self._data[:end])
+        del self._data[: end + 2]
+        self._searched = 0
+        return parse_request(text)
+
+
+def parse_request(text: bytes) -> Get | DeviceChange:
+    """Read one request, without its empty line. Raises UapiError."""
+    try:
+        lines = text.decode("ascii").split("\n")
+    except UnicodeDecodeError:
+        raise UapiError("not ASCII") from None
+    match lines[0]:
+        case "get=1" if len(lines) == 1:
+            return Get()
+        case "set=1":
+            return _parse_change(map(_pair, lines[1:]))
+    raise UapiError("neither get=1 nor set=1", errno.EPROTO)
+
+
+def reply(number: int = 0) -> bytes:
+    """The end of an answer; `number` is positive, as errno(3) has it."""
+    return f"errno={-number}\n\n".encode()
+
+
+def format_status(status: DeviceStatus) -> bytes:
+    """The answer to `Get`, without its end."""
+    return "".join(f"{key}={value}\n" for key, value in _device_lines(status)).encode()
+
+
+def format_change(change: DeviceChange) -> bytes:
+    """A change as a request, whole."""
+    lines = ["set=1", *(f"{key}={value}" for key, value in _change_lines(change))]
+    return ("\n".join(lines) + "\n\n").encode()
+
+
+def _parse_change(pairs: Iterator[tuple[str, str]]) -> DeviceChange:
+    device: _Values = {}
+    peers: list[_Values] = []
+    for key, value in pairs:
+        if key == "public_key":
+            peers.append({"public_key": _key(value)})
+        elif peers:
+            _set(peers[-1], _PEER, key, value)
+        else:
+            _set(device, _DEVICE, key, value)
+    return DeviceChange(**device, peers=tuple(PeerChange(**peer) for peer in peers))
+
+
+def _set(values: _Values, table: _Table, key: str, value: str) -> None:
+    if key not in table:
+        raise UapiError("unknown key")
+    name, parse = table[key]
+    parsed = parse(value)
+    if isinstance(parsed, AllowedIP):
+        parsed = (*values.get(name, ()), parsed)
+    if name:
+        values[name] = parsed
+
+
+def _pair(line: str) -> tuple[str, str]:
+    key, equals, value = line.partition("=")
+    if not equals or not value:
+        raise UapiError("not key=value")
+    return key, value
+
+
+def _key(text: str) -> bytes:
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", text):
+        raise UapiError("not a key of 64 hexadecimal digits")
+    return bytes.fromhex(text)
+
+
+def _number(limit: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,10}", text) or int(text) > limit:
+            raise UapiError(f"not a number from 0 to {limit}")
+        return int(text)
+
+    return parse
+
+
+def _true(text: str) -> bool:
+    if text != "true":
+        raise UapiError("can only be true")
+    return True
+
+
+def _endpoint(text: str) -> Endpoint:
+    host, _, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    bare = host[1:-1] if bracketed else host
+    if (":" in bare) != bracketed or not re.fullmatch(r"[0-9]{1,5}", port):
+        raise UapiError("not an endpoint")
+    try:
+        return Endpoint.of(bare, int(port))
+    except (ValueError, FirezoneError):
+        raise UapiError("not an endpoint") from None
+
+
+def _allowed_ip(text: str) -> AllowedIP:
+    remove, bare = text.startswith("-"), text.removeprefix("-")
+    _, slash, length = bare.partition("/")
+    if slash and not re.fullmatch(r"[0-9]{1,3}", length):
+        raise UapiError("not a network")
+    try:
+        return AllowedIP(ip_network(bare, strict=False), remove)
+    except ValueError:
+        raise UapiError("not a network") from None
+
+
+def _version(text: str) -> None:
+    if text != "1":
+        raise UapiError("unknown version of the protocol", errno.EPROTONOSUPPORT)
+
+
+_Values = dict[str, Any]
+_Table = dict[str, tuple[str, Callable[[str], object]]]
+
+_DEVICE: _Table = {
+    "private_key": ("private_key", _key),
+    "listen_port": ("listen_port", _number(0xFFFF)),
+    "fwmark": ("fwmark", _number(0xFFFFFFFF)),
+    "replace_peers": ("replace_peers", _true),
+}
+_PEER: _Table = {
+    "remove": ("remove", _true),
+    "update_only": ("update_only", _true),
+    "preshared_key": ("preshared_key", _key),
+    "endpoint": ("endpoint", _endpoint),
+    "persistent_keepalive_interval": ("persistent_keepalive", _number(0xFFFF)),
+    "replace_allowed_ips": ("replace_allowed_ips", _true),
+    "allowed_ip": ("allowed_ips", _allowed_ip),
+    "protocol_version": ("", _version),
+}
+
+
+def _device_lines(status: DeviceStatus) -> Iterator[tuple[str, object]]:
+    if status.private_key is not None:
+        yield "private_key", status.private_key.hex()
+    yield "listen_port", status.listen_port
+    if status.fwmark:
+        yield "fwmark", status.fwmark
+    for peer in status.peers:
+        yield from _peer_lines(peer)
+
+
+def _peer_lines(peer: PeerStatus) -> Iterator[tuple[str, object]]:
+    yield "public_key", peer.public_key.hex()
+    yield "preshared_key", (peer.preshared_key or NO_KEY).hex()
+    yield "protocol_version", 1
+    if peer.endpoint is not None:
+        yield "endpoint", peer.endpoint
+    seconds, nanoseconds = divmod(peer.last_handshake, 1_000_000_000)
+    yield "last_handshake_time_sec", seconds
+    yield "last_handshake_time_nsec", nanoseconds
+    yield "tx_bytes", peer.traffic.sent
+    yield "rx_bytes", peer.traffic.received
+    yield "persistent_keepalive_interval", peer.persistent_keepalive
+    for network in peer.allowed_ips:
+        yield "allowed_ip", network
+
+
+def _change_lines(change: DeviceChange) -> Iterator[tuple[str, object]]:
+    if change.private_key is not None:
+        yield "private_key", change.private_key.hex()
+    if change.listen_port is not None:
+        yield "listen_port", change.listen_port
+    if change.fwmark is not None:
+        yield "fwmark", change.fwmark
+    if change.replace_peers:
+        yield "replace_peers", "true"
+    for peer in change.peers:
+        yield from _peer_change_lines(peer)
+
+
+def _peer_change_lines(peer: PeerChange) -> Iterator[tuple[str, object]]:
+    yield "public_key", peer.public_key.hex()
+    for name in ("remove", "update_only"):
+        if getattr(peer, name):
+            yield name, "true"
+    if peer.preshared_key is not None:
+        yield "preshared_key", peer.preshared_key.hex()
+    if peer.endpoint is not None:
+        yield "endpoint", peer.endpoint
+    if peer.persistent_keepalive is not None:
+        yield "persistent_keepalive_interval", peer.persistent_keepalive
+    if peer.replace_allowed_ips:
+        yield "replace_allowed_ips", "true"
+    for allowed in peer.allowed_ips:
+        yield "allowed_ip", f"{'-' if allowed.remove else ''}{allowed.network}"
