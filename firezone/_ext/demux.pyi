@@ -1,4 +1,4 @@
-from typing import final
+from typing import Self, final
 
 from firezone._ext.batch import PacketBatch
 from firezone._ext.session import Sessions
@@ -9,9 +9,7 @@ _Address = tuple[int, bytes, int]
 class Channels:
     """The ChannelData numbers that we accept, by relay. One writer (Python), one data thread."""
 
-    def __init__(
-        self, secret: bytes, sessions: Sessions | None = None, capacity: int = 8192
-    ) -> None:
+    def __new__(cls, secret: bytes, sessions: Sessions | None = None, capacity: int = 8192) -> Self:
         """`secret`: 8 random bytes. It frees by the epoch of `sessions`."""
 
     def __len__(self) -> int: ...
@@ -32,8 +30,8 @@ class Demux:
     Rates are per second, bursts in messages.
     """
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         public_key: bytes,
         channels: Channels,
         *,
@@ -41,7 +39,7 @@ class Demux:
         handshake_burst: int = 200,
         stun_rate: int = 5000,
         stun_burst: int = 1000,
-    ) -> None: ...
+    ) -> Self: ...
     def classify(self, batch: PacketBatch, now: int) -> None:
         """Run the stage over a batch of datagrams with their `remote` column set."""
 

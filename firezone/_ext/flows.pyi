@@ -1,5 +1,5 @@
 from collections.abc import Iterator
-from typing import final
+from typing import Self, final
 
 from firezone._ext.batch import PacketBatch
 from firezone._ext.session import Sessions
@@ -23,14 +23,14 @@ class Flows:
     entries that one group may hold in both directions together.
     """
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         secret: bytes,
         sessions: Sessions | None = None,
         capacity: int = 65536,
         slots: int = 16384,
         per_group: int = 16384,
-    ) -> None: ...
+    ) -> Self: ...
     def __len__(self) -> int: ...
     @property
     def capacity(self) -> int: ...
@@ -62,7 +62,7 @@ class Flows:
     def close_slot(self, slot: int) -> None:
         """Make every entry that names this peer, in key or decision, stale."""
 
-    def sweep(self, now: int, limit: int = 1024) -> list[_Entry]:
+    def sweep(self, now: int, limit: int = 4096) -> list[_Entry]:
         """Look at the next `limit` places of each direction and remove what is stale there."""
 
     def entries(self) -> Iterator[_Entry]:

@@ -1,4 +1,4 @@
-from typing import final
+from typing import Self, final
 
 from firezone._ext.batch import PacketBatch
 from firezone._ext.session import Sessions
@@ -9,7 +9,7 @@ _Address = tuple[int, bytes, int]
 class Paths:
     """Where each peer is reached. One writer (Python), one data thread."""
 
-    def __init__(self, sessions: Sessions | None = None, slots: int = 16384) -> None: ...
+    def __new__(cls, sessions: Sessions | None = None, slots: int = 16384) -> Self: ...
     def set(
         self,
         slot: int,

@@ -1,4 +1,4 @@
-from typing import final
+from typing import Self, final
 
 from firezone._ext.batch import PacketBatch
 from firezone._ext.demux import Demux
@@ -26,8 +26,8 @@ class Pipeline:
     bound the packets that wait for Python's decision in each direction.
     """
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         sessions: Sessions,
         flows: Flows,
         paths: Paths,
@@ -37,7 +37,7 @@ class Pipeline:
         wake_fd: int = -1,
         misses_per_peer: int = 32,
         misses: int = 256,
-    ) -> None: ...
+    ) -> Self: ...
     def outbound(self, batch: PacketBatch, now: int) -> None:
         """IP packets in, sealed datagrams with `remote` set out as the PASS slots."""
 

@@ -1,4 +1,4 @@
-from typing import final
+from typing import Self, final
 
 _Address = tuple[int, bytes, int]
 
@@ -10,7 +10,7 @@ class Ring:
     finds the ring empty, or -1. The ring never closes it.
     """
 
-    def __init__(self, capacity: int = 1024, wake_fd: int = -1) -> None: ...
+    def __new__(cls, capacity: int = 1024, wake_fd: int = -1) -> Self: ...
     def __len__(self) -> int: ...
     @property
     def capacity(self) -> int: ...

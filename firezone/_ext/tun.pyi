@@ -1,4 +1,4 @@
-from typing import final
+from typing import Self, final
 
 from firezone._ext.batch import PacketBatch
 
@@ -6,7 +6,7 @@ from firezone._ext.batch import PacketBatch
 class Tun:
     """Packets from and to a TUN device (IFF_NO_PI), or any datagram descriptor like it."""
 
-    def __init__(self, fd: int, mtu: int = 1280) -> None: ...
+    def __new__(cls, fd: int, mtu: int = 1280) -> Self: ...
     @property
     def fd(self) -> int: ...
     def read(self, batch: PacketBatch) -> int:

@@ -1,4 +1,4 @@
-from typing import final
+from typing import Self, final
 
 from firezone._ext.batch import PacketBatch
 
@@ -10,7 +10,7 @@ class UdpSockets:
     while another one sends.
     """
 
-    def __init__(self, fd4: int = -1, fd6: int = -1, capacity: int = 64) -> None: ...
+    def __new__(cls, fd4: int = -1, fd6: int = -1, capacity: int = 64) -> Self: ...
     @property
     def fds(self) -> tuple[int, int]: ...
     def receive(self, batch: PacketBatch, family: int) -> int:

@@ -95,7 +95,7 @@ class _Kernels:
         total.update(self._counters)
         return total
 
-    def sweep(self, now: int, limit: int = 1024) -> list[Flow]:
+    def sweep(self, now: int, limit: int = 4096) -> list[Flow]:
         """Do a bounded piece of housekeeping; the flows that ended. Call it some times a second."""
         self._sessions.reclaim()
         self._paths.reclaim()
