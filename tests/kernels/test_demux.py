@@ -1,0 +1,174 @@
+import hashlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from firezone._ext.batch import PacketBatch, Verdict
+from firezone._ext.demux import Channels, Demux, blake2s
+from tests.reference.demux import Class, classify, mac1
+
+KEY = bytes(range(32))
+RELAY = (4, b"\xc0\0\2\1", 3478)
+OPEN = 0x4001
+STUN = b"\0\1\0\4\x21\x12\xa4\x42" + bytes(12) + b"abcd"
+DATA = b"\4\0\0\0" + bytes(28)
+COOKIE_REPLY = b"\3\0\0\0" + bytes(60)
+VERDICTS = {
+    Class.DATA: Verdict.PASS,
+    Class.SLOW: Verdict.SLOW,
+    Class.MALFORMED: Verdict.MALFORMED,
+    Class.BAD_MAC1: Verdict.BAD_MAC1,
+    Class.UNKNOWN_CHANNEL: Verdict.UNKNOWN_CHANNEL,
+    Class.UNKNOWN_FORMAT: Verdict.UNKNOWN_FORMAT,
+}
+
+
+def handshake(kind: int) -> bytes:
+    message = bytes([kind, 0, 0, 0]) + b"x" * ({1: 148, 2: 92}[kind] - 36)
+    return message + mac1(KEY, message) + bytes(16)
+
+
+def relayed(message: bytes, number: int = OPEN) -> bytes:
+    return number.to_bytes(2, "big") + len(message).to_bytes(2, "big") + message
+
+
+MESSAGES = [STUN, DATA, COOKIE_REPLY, handshake(1), handshake(2)]
+MESSAGES += [relayed(m) for m in MESSAGES] + [relayed(DATA, OPEN + 1), relayed(relayed(DATA))]
+
+
+@given(st.binary(max_size=512))
+def test_blake2s_agrees_with_hashlib(data: bytes) -> None:
+    assert blake2s(data) == hashlib.blake2s(data).digest()
+    for key_size, size in ((0, 16), (1, 1), (31, 32), (32, 16)):
+        key = KEY[:key_size]
+        expected = hashlib.blake2s(data, key=key, digest_size=size).digest()
+        assert blake2s(data, key, size) == expected
+
+
+@pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 127, 128, 129, 148])
+def test_blake2s_at_the_edges_of_blocks(size: int) -> None:
+    assert blake2s(b"a" * size) == hashlib.blake2s(b"a" * size).digest()
+    assert blake2s(b"a" * size, KEY) == hashlib.blake2s(b"a" * size, key=KEY).digest()
+
+
+@pytest.mark.parametrize("key, size", [(bytes(33), 32), (b"", 0), (b"", 33)])
+def test_blake2s_sizes_out_of_range(key: bytes, size: int) -> None:
+    with pytest.raises(ValueError):
+        blake2s(b"", key, size)
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_agrees_with_its_twin_on_messages_and_every_truncation(message: bytes) -> None:
+    for size in range(len(message) + 1):
+        check(message[:size])
+    check(message + b"\0")
+
+
+@given(st.sampled_from(MESSAGES), st.integers(0), st.integers(1, 255))
+def test_agrees_with_its_twin_on_mutated_messages(message: bytes, at: int, flip: int) -> None:
+    mutated = bytearray(message)
+    mutated[at % len(message)] ^= flip
+    check(bytes(mutated))
+
+
+@given(st.binary(max_size=200))
+def test_agrees_with_its_twin_on_random_bytes(data: bytes) -> None:
+    check(data)
+    check(relayed(data))
+    check(b"\1\0\0\0" + data)
+
+
+def test_a_channel_is_of_one_relay() -> None:
+    channels, demux = fresh()
+    other = (4, b"\xc0\0\2\2", 3478)
+    assert run(demux, relayed(DATA), RELAY)[0] == Verdict.PASS
+    assert run(demux, relayed(DATA), other)[0] == Verdict.UNKNOWN_CHANNEL
+    assert run(demux, relayed(DATA), (4, RELAY[1], 3479))[0] == Verdict.UNKNOWN_CHANNEL
+    assert channels.close(RELAY, OPEN) and not channels.close(RELAY, OPEN)
+    assert run(demux, relayed(DATA), RELAY)[0] == Verdict.UNKNOWN_CHANNEL
+
+
+def test_a_channel_notes_when_it_was_of_use() -> None:
+    channels, demux = fresh()
+    run(demux, relayed(b"rubbish"), RELAY, now=5)
+    assert channels.received_at(RELAY, OPEN) == 0
+    run(demux, relayed(STUN), RELAY, now=6)
+    assert channels.received_at(RELAY, OPEN) == 6
+    run(demux, relayed(DATA), RELAY, now=7)
+    assert channels.received_at(RELAY, OPEN) == 7
+    assert channels.open(RELAY, OPEN)
+    assert channels.received_at(RELAY, OPEN) == 7
+    channels.close(RELAY, OPEN)
+    assert channels.received_at(RELAY, OPEN) == 0
+
+
+def test_the_channel_table_has_an_end_and_uses_places_again() -> None:
+    channels = Channels(bytes(8), capacity=16)
+    for _ in range(10):
+        opened = [n for n in range(0x4000, 0x4020) if channels.open(RELAY, n)]
+        assert len(opened) == len(channels) == 12
+        assert all(channels.close(RELAY, n) for n in opened)
+    assert len(channels) == 0
+
+
+@pytest.mark.parametrize("number", [0x3FFF, 0x5000])
+def test_channel_numbers_out_of_range(number: int) -> None:
+    with pytest.raises(ValueError):
+        Channels(bytes(8)).open(RELAY, number)
+
+
+@pytest.mark.parametrize(
+    "message, burst, per_second",
+    [(handshake(1), 200, 1000), (COOKIE_REPLY, 50, 100), (STUN, 1000, 5000)],
+)
+def test_a_flood_ends_before_python(message: bytes, burst: int, per_second: int) -> None:
+    _, demux = fresh()
+
+    def passed(count: int, now: int) -> int:
+        verdicts = [run(demux, message, RELAY, now)[0] for _ in range(count)]
+        assert set(verdicts) <= {Verdict.SLOW, Verdict.OVER_BUDGET}
+        return verdicts.count(Verdict.SLOW)
+
+    assert passed(2 * burst, now=10**9) == burst
+    assert passed(burst, now=10**9 + 10**7) == per_second // 100
+    assert passed(1, now=10**9) in (0, 1), "a clock that steps back does no harm"
+
+
+def test_the_rates_do_not_starve_each_other_nor_data() -> None:
+    _, demux = fresh()
+    for _ in range(300):
+        run(demux, COOKIE_REPLY, RELAY)
+    assert run(demux, handshake(2), RELAY)[0] == Verdict.SLOW
+    assert run(demux, STUN, RELAY)[0] == Verdict.SLOW
+    assert run(demux, DATA, RELAY)[0] == Verdict.PASS
+
+
+def test_what_was_dropped_before_stays_so() -> None:
+    _, demux = fresh()
+    batch = PacketBatch()
+    batch.append(DATA)
+    batch.set_verdict(0, Verdict.TOO_LONG)
+    demux.classify(batch, 0)
+    assert batch.verdict(0) == Verdict.TOO_LONG
+
+
+def check(datagram: bytes) -> None:
+    expected, rest = classify(datagram, KEY, lambda number: number == OPEN)
+    assert run(fresh()[1], datagram, RELAY) == (VERDICTS[expected], rest)
+
+
+def fresh() -> tuple[Channels, Demux]:
+    channels = Channels(b"\5" * 8)
+    assert channels.open(RELAY, OPEN)
+    return channels, Demux(KEY, channels)
+
+
+def run(
+    demux: Demux, datagram: bytes, source: tuple[int, bytes, int], now: int = 0
+) -> tuple[Verdict, bytes]:
+    batch = PacketBatch(capacity=1, stride=2048)
+    batch.append(datagram)
+    batch.set_remote(0, *source)
+    demux.classify(batch, now)
+    return batch.verdict(0), batch.packet(0)
