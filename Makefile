@@ -46,6 +46,8 @@ build: $(STAMPS)/built
 
 bench: build $(STAMPS)/dev
 	$(BIN)/python -m pytest benchmarks --benchmark-only -o python_files='bench_*.py' $(ARGS)
+	@scripts/require lab test
+	$(BIN)/python -m firezone.lab.userns --or-without $(BIN)/python -m benchmarks.end_to_end
 
 clean:
 	rm -rf build firezone/_ext/*.so firezone/_ext/*.c ext/*.c ext/*.html $(STAMPS)
