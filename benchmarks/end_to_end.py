@@ -2,8 +2,8 @@
 
     python -m benchmarks.end_to_end [--seconds 5] [--rounds 3] [--json FILE]
 
-The client, the gateway, the relay, both ends of iperf3 and the kernel share this machine's cores, so
-Gbit/s says as much about the machine as about us. CPU seconds per Gbit is what our programs take.
+Client, gateway, relay, both ends of iperf3 and the kernel share this machine's cores, so the plain
+Gbit/s tell as much about the machine as about us. CPU seconds per Gbit are what our programs take.
 Rounds alternate between the cases, and the table holds medians.
 """
 
