@@ -15,7 +15,7 @@ import click
 from firezone.cli.lab import ensure_rights, site, site_options
 from firezone.durations import MILLISECOND, SECOND
 from firezone.errors import FirezoneError
-from firezone.lab import Lab, Nat, Program
+from firezone.lab import Lab, Nat, Program, userns
 from firezone.lab.fetch import Fetched
 from firezone.lab.programs import Line
 from firezone.lab.topology import RESOURCE, RESOURCE_ALLOWED, RESOURCE_DENIED, Plan
@@ -53,9 +53,10 @@ def demo(
     """
     if Nat.UDP_BLOCKED.value in (client_nat, gateway_nat):
         raise click.UsageError("a site without UDP has no tunnel to show")
-    ensure_rights()
     sites = site(client_nat, client_outside), site(gateway_nat, gateway_outside)
     try:
+        ensure_rights()
+        userns.require_tun()
         with Lab(client=sites[0], gateway=sites[1], directory=directory) as lab:
             try:
                 Demo(lab, megabytes).run()

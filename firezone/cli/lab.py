@@ -77,6 +77,7 @@ def lab(
         directory=directory,
     ) as opened:
         if not bare:
+            userns.require_tun()
             _start_all(opened)
         _explain(opened)
         try:

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from firezone.lab.errors import LabError
@@ -52,6 +53,13 @@ def ensure(argv: Sequence[str]) -> None:
     if _INSIDE in os.environ:
         raise LabError("the user namespace lacks the rights for a lab; run it as root")
     _replace(argv)
+
+
+def require_tun() -> None:
+    """Raise LabError unless programs in the lab can have TUN devices."""
+    device = Path("/dev/net/tun")
+    if device.exists() and not os.access(device, os.R_OK | os.W_OK):
+        raise LabError(f"no access to {device}; run as root, or let users in: chmod 666 {device}")
 
 
 def enter_hint() -> str:

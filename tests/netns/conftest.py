@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,9 +26,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _missing() -> str:
     if not userns.sufficient():
         return "needs root, or: python -m firezone.lab.userns pytest"
-    if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
-        return "needs access to /dev/net/tun"
     try:
+        userns.require_tun()
         netns.require_tools()
     except LabError as error:
         return str(error)
