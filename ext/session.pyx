@@ -26,12 +26,12 @@ from firezone._ext.aead cimport (
 )
 from firezone._ext.atomics cimport (
     load_acquire_pointer, load_relaxed_i64, load_relaxed_pointer, load_relaxed_u64,
-    load_acquire_u32, store_relaxed_i64, store_relaxed_u64, store_release_pointer,
-    store_release_u32, swap_pointer, wipe,
+    load_acquire_u32, load_relaxed_u32, store_relaxed_i64, store_relaxed_u32, store_relaxed_u64,
+    store_release_pointer, store_release_u32, swap_pointer, wipe,
 )
 from firezone._ext.batch cimport (
     BAD_TAG, CONSUMED, EXPIRED, MALFORMED, MARK_CONFIRMED, NO_PEER, PASS, REPLAYED, TOO_LONG,
-    UNROUTABLE, WRONG_INDEX, Batch, PacketBatch, slot_packet,
+    UNROUTABLE, WRONG_INDEX, Batch, PacketBatch, endpoint_equal, endpoint_tuple, slot_packet,
 )
 from firezone._ext.epoch cimport epoch_enter, epoch_leave, epoch_mark, epoch_passed
 
@@ -80,7 +80,7 @@ cdef bint seal_slot(
     cdef Peer* peer = peer_of(t, b.peer[slot])
     cdef Keypair* keypair = sending_keypair(peer, now) if peer != NULL else NULL
     cdef uint8_t* packet = slot_packet(b, slot)
-    cdef uint32_t length = b.length[slot]
+    cdef uint32_t length = padded_length(t, b.length[slot])
     if keypair == NULL:
         b.verdict[slot] = UNROUTABLE
         return False
@@ -99,8 +99,15 @@ cdef bint seal_slot(
     write64(packet - 8, counter)
     b.offset[slot] -= DATA_HEADER
     b.length[slot] = length + DATA_OVERHEAD
-    note_sent(peer, length != 0, now)
+    note_sent(peer, length, now)
     return True
+
+
+cdef inline uint32_t padded_length(const SessionTable* t, uint32_t length) noexcept nogil:
+    cdef uint32_t limit = load_relaxed_u32(&t.pad_below)
+    if length >= limit:
+        return length
+    return min((length + 15) & ~<uint32_t>15, limit)
 
 
 cdef inline Keypair* sending_keypair(Peer* peer, int64_t now) noexcept nogil:
@@ -112,11 +119,12 @@ cdef inline Keypair* sending_keypair(Peer* peer, int64_t now) noexcept nogil:
 
 # A stamp "stands" while it is greater than the other direction's: what is sent in the very
 # nanosecond of the last receipt comes after it, and the other way round.
-cdef inline void note_sent(Peer* peer, bint data, int64_t now) noexcept nogil:
+cdef inline void note_sent(Peer* peer, uint32_t length, int64_t now) noexcept nogil:
     cdef int64_t received = load_relaxed_i64(&peer.received_any)
     cdef int64_t pending = load_relaxed_i64(&peer.unacknowledged_since)
+    store_relaxed_u64(&peer.sent_bytes, peer.sent_bytes + length + DATA_OVERHEAD)
     store_relaxed_i64(&peer.sent_any, max(now, pending if pending <= now + 1 else now))
-    if data:
+    if length:
         store_relaxed_i64(&peer.sent_data, now)
         if peer.unanswered_since <= received:
             store_relaxed_i64(&peer.unanswered_since, max(now, received + 1))
@@ -143,9 +151,9 @@ cdef void sessions_open(SessionTable* t, Batch* b, int64_t now) noexcept nogil:
         if b.verdict[slot] == PASS:
             count += 1
             if count == CHUNK:
-                finish_opening(b, items, openings, count, now)
+                finish_opening(t, b, items, openings, count, now)
                 count = 0
-    finish_opening(b, items, openings, count, now)
+    finish_opening(t, b, items, openings, count, now)
 
 
 cdef int look_up(
@@ -176,7 +184,7 @@ cdef int look_up(
 
 
 cdef void finish_opening(
-    Batch* b, AeadItem* items, Opening* openings, size_t count, int64_t now
+    SessionTable* t, Batch* b, AeadItem* items, Opening* openings, size_t count, int64_t now
 ) noexcept nogil:
     cdef size_t i
     cdef uint32_t slot
@@ -196,7 +204,8 @@ cdef void finish_opening(
             b.length[slot] = items[i].length
             if items[i].length == 0:
                 b.verdict[slot] = CONSUMED
-            note_received(o.peer, items[i].length != 0, now)
+            note_received(o.peer, <uint32_t>items[i].length, now)
+            note_ends(t, o.peer, b, slot)
             if confirm(o.peer, o.keypair):
                 b.mark[slot] |= MARK_CONFIRMED
 
@@ -220,14 +229,33 @@ cdef bint take_send_slot(Peer* peer, Keypair* keypair) noexcept nogil:
             return True
 
 
-cdef inline void note_received(Peer* peer, bint data, int64_t now) noexcept nogil:
+cdef inline void note_received(Peer* peer, uint32_t length, int64_t now) noexcept nogil:
     cdef int64_t sent = load_relaxed_i64(&peer.sent_any)
     cdef int64_t pending = load_relaxed_i64(&peer.unanswered_since)
+    store_relaxed_u64(&peer.received_bytes, peer.received_bytes + length + DATA_OVERHEAD)
     store_relaxed_i64(&peer.received_any, max(now, pending if pending <= now + 1 else now))
-    if data:
+    if length:
         store_relaxed_i64(&peer.received_data, now)
         if peer.unacknowledged_since <= sent:
             store_relaxed_i64(&peer.unacknowledged_since, max(now, sent + 1))
+
+
+# A box for one message: what control has not taken out yet stands, and the next packet tries again.
+# The table's mark is set again each time, too, lest control has cleared it without seeing the box.
+cdef inline void note_ends(
+    SessionTable* t, Peer* peer, const Batch* b, uint32_t slot
+) noexcept nogil:
+    if b.remote[slot].family == 0 or (
+        endpoint_equal(&peer.remote, &b.remote[slot])
+        and endpoint_equal(&peer.local, &b.local[slot])
+        and not load_relaxed_u32(&peer.moved)
+    ):
+        return
+    if not load_acquire_u32(&peer.moved):
+        peer.local = b.local[slot]
+        peer.remote = b.remote[slot]
+        store_release_u32(&peer.moved, 1)
+    store_release_u32(&t.moved, 1)
 
 
 # The replay window.
@@ -412,6 +440,27 @@ cdef class Sessions:
             send.local_index if send != NULL else 0,
             load_relaxed_u64(&send.send_counter) if send != NULL else 0,
         )
+
+    def traffic(self, uint32_t slot):
+        cdef Peer* peer = self._peer(slot)
+        return load_relaxed_u64(&peer.received_bytes), load_relaxed_u64(&peer.sent_bytes)
+
+    def moved(self):
+        cdef uint32_t slot
+        cdef Peer* peer
+        cdef list found = []
+        if not load_acquire_u32(&self.table.moved):
+            return found
+        store_release_u32(&self.table.moved, 0)
+        for slot in range(1, self.table.capacity + 1):
+            peer = self.table.peers[slot]
+            if peer != NULL and load_acquire_u32(&peer.moved):
+                found.append((slot, endpoint_tuple(&peer.local), endpoint_tuple(&peer.remote)))
+                store_release_u32(&peer.moved, 0)
+        return found
+
+    def pad_below(self, uint32_t length):
+        store_relaxed_u32(&self.table.pad_below, length)
 
     def current_index(self, uint32_t slot):
         cdef Keypair* send = <Keypair*>load_acquire_pointer(&self._peer(slot).send)

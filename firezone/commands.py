@@ -230,6 +230,24 @@ class Activity:
     """Next counter of the session in the send slot."""
 
 
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Bytes of transport data exchanged with a peer, WireGuard's header and tag included."""
+
+    received: int = 0
+    sent: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PeerMoved:
+    """A peer's authenticated transport data came from another address, or to another one of ours,
+    than before."""
+
+    slot: int
+    local: Endpoint
+    remote: Endpoint
+
+
 # What the data plane hands up: values of `poll_event()` of shell/dataplane.py.
 
 

@@ -5,7 +5,7 @@
 # that another thread reads are accessed by relaxed atomics.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from firezone._ext.batch cimport Batch
+from firezone._ext.batch cimport Batch, Endpoint
 from firezone._ext.epoch cimport Epoch, EpochMark
 
 cdef enum:
@@ -49,11 +49,17 @@ ctypedef struct Peer:
     int64_t sent_any       # TX
     int64_t sent_data
     int64_t unanswered_since
-    uint8_t _pad_tx[40]
+    uint64_t sent_bytes
+    uint8_t _pad_tx[32]
     int64_t received_any   # RX
     int64_t received_data
     int64_t unacknowledged_since
-    uint8_t _pad_rx[40]
+    uint64_t received_bytes
+    uint8_t _pad_rx[32]
+    Endpoint local         # RX, while `moved` is 0: the ends of the last message that had others
+    Endpoint remote
+    uint32_t moved         # set by RX, cleared by control: both have changed since it looked
+    uint8_t _pad_moved[20]
 
 # 256 tunnel ids that share their upper 16 bits: the peer's slot of each, 0 = nobody's.
 ctypedef struct Leaf:
@@ -66,6 +72,8 @@ ctypedef struct SessionTable:
     Peer** peers           # by slot
     Leaf** leaves          # by tunnel id >> 8
     Epoch* epoch           # of the two data threads; other tables free by it, too
+    uint32_t pad_below     # plaintexts are padded to 16 bytes, but not beyond this length; 0 = never
+    uint32_t moved         # set by RX, cleared by control: some peer's `moved` is set
 
 # PASS slots: seals the packet in place for the peer of its peer column: offset and length then
 # cover the whole message. Without a usable keypair the slot becomes UNROUTABLE and its packet stays

@@ -11,7 +11,7 @@ WINDOW: int
 class Sessions:
     """Peers by slot, their keypairs by index.
 
-    For one Python thread; data threads may run meanwhile. A peer costs 256 bytes, up to a kilobyte
+    For one Python thread; data threads may run meanwhile. A peer costs 320 bytes, up to a kilobyte
     for its tunnel id (256 neighbours share it), and 1.3 kB per keypair, of which it has at most 8;
     `memory` tells how much it is now. What is removed is wiped and freed once no data thread can be
     reading it.
@@ -67,6 +67,21 @@ class Sessions:
         nanosecond that is added to the stamp.
         """
 
+    def traffic(self, slot: int) -> tuple[int, int]:
+        """Bytes of transport data (received, sent), headers included. KeyError as above."""
+
+    def moved(self) -> list[tuple[int, _Endpoint, _Endpoint]]:
+        """(slot, local, remote) of the peers whose messages came with other ends than before.
+
+        Only what authenticated counts. A peer stands here once for each call, however often it
+        moved; where two moves lie between two calls the first is told, and the second with the
+        next packet. Nothing is told of batches whose `remote` column is not set.
+        """
+
+    def pad_below(self, length: int) -> None:
+        """Pad plaintexts with zeros to a multiple of 16 bytes (WireGuard paper, section 5.4.6), but
+        none beyond `length`, the MTU; 0, as at first, is never."""
+
     def current_index(self, slot: int) -> int:
         """`local_index` of the session in the send slot; 0 = none."""
 
@@ -90,3 +105,5 @@ class Sessions:
 
     def open(self, batch: PacketBatch, now: int) -> None:
         """PASS slots: open the message; CONSUMED says that it was a keepalive."""
+
+_Endpoint = tuple[int, bytes, int]

@@ -85,6 +85,24 @@ class _Kernels:
         except KeyError:
             return commands.Activity()
 
+    def traffic(self, slot: int) -> commands.Traffic:
+        """How much was exchanged with a peer. Zero for a slot that is not open."""
+        try:
+            return commands.Traffic(*self._sessions.traffic(slot))
+        except KeyError:
+            return commands.Traffic()
+
+    def moved(self) -> list[commands.PeerMoved]:
+        """The peers that have moved since the last call. Cheap while none has."""
+        return [
+            commands.PeerMoved(slot, endpoint_of(local), endpoint_of(remote))
+            for slot, local, remote in self._sessions.moved()
+        ]
+
+    def pad_packets(self, mtu: int) -> None:
+        """Pad what is sent to 16 bytes, though not beyond `mtu`, as WireGuard does; 0 = no more."""
+        self._sessions.pad_below(mtu)
+
     def channel_received_at(self, relay: Endpoint, number: int) -> int:
         """When data last came through a channel, absolute ns; 0 = never or not open."""
         return self._channels.received_at(address_tuple(relay), number)

@@ -10,7 +10,6 @@ from firezone.wg.settings import (
     PeerChange,
     PeerStatus,
     SettingsError,
-    Traffic,
 )
 from firezone.wg.uapi import Get, RequestReader, UapiError, format_status, reply
 
@@ -30,7 +29,6 @@ __all__ = [
     "RequestReader",
     "SettingsError",
     "Table",
-    "Traffic",
     "UapiError",
     "format_status",
     "parse_config",

@@ -13,8 +13,8 @@ endpoint is where its last authenticated message came from: a handshake message,
 sees, or transport data, which the data plane reports as `handle_roamed`. We answer from the local
 address that the peer reached us at, until a handshake goes unanswered: that address may be gone.
 
-Handshakes are tried for 90 s, then waiting packets are given up. The next packet begins anew, and so
-does the persistent keepalive, which goes on.
+Handshakes are tried for 90 s, then waiting packets are given up. The next packet begins anew, and
+so does the persistent keepalive, which goes on.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from firezone.commands import (
     SealPacket,
     SendKeepalive,
     SetPath,
+    Traffic,
 )
 from firezone.durations import SECOND
 from firezone.model import Endpoint, Entropy, IPAddress, Timeout, Transmit, earliest
@@ -71,7 +72,6 @@ from firezone.wg.settings import (
     PeerChange,
     PeerStatus,
     SettingsError,
-    Traffic,
 )
 
 REKEY_ATTEMPT_TIME = 90 * SECOND

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from firezone.commands import Traffic
 from firezone.errors import LocalError
 from firezone.model import Endpoint
 from firezone.wg.allowed_ips import IPNetwork
@@ -50,14 +51,6 @@ class DeviceChange:
     fwmark: int | None = None
     replace_peers: bool = False
     peers: tuple[PeerChange, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Traffic:
-    """Bytes of transport data that were exchanged with a peer, headers of WireGuard included."""
-
-    received: int = 0
-    sent: int = 0
 
 
 @dataclass(frozen=True, slots=True)

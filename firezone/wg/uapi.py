@@ -108,7 +108,11 @@ def _parse_change(pairs: Iterator[tuple[str, str]]) -> DeviceChange:
             _set(peers[-1], _PEER, key, value)
         else:
             _set(device, _DEVICE, key, value)
-    return DeviceChange(**device, peers=tuple(PeerChange(**peer) for peer in peers))
+    return DeviceChange(**device, peers=tuple(map(_peer_change, peers)))
+
+
+def _peer_change(values: _Values) -> PeerChange:
+    return PeerChange(**{**values, "allowed_ips": tuple(values.get("allowed_ips", ()))})
 
 
 def _set(values: _Values, table: _Table, key: str, value: str) -> None:
@@ -117,8 +121,8 @@ def _set(values: _Values, table: _Table, key: str, value: str) -> None:
     name, parse = table[key]
     parsed = parse(value)
     if isinstance(parsed, AllowedIP):
-        parsed = (*values.get(name, ()), parsed)
-    if name:
+        values.setdefault(name, []).append(parsed)
+    elif name:
         values[name] = parsed
 
 
