@@ -15,7 +15,6 @@ HERE = (4, bytes([192, 0, 2, 1]), 51820)
 HERE_TOO = (4, bytes([192, 0, 2, 9]), 51820)
 THERE = (4, bytes([192, 0, 2, 2]), 1000)
 ELSEWHERE = (6, bytes(15) + b"\1", 2000)
-NOWHERE = (0, b"", 0)
 
 
 def table(keys: tuple[bytes, bytes] = KEYS) -> Sessions:
@@ -34,11 +33,12 @@ def sealed(sessions: Sessions, packet: bytes) -> bytes:
     return batch.packet(0)
 
 
-def receive(sessions: Sessions, message: bytes, remote=NOWHERE, local=NOWHERE) -> bytes | None:
+def receive(sessions: Sessions, message: bytes, remote=None, local=None) -> bytes | None:
     batch = PacketBatch()
     batch.append(message)
-    batch.set_local(0, *local)
-    batch.set_remote(0, *remote)
+    if remote is not None:
+        batch.set_local(0, *local)
+        batch.set_remote(0, *remote)
     sessions.open(batch, 2)
     return batch.packet(0) if batch.verdict(0) == Verdict.PASS else None
 
