@@ -3,6 +3,7 @@
 cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport calloc, free
+from libc.string cimport memset
 
 from firezone._ext.atomics cimport load_acquire_pointer, store_release_pointer
 from firezone._ext.batch cimport (
@@ -52,13 +53,12 @@ cdef class Paths:
         cdef PeerPath fresh
         cdef PeerPath* path
         self._check(slot)
+        memset(&fresh, 0, sizeof(PeerPath))
         endpoint_set(&fresh.destination, destination[0], destination[1], destination[2])
-        fresh.source.family = 0
         if source is not None:
             endpoint_set(&fresh.source, source[0], source[1], source[2])
             if fresh.source.family != fresh.destination.family:
                 raise ValueError("source and destination of a path are of one family")
-        fresh.channel = 0
         if channel is not None:
             if not 0x4000 <= channel <= 0x4FFF:
                 raise ValueError("a channel number is 0x4000 to 0x4FFF")
