@@ -6,7 +6,14 @@ from pathlib import Path
 
 import click
 
-from firezone.cli.options import host_name, log_options, portal_options, set_up_logs, token_option
+from firezone.cli.options import (
+    ca_option,
+    host_name,
+    log_options,
+    portal_options,
+    set_up_logs,
+    token_option,
+)
 from firezone.shell import logs
 
 ID_FILE = Path("/var/lib/dev.firezone.client/config/firezone-id.json")
@@ -15,6 +22,7 @@ ID_FILE = Path("/var/lib/dev.firezone.client/config/firezone-id.json")
 @click.command()
 @portal_options
 @token_option("/etc/dev.firezone.client/token")
+@ca_option
 @click.option(
     "-m",
     "--max-partition-time",
@@ -30,6 +38,7 @@ def client(
     firezone_id: str | None,
     interface: str,
     token_path: Path,
+    ca: Path | None,
     max_partition_time: str | None,
     check: bool,
     exit_: bool,
@@ -49,6 +58,7 @@ def client(
     from firezone.shell.durations import parse_duration
     from firezone.shell.program import Profile, run_program
     from firezone.shell.state import device_id
+    from firezone.shell.websocket import tls_context
 
     token = read_token(token_path, "--token-path")
     set_up_logs(log_format, log_level)
@@ -63,8 +73,9 @@ def client(
         device_id=firezone_id or device_id(ID_FILE),
         name=firezone_name or host_name(),
     )
+    ssl_context = tls_context(ca) if ca is not None else None
     if check:
         click.echo("configuration: ok")
         return
-    profile = Profile(Client, TOPIC, decode, CLIENT_VERSION, budget)
+    profile = Profile(Client, TOPIC, decode, CLIENT_VERSION, budget, ssl_context=ssl_context)
     run_program(profile, url, interface=interface, exit_when_ready=exit_)

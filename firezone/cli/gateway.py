@@ -6,7 +6,16 @@ from pathlib import Path
 
 import click
 
-from firezone.cli.options import host_name, log_options, portal_options, set_up_logs, token_option
+from firezone.cli.options import (
+    ca_option,
+    health_address,
+    health_option,
+    host_name,
+    log_options,
+    portal_options,
+    set_up_logs,
+    token_option,
+)
 from firezone.shell import logs
 
 ID_FILE = Path("/var/lib/firezone/gateway-id.json")
@@ -15,12 +24,14 @@ ID_FILE = Path("/var/lib/firezone/gateway-id.json")
 @click.command()
 @portal_options
 @token_option("/etc/firezone/gateway-token")
+@ca_option
 @click.option(
     "--no-masquerade",
     envvar="FIREZONE_NO_MASQUERADE",
     is_flag=True,
     help="Leave forwarding and NAT on this host alone: they are set up already.",
 )
+@health_option
 @log_options
 def gateway(
     api_url: str,
@@ -28,7 +39,9 @@ def gateway(
     firezone_id: str | None,
     interface: str,
     token_path: Path,
+    ca: Path | None,
     no_masquerade: bool,
+    health_check_addr: str,
     log_format: logs.Format,
     log_level: str | None,
 ) -> None:
@@ -46,6 +59,7 @@ def gateway(
     from firezone.shell.gateway_nat import GatewayNat
     from firezone.shell.program import Profile, run_program
     from firezone.shell.state import device_id
+    from firezone.shell.websocket import tls_context
 
     token = read_token(token_path, "--token-path")
     set_up_logs(log_format, log_level)
@@ -62,5 +76,7 @@ def gateway(
         GATEWAY_VERSION,
         15 * MINUTE,
         prepare_host=None if no_masquerade else GatewayNat,
+        ssl_context=tls_context(ca) if ca is not None else None,
+        health=health_address(health_check_addr),
     )
     run_program(profile, url, interface=interface)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from firezone.errors import ConfigurationError
 from firezone.shell import logs
+
+if TYPE_CHECKING:
+    from firezone.shell.health import HealthAddress
 
 DEFAULT_API_URL = "wss://api.firezone.dev"
 
@@ -83,6 +87,49 @@ def token_option(default: str) -> Callable[[F], F]:
         show_default=True,
         help="The file with the token, unless FIREZONE_TOKEN holds it.",
     )
+
+
+def ca_option(f: F) -> F:
+    """Whose certificates the portal may show."""
+    return click.option(
+        "--ca",
+        envvar="FIREZONE_CA",
+        type=click.Path(path_type=Path),
+        help="Trust only the certificates in this PEM file for the portal. [default: the system's]",
+    )(f)
+
+
+def health_option(f: F) -> F:
+    """Where to answer health checks."""
+    return click.option(
+        "--health-check-addr",
+        envvar="HEALTH_CHECK_ADDR",
+        default="0.0.0.0:8080",
+        show_default=True,
+        help="Where to answer GET /healthz and /readyz; empty for nowhere.",
+    )(f)
+
+
+def health_address(text: str) -> HealthAddress | None:
+    """What `health_option` says, None for nowhere. Raises ConfigurationError.
+
+    A port that is taken is an error only where somebody chose it.
+    """
+    from firezone.shell.health import HealthAddress
+
+    if not text:
+        return None
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise ConfigurationError(
+            "health check address",
+            "--health-check-addr or HEALTH_CHECK_ADDR",
+            f"{text!r} is no address and port",
+            "write it like 0.0.0.0:8080 or [::]:8080",
+        )
+    source = click.get_current_context().get_parameter_source("health_check_addr")
+    optional = source is click.core.ParameterSource.DEFAULT
+    return HealthAddress(host.strip("[]"), int(port), optional)
 
 
 def host_name() -> str:

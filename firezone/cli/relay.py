@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from firezone.cli.options import log_options, set_up_logs, token_option
+from firezone.cli.options import (
+    ca_option,
+    health_address,
+    health_option,
+    log_options,
+    set_up_logs,
+    token_option,
+)
 from firezone.errors import ConfigurationError
 from firezone.shell import logs
 
@@ -54,25 +61,14 @@ _PORT = click.IntRange(1, 65535)
 )
 @token_option("/etc/firezone/relay-token")
 @click.option("-n", "--name", envvar="FIREZONE_NAME", help="The name people see in the portal.")
-@click.option(
-    "--ca",
-    envvar="FIREZONE_CA",
-    type=click.Path(path_type=Path),
-    help="Trust only the certificates in this PEM file for the portal.",
-)
+@ca_option
 @click.option(
     "--auth-secret-path",
     envvar="FIREZONE_RELAY_SECRET_PATH",
     type=click.Path(path_type=Path),
     help="Serve without a portal; credentials are made from the secret in this file.",
 )
-@click.option(
-    "--health-check-addr",
-    envvar="HEALTH_CHECK_ADDR",
-    default="0.0.0.0:8080",
-    show_default=True,
-    help="Where to answer GET /healthz and /readyz; empty for nowhere.",
-)
+@health_option
 @click.option("--allow-loopback-peers", is_flag=True, help="Relay to this host itself: for tests.")
 @click.option(
     "--deny-private-peers",
@@ -82,9 +78,7 @@ _PORT = click.IntRange(1, 65535)
 )
 @click.option("--rng-seed", envvar="RNG_SEED", type=int, help="Be predictable: for tests only.")
 @log_options
-@click.pass_context
 def relay(
-    ctx: click.Context,
     public_ip4_addr: str | None,
     public_ip6_addr: str | None,
     listen_port: int,
@@ -130,8 +124,7 @@ def relay(
         url=_login_url(api_url, auth_secret_path, token_path, name, ipv4, ipv6, listen_port),
         ssl_context=tls_context(ca) if ca is not None else None,
         auth_secret=None if auth_secret_path is None else _secret(auth_secret_path),
-        health=_host_and_port(health_check_addr),
-        health_is_optional=_is_default(ctx, "health_check_addr"),
+        health=health_address(health_check_addr),
         seed=rng_seed,
     )
     return run_relay(settings)
@@ -201,21 +194,3 @@ def _secret(path: Path) -> str:
             "auth secret", str(path), "has less than 16 characters", "use 64 random hex digits"
         )
     return secret
-
-
-def _host_and_port(text: str) -> tuple[str, int] | None:
-    if not text:
-        return None
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise ConfigurationError(
-            "health check address",
-            "--health-check-addr or HEALTH_CHECK_ADDR",
-            f"{text!r} is no address and port",
-            "write it like 0.0.0.0:8080 or [::]:8080",
-        )
-    return host.strip("[]"), int(port)
-
-
-def _is_default(ctx: click.Context, parameter: str) -> bool:
-    return ctx.get_parameter_source(parameter) is click.core.ParameterSource.DEFAULT

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 
 from firezone.errors import ConfigurationError
 
@@ -14,7 +16,36 @@ Check = Callable[[], int]
 
 _TIMEOUT_SECONDS = 5.0
 _MAX_REQUEST = 8192
+logger = logging.getLogger(__name__)
+
 _PHRASES = {200: "OK", 400: "Bad Request", 404: "Not Found", 503: "Service Unavailable"}
+
+
+@dataclass(frozen=True, slots=True)
+class HealthAddress:
+    """Where to answer. An `optional` one, which nobody chose, may be taken already."""
+
+    host: str
+    port: int
+    optional: bool = False
+
+
+async def start_health(
+    address: HealthAddress | None, checks: Mapping[str, Check]
+) -> asyncio.Server | None:
+    """Serve these paths until the server is closed; None for nowhere.
+
+    Raises ConfigurationError if the address cannot be had, unless it is optional.
+    """
+    if address is None:
+        return None
+    try:
+        return await serve_health(address.host, address.port, checks)
+    except ConfigurationError as error:
+        if not address.optional:
+            raise
+        logger.warning("no health checks", extra={"error": str(error)})
+        return None
 
 
 async def serve_health(host: str, port: int, checks: Mapping[str, Check]) -> asyncio.Server:

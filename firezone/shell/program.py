@@ -13,7 +13,9 @@ import logging
 import os
 import signal
 import socket
+import ssl
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,6 +26,7 @@ from firezone.phoenix import Channel, Failed, Hiccup, Inbound, Joined, LoginUrl
 from firezone.roles import ConfigureTun, Progress, Rebind, ReconnectPortal, Role, TellPortal
 from firezone.shell.clock import boottime_ns, unix_ns
 from firezone.shell.dataplane import Dataplane
+from firezone.shell.health import HealthAddress, start_health
 from firezone.shell.netlink import TunnelRoutes
 from firezone.shell.sockets import UdpSockets, set_mark
 from firezone.shell.tun import INTERFACE, Tun, open_tun
@@ -56,6 +59,10 @@ class Profile:
     """How long the portal may be away before the program gives up, ns; None is for ever."""
     prepare_host: Callable[[str], Closeable] | None = None
     """Sets the host up around the interface of that name, until closed."""
+    ssl_context: ssl.SSLContext | None = None
+    """Whom to trust for the portal; None is the system's choice."""
+    health: HealthAddress | None = None
+    """Where to answer health checks."""
 
 
 class Program:
@@ -74,14 +81,10 @@ class Program:
         self._profile = profile
         self._stopping = asyncio.Event()
         self._failure: Exception | None = None
+        self._is_joined = False
         self._timer: asyncio.TimerHandle | None = None
         self._deadline: int | None = None
         self._swept = self._started
-        self._tun: Tun = open_tun(interface)
-        self._routes = TunnelRoutes(interface)
-        prepare = profile.prepare_host
-        self._host = prepare(interface) if prepare is not None else None
-        self._sockets = UdpSockets()
         self._role = profile.role(
             entropy=os.urandom,
             activity=lambda slot: self._dataplane.activity(slot),
@@ -89,34 +92,20 @@ class Program:
             unix_now=unix_ns(),
             now=self._started,
         )
-        self._dataplane = self._make_dataplane()
-        self._channel: Channel[Any] = Channel(
-            url=url,
-            topic=profile.topic,
-            join_payload=None,
-            decode=profile.decode,
-            max_elapsed=profile.max_partition,
-            entropy=os.urandom,
-            user_agent=local_user_agent(profile.version),
-            now=self._started,
-        )
-        self._portal = PortalLink(
-            self._channel,
-            clock=boottime_ns,
-            on_event=self._handle_portal_event,
-            socket_factory=_marked_socket,
-        )
+        self._portal = self._make_link(url)
+        self._handle_signals()
+        with ExitStack() as opened:
+            self._open_host(interface, opened)
+            self._closing = opened.pop_all()
 
     async def run(self) -> None:
         """Serve until `stop`. Raises ProgramError when the portal or the data plane ends it."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
-        if hasattr(self._role, "reset"):
-            loop.add_signal_handler(signal.SIGHUP, self.reset)
         self._start_dataplane()
         link = asyncio.ensure_future(self._portal.run())
+        link.add_done_callback(self._handle_link_ended)
+        health = None
         try:
+            health = await self._serve_health()
             self._connect()
             await self._stopping.wait()
             await self._say_goodbye()
@@ -124,6 +113,8 @@ class Program:
             self._portal.close()
             link.cancel()
             await asyncio.gather(link, return_exceptions=True)
+            if health is not None:
+                health.close()
             self._close()
         if self._failure is not None:
             raise self._failure
@@ -139,18 +130,34 @@ class Program:
 
     # Inputs.
 
+    def _handle_signals(self) -> None:
+        """Before anything is changed in the host, so that no signal leaves it changed."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        if hasattr(self._role, "reset"):
+            loop.add_signal_handler(signal.SIGHUP, self.reset)
+
     def _handle_portal_event(self, event: object) -> None:
         match event:
             case Joined():
+                self._is_joined = True
                 self._log_progress("portal_connected", {})
             case Inbound(message):
                 self._role.handle_message(message, boottime_ns())
                 self._pump()
             case Hiccup(error, delay):
+                self._is_joined = False
                 retry = {"error": error, "retry_in_ms": delay // MILLISECOND}
                 logger.warning("portal unreachable", extra=retry)
             case Failed(reason):
                 self._fail(ProgramError(reason))
+
+    def _handle_link_ended(self, link: asyncio.Future[None]) -> None:
+        """A link that ended in good order said so before."""
+        if not link.cancelled() and (error := link.exception()) is not None:
+            logger.error("the portal link broke", exc_info=error)
+            self._fail(ProgramError(f"the portal link broke: {type(error).__name__}"))
 
     def _handle_dataplane(self) -> None:
         now = boottime_ns()
@@ -245,6 +252,43 @@ class Program:
         key = base64.b64encode(self._role.node.public_key).decode()
         self._portal.connect({"public_key": key})
 
+    def _make_link(self, url: LoginUrl) -> PortalLink[Any]:
+        profile = self._profile
+        channel: Channel[Any] = Channel(
+            url=url,
+            topic=profile.topic,
+            join_payload=None,
+            decode=profile.decode,
+            max_elapsed=profile.max_partition,
+            entropy=os.urandom,
+            user_agent=local_user_agent(profile.version),
+            now=self._started,
+        )
+        return PortalLink(
+            channel,
+            clock=boottime_ns,
+            on_event=self._handle_portal_event,
+            socket_factory=_marked_socket,
+            ssl_context=profile.ssl_context,
+        )
+
+    def _open_host(self, interface: str, opened: ExitStack) -> None:
+        """Set up this host. What is done so far is undone by closing `opened`."""
+        self._tun: Tun = open_tun(interface)
+        opened.callback(self._tun.close)
+        self._routes = TunnelRoutes(interface)
+        opened.callback(self._routes.close)
+        if self._profile.prepare_host is not None:
+            opened.callback(self._profile.prepare_host(interface).close)
+        self._sockets = UdpSockets()
+        opened.callback(lambda: self._sockets.close())
+        self._dataplane = self._make_dataplane()
+        opened.callback(lambda: self._dataplane.close())
+
+    async def _serve_health(self) -> asyncio.Server | None:
+        checks = {"/healthz": lambda: 200, "/readyz": lambda: 200 if self._is_joined else 503}
+        return await start_health(self._profile.health, checks)
+
     def _make_dataplane(self) -> Dataplane:
         v4, v6 = self._sockets.v4, self._sockets.v6
         return Dataplane(
@@ -282,12 +326,7 @@ class Program:
         if self._timer is not None:
             self._timer.cancel()
         asyncio.get_running_loop().remove_reader(self._dataplane.events_fd)
-        self._dataplane.close()
-        self._sockets.close()
-        if self._host is not None:
-            self._host.close()
-        self._routes.close()
-        self._tun.close()
+        self._closing.close()
 
 
 def run_program(

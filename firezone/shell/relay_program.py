@@ -14,13 +14,12 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 
 from firezone.durations import MILLISECOND
-from firezone.errors import FirezoneError
 from firezone.model import Entropy, IPAddress
 from firezone.phoenix import Event, Failed, LoginUrl
 from firezone.phoenix.messages import relay as messages
 from firezone.relay import LeavePortal, Progress, RelayRole, RoleEvent, Stop, portal_channel
 from firezone.shell.clock import boottime_ns, unix_ns
-from firezone.shell.health import serve_health
+from firezone.shell.health import HealthAddress, start_health
 from firezone.shell.relay_sockets import RelaySockets
 from firezone.shell.websocket import PortalLink
 from firezone.turn.relay import Relay
@@ -44,8 +43,7 @@ class RelaySettings:
     url: LoginUrl | None = None
     ssl_context: ssl.SSLContext | None = None
     auth_secret: str | None = field(default=None, repr=False)
-    health: tuple[str, int] | None = None
-    health_is_optional: bool = False
+    health: HealthAddress | None = None
     seed: int | None = None
     """Makes secret, nonces and ports predictable: for tests only."""
 
@@ -114,21 +112,12 @@ class RelayProgram:
         )
 
     async def _serve_health(self) -> asyncio.Server | None:
-        """A taken port is an error only where somebody chose it."""
-        if self._settings.health is None:
-            return None
         role = self._role
         checks: dict[str, Callable[[], int]] = {
             "/healthz": lambda: 200 if role.is_healthy(boottime_ns()) else 400,
             "/readyz": lambda: 200 if role.is_ready else 503,
         }
-        try:
-            return await serve_health(*self._settings.health, checks)
-        except FirezoneError as error:
-            if not self._settings.health_is_optional:
-                raise
-            logger.warning("no health checks", extra={"error": str(error)})
-            return None
+        return await start_health(self._settings.health, checks)
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()

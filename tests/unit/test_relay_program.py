@@ -25,6 +25,7 @@ from websockets.http11 import Request, Response
 
 from firezone.cli.program import run
 from firezone.phoenix import LoginUrl
+from firezone.shell.health import HealthAddress
 from firezone.shell.relay_program import RelayProgram, RelaySettings
 from firezone.turn.relay_peers import PeerPolicy
 
@@ -271,7 +272,7 @@ class TestPortal:
                 portal.status = 503
                 port = free_port(socket.SOCK_STREAM)
                 running = asyncio.create_task(
-                    RelayProgram(settings(portal, health=("127.0.0.1", port))).run()
+                    RelayProgram(settings(portal, health=HealthAddress("127.0.0.1", port))).run()
                 )
                 await until(lambda: len(portal.requests) > 1)
                 assert await status(port, "/healthz") == 200
@@ -310,7 +311,7 @@ def test_health_check_of_something_else(request_bytes: bytes) -> None:
     async def test() -> None:
         port = free_port(socket.SOCK_STREAM)
         running = asyncio.create_task(
-            RelayProgram(settings(None, health=("127.0.0.1", port))).run()
+            RelayProgram(settings(None, health=HealthAddress("127.0.0.1", port))).run()
         )
         await asyncio.sleep(0)
         await until(lambda: _listens(port))
