@@ -100,7 +100,6 @@ class Client(Role):
                 self._interface = message.interface
                 self._set_resources(message.resources)
                 self.node.update_relays((), relays(message.relays), now)
-                self._progress("ready", resources=len(list(self._resources)))
             case messages.ConfigChanged():
                 self._interface = message.interface
             case messages.ResourceCreatedOrUpdated():
@@ -121,6 +120,8 @@ class Client(Role):
             case messages.FlowCreationFailed():
                 self._flow_failed(message)
         self._configure_tun(self._resources.networks() | {TUNNEL_IPV4, TUNNEL_IPV6})
+        if isinstance(message, messages.Init):
+            self._progress("ready", resources=len(list(self._resources)))
         self._drain_node()
 
     def handle_flow_missed(self, direction: Direction, slot: int, packet: bytes, now: int) -> None:

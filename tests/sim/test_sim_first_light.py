@@ -1,12 +1,12 @@
 """A client and a gateway on a virtual network: paths, packets, policy."""
 
 import pytest
+from packets import ping, tcp, udp
 
 from firezone.durations import SECOND
 from firezone.sim import NatKind, World
 from firezone.sim.portal import CLIENT_ADDRESSES, GATEWAY_ADDRESSES
 from firezone.sim.world import RESOURCE, RESOURCE_V6
-from packets import ping, tcp, udp
 
 ME, ME6 = CLIENT_ADDRESSES
 SERVER, SERVER6 = "10.9.0.1", "fd09::1"

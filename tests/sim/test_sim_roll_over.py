@@ -1,13 +1,13 @@
 """Sessions roll over, peers restart, relays go and come: what flows, keeps flowing."""
 
 import pytest
+from packets import udp
 
 from firezone.commands import InstallKeypair
 from firezone.durations import MILLISECOND, MINUTE, SECOND
 from firezone.sim import NatKind, World
 from firezone.sim.portal import CLIENT_ADDRESSES
 from firezone.sim.world import RESOURCE
-from packets import udp
 
 ME, _ = CLIENT_ADDRESSES
 SERVER = "10.9.0.1"

@@ -1,9 +1,9 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from packets import _pseudo, checksum, ip, ping, tcp, udp
 
 from firezone.policy import ControlKind, control_kind, control_packet, prohibited
-from packets import _pseudo, checksum, ip, ping, tcp, udp
 
 A4, B4 = "100.64.0.2", "10.0.0.1"
 A6, B6 = "fd00:2021:1111::2", "fd00::1"

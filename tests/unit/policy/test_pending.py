@@ -1,7 +1,8 @@
+from packets import tcp, udp
+
 from firezone.durations import SECOND
 from firezone.model import ResourceId
 from firezone.policy import PendingFlows, UniquePackets
-from packets import tcp, udp
 
 A, B = "100.64.0.2", "10.0.0.1"
 RESOURCE = ResourceId("r")
