@@ -1,0 +1,100 @@
+# The relay's data path: channels, sockets, and the loop that forwards between them.
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from firezone._ext.epoch cimport Epoch
+from firezone._ext.ring cimport Ring
+
+cdef extern from "sys/socket.h" nogil:
+    ctypedef unsigned int socklen_t
+
+cdef extern from "relay_table.h" nogil:
+    ctypedef struct relay_block:
+        relay_block* next
+    ctypedef struct relay_key:
+        uint8_t remote[16]
+        uint8_t local[16]
+        uint16_t port
+        uint16_t number
+        uint8_t family
+    ctypedef struct relay_node:
+        relay_key key
+        void* owner
+    ctypedef struct relay_table:
+        uint32_t count
+    relay_node* relay_table_find(const relay_table*, const relay_key*) noexcept
+    int relay_table_insert(relay_table*, relay_node*, relay_block**) noexcept
+    void relay_table_remove(relay_table*, relay_node*, relay_block**) noexcept
+    void relay_table_each(const relay_table*, void (*)(relay_node*) noexcept) noexcept
+
+cdef extern from "relay_forward.h" nogil:
+    enum:
+        RELAY_TO_PEER
+        RELAY_TO_CLIENT
+        RELAY_ERRNOS
+    ctypedef struct relay_socket:
+        relay_block block
+        int fd
+        uint16_t port
+        uint8_t family
+        uint8_t listens
+        uint32_t channels
+    ctypedef struct relay_channel:
+        relay_block block
+        relay_node forward
+        relay_node back
+        relay_socket* listener
+        relay_socket* relay
+        uint32_t too_large[2]
+    ctypedef struct relay_counts:
+        uint64_t packets
+        uint64_t bytes
+        uint64_t sends
+        uint64_t unbound
+        uint64_t malformed
+        uint64_t failed[1]
+    ctypedef struct relay_worker:
+        relay_table forward
+        relay_table back
+        void (*control)(
+            relay_worker*, const relay_key*, const uint8_t*, uint32_t
+        ) noexcept nogil
+        void* context
+        int gso
+        int refused
+        relay_counts counts[2]
+        uint64_t no_protocol
+        uint64_t receive_errors
+    int relay_worker_init(relay_worker*, const uint64_t*) noexcept
+    void relay_worker_free(relay_worker*) noexcept
+    int relay_socket_prepare(const relay_socket*, int*) noexcept
+    bint relay_knows_gso(int) noexcept
+    int relay_read(relay_worker*, relay_socket*) noexcept
+    void relay_channel_compose(relay_channel*) noexcept
+
+# What comes up through the ring.
+cpdef enum Notice:
+    STUN = 1               # a message on a listening socket, with `local` and `remote`
+    SOCKET_FAILED = 2      # of allocation port `argument`, or the listening one; `peer`: its family
+    GSO_REFUSED = 3        # by the device, with errno `argument`; it goes on without, on that socket
+
+# One thread runs the loop, one other thread (Python) calls everything else.
+cdef class Forwarder:
+    cdef relay_worker worker
+    cdef relay_socket** sockets    # by family and port
+    cdef relay_block* retired
+    cdef Epoch epoch
+    cdef Ring _ring
+    cdef int _gro
+    cdef int _epoll
+    cdef int _stop
+    cdef bint _running
+    cdef relay_socket* _socket(self, int family, int port) except? NULL
+    cdef int _enter(self) except -1
+    cdef int _bind(
+        self,
+        const relay_key* forward,
+        const relay_key* back,
+        relay_socket* listener,
+        relay_socket* relay,
+    ) except -1
+    cdef int _unbind(self, relay_channel* channel) except -1

@@ -1,0 +1,70 @@
+import enum
+from typing import final
+
+from firezone._ext.ring import Address, Ring
+
+class Notice(enum.IntEnum):
+    """The kinds of items that come up through the ring."""
+
+    STUN = 1
+    """A message on a listening socket, with its `local` and `remote` addresses."""
+    SOCKET_FAILED = 2
+    """The socket of port `argument` and of the family `peer` broke down."""
+    GSO_REFUSED = 3
+    """The host would not cut up a large datagram, with errno `argument`; it goes on without."""
+
+@final
+class Forwarder:
+    """Forwards ChannelData between clients and peers (RFC 8656 section 12), in both directions.
+
+    `secret` are 16 random bytes, `ring` takes what is Python's. `gso` and `gro` allow to let the
+    kernel split and merge datagrams; each is given up where the host does not have it. One thread
+    stays in `run`, one other thread calls everything else. It owns no descriptor it is given.
+    """
+
+    def __init__(
+        self, secret: bytes, ring: Ring, *, gso: bool = True, gro: bool = True
+    ) -> None: ...
+    def __len__(self) -> int:
+        """Channels that are bound."""
+
+    @property
+    def gso(self) -> bool: ...
+    @property
+    def gro(self) -> bool: ...
+    def add(self, fd: int, family: int, port: int, listens: bool = False) -> None:
+        """Take part in a bound, non-blocking socket. Raises OSError."""
+
+    def remove(self, family: int, port: int) -> None:
+        """Have done with a socket that no channel uses; close it after `settle`."""
+
+    def bind(self, client: Address, local: Address, number: int, port: int, peer: Address) -> None:
+        """Relay between a client's channel and a peer, through the allocation of `port`.
+
+        `local` is the address that the client sends to. Binding the same again changes nothing but
+        that large datagrams are tried anew; another peer replaces the former one.
+        """
+
+    def unbind(self, client: Address, local: Address, number: int) -> bool:
+        """Stop. False if it is not bound."""
+
+    def settle(self, timeout: int = 100_000_000) -> bool:
+        """Wait until the loop uses nothing that was removed, at most `timeout` nanoseconds.
+
+        False if it did not come to that: then descriptors must stay open until it does.
+        """
+
+    def run(self) -> None:
+        """Forward until `stop` is called. Raises OSError for what ends the data path."""
+
+    def turn(self) -> int:
+        """Read once what is readable, instead of `run`. How many buffers were read."""
+
+    def stop(self) -> None:
+        """End `run`. Any thread."""
+
+    def traffic(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+        """Sent to peers, and to clients: packets, payload bytes, and calls they took."""
+
+    def drops(self) -> dict[str, int]:
+        """What was not forwarded, by reason."""
