@@ -157,8 +157,12 @@ class ControlPlane:
         match session:
             case ClientSession():
                 self._init_client(session)
+                for gateway in list(self._board.joined(GatewaySession)):
+                    self._renew_flows(session, gateway)
             case GatewaySession():
                 self._init_gateway(session)
+                for client in list(self._board.joined(ClientSession)):
+                    self._renew_flows(client, session)
         _log.info("%s joined", session.admission.token.kind, extra=_log_fields(session))
 
     def _join_relay(self, relay: RelaySession, frame: Frame) -> None:
@@ -204,6 +208,18 @@ class ControlPlane:
         }
         self._board.push(gateway, "init", payload)
         self._flows.catch_up(self._config, gateway)
+
+    def _renew_flows(self, client: ClientSession, gateway: GatewaySession) -> None:
+        """Make a client ask anew for what a gateway that has restarted served it.
+
+        No message says so, but every client forgets the gateway of a resource that is deleted.
+        Else it would send to a key that is gone until its connectivity checks time out.
+        """
+        for id in self._flows.take_outdated(client, gateway):
+            if (resource := client.offered.get(id)) is not None:
+                self._board.push(client, "resource_deleted", id)
+                view = views.client_resource(resource)
+                self._board.push(client, "resource_created_or_updated", view)
 
     # Requests.
 

@@ -60,6 +60,8 @@ class Flows:
         self._flows: dict[FlowKey, Flow] = {flow.key: flow for flow in store.flows()}
         self._pending: dict[str, _Pending] = {}
         self._refs: dict[FlowKey, str] = {}
+        self._told: dict[FlowKey, tuple[str, str]] = {}
+        """The public keys of client and gateway for which the client has its flow."""
 
     def are_linked(self, client_id: str, gateway_id: str) -> bool:
         """Whether some flow joins the two: only then may they exchange candidates."""
@@ -86,6 +88,8 @@ class Flows:
             gateway.channel.refuse(frame, "invalid_ref")
             return
         gateway.channel.ok(frame)
+        key = pending.client.id, gateway.id, pending.flow_created["resource_id"]
+        self._told[key] = pending.client.admission.public_key, gateway.admission.public_key
         self._board.push(pending.client, "flow_created", pending.flow_created)
 
     def handle_client_joined(self, client: ClientSession) -> None:
@@ -102,6 +106,18 @@ class Flows:
             pending = self._pending[ref]
             if session in (pending.client, pending.gateway):
                 self._forget_pending(key)
+
+    def take_outdated(self, client: ClientSession, gateway: GatewaySession) -> list[str]:
+        """The resources that a client looks for at a key which the gateway no longer has.
+
+        Each is named once: from then on the client is taken to have heard of it.
+        """
+        ours, theirs = client.admission.public_key, gateway.admission.public_key
+        told = {k: v for k, v in self._told.items() if k[:2] == (client.id, gateway.id)}
+        for key in [key for key, keys in told.items() if keys != (ours, theirs)]:
+            del self._told[key]
+        # A client that has another key itself started anew, and knows no gateway.
+        return [key[2] for key, (mine, its) in told.items() if mine == ours and its != theirs]
 
     def in_force(self, gateway: GatewaySession) -> list[Flow]:
         """The flows of a gateway, as last decided."""
@@ -244,6 +260,7 @@ class Flows:
     def _delete(self, flow: Flow) -> None:
         self._forget_pending(flow.key)
         self._store.delete_flow(flow)
+        self._told.pop(flow.key, None)
         del self._flows[flow.key]
 
     def _forget_pending(self, key: FlowKey) -> None:
