@@ -3,7 +3,7 @@
 from firezone.ice.agent import Agent
 from firezone.ice.candidate import Candidate, CandidateKind, is_usable
 from firezone.ice.events import IceState, IceTransmit, Nominated, PairReport, StateChanged
-from firezone.ice.pair import CheckState
+from firezone.ice.pair import CheckState, Tally
 from firezone.ice.timing import StunTiming
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "PairReport",
     "StateChanged",
     "StunTiming",
+    "Tally",
     "is_usable",
 ]

@@ -173,7 +173,7 @@ class Agent:
         due = self._checklist.due(self._timing, now)
         for pair in due:
             if pair.is_exhausted(self._timing):
-                self._checklist.fail(pair)
+                self._checklist.fail(pair, now)
         self._settle(now)
         for pair in self._checklist.due(self._timing, now):
             self._send_check(pair, now)
@@ -462,6 +462,7 @@ class Agent:
             pair.priority,
             pair.round_trip,
             pair is self._nominated,
+            replace(pair.tally),
         )
 
 

@@ -96,8 +96,8 @@ class Checklist:
         deadlines = (pair.deadline(timing) for pair in self)
         return min((d for d in deadlines if d is not None), default=None)
 
-    def fail(self, pair: Pair) -> None:
-        self._forget(pair.fail())
+    def fail(self, pair: Pair, now: int) -> None:
+        self._forget(pair.fail(now))
 
     def _form_one(self, local: Candidate, remote: Candidate, now: int) -> None:
         existing = self.pair_at(local.base, remote.address)

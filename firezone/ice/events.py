@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from firezone.ice.candidate import Candidate
-from firezone.ice.pair import CheckState
+from firezone.ice.pair import CheckState, Tally
 from firezone.model import Endpoint
 
 
@@ -54,3 +54,4 @@ class PairReport:
     priority: int
     round_trip: int | None
     nominated: bool
+    tally: Tally

@@ -85,6 +85,21 @@ class Check:
     """It is not sent again and its silence means nothing, but its answer counts."""
 
 
+@dataclass(slots=True)
+class Tally:
+    """What became of all checks of a pair so far, for whoever wants to know why it was not chosen.
+
+    Nothing is decided by it. Times are nanoseconds, None = not (yet).
+    """
+
+    sent: int = 0
+    answered: int = 0
+    unanswered: int = 0
+    """Sent since the last answer."""
+    answered_at: int | None = None
+    failed_at: int | None = None
+
+
 class Pair:
     """A local and a remote candidate. All fields are for reading; methods write."""
 
@@ -102,6 +117,7 @@ class Pair:
         """The local candidate as which the peer sees us on this path."""
         self.round_trip: int | None = None
         """Smoothed (RFC 6298 section 2), nanoseconds."""
+        self.tally = Tally()
         self._checks: deque[Check] = deque()
         self._due_at: int | None = now
         self._was_triggered = False
@@ -182,6 +198,8 @@ class Pair:
         """Note a check; it also returns the older checks that left the record."""
         self._move(CheckEvent.SENT)
         self._due_at = None
+        self.tally.sent += 1
+        self.tally.unanswered += 1
         if self.nomination is Nomination.NOMINATED:
             self.nomination = Nomination.IN_PROGRESS
         nominating = self.nomination is not Nomination.NONE
@@ -197,12 +215,16 @@ class Pair:
         check.cancelled = False
         self.valid_local = valid_local
         self._measure(now - check.sent_at)
+        self.tally.answered += 1
+        self.tally.unanswered = 0
+        self.tally.answered_at = now
         if check.nominating and self.nomination is Nomination.IN_PROGRESS:
             self.nomination = Nomination.CONFIRMED
 
-    def fail(self) -> list[Check]:
+    def fail(self, now: int) -> list[Check]:
         """Give up; returns the checks whose answers are not awaited any more."""
         self._move(CheckEvent.EXHAUSTED)
+        self.tally.failed_at = now
         self._clear_nominations()
         forgotten = list(self._checks)
         self._checks.clear()

@@ -1,6 +1,12 @@
 """The connection node: joins ICE, TURN and WireGuard."""
 
-from firezone.node.connection import Connection, ConnectionState, PeerKeys
+from firezone.node.connection import (
+    Connection,
+    ConnectionState,
+    LostConnection,
+    PathChange,
+    PeerKeys,
+)
 from firezone.node.events import (
     CandidateGathered,
     CandidateWithdrawn,
@@ -12,7 +18,7 @@ from firezone.node.events import (
 )
 from firezone.node.node import ActivityOf, Node, NoRelaysError
 from firezone.node.relays import Relay
-from firezone.node.transport import ChannelReceivedAt
+from firezone.node.transport import ChannelReceivedAt, LostRelay
 
 __all__ = [
     "ActivityOf",
@@ -24,9 +30,12 @@ __all__ = [
     "ConnectionEstablished",
     "ConnectionFailed",
     "ConnectionState",
+    "LostConnection",
+    "LostRelay",
     "NoRelaysError",
     "Node",
     "NodeEvent",
+    "PathChange",
     "PathChosen",
     "PeerKeys",
     "Relay",

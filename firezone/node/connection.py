@@ -24,6 +24,7 @@ DISCONNECT_GRACE = 2 * SECOND
 IDLE_AFTER = 20 * SECOND
 HANDSHAKE_DEBOUNCE = 20 * SECOND
 WAITING_PACKETS = 128
+REMEMBERED_PATHS = 16
 
 
 class ConnectionState(Enum):
@@ -40,6 +41,27 @@ class PeerKeys:
     preshared_key: bytes = field(repr=False)
     local: IceCredentials
     remote: IceCredentials
+
+
+@dataclass(frozen=True, slots=True)
+class PathChange:
+    """From `at` (ns) on, packets took this pair. `direct` is False if any end is a relay."""
+
+    at: int
+    direct: bool
+    local: Candidate
+    remote: Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class LostConnection:
+    """A connection that is gone: why, and from when to when (ns) it existed."""
+
+    id: str
+    reason: str
+    created_at: int
+    ended_at: int
+    established: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -60,12 +82,17 @@ class Connection:
     path: Path | None = None
     has_session: bool = False
     session_at: int = -HANDSHAKE_DEBOUNCE
-    established: bool = False
+    established_at: int | None = None
     disconnected_at: int | None = None
     last_proactive: int | None = None
     failure: str | None = None
     waiting: deque[bytes] = field(default_factory=lambda: deque(maxlen=WAITING_PACKETS), repr=False)
     remotes: list[Candidate] = field(default_factory=list)
+    paths: deque[PathChange] = field(default_factory=lambda: deque(maxlen=REMEMBERED_PATHS))
+
+    @property
+    def established(self) -> bool:
+        return self.established_at is not None
 
     def may_rehandshake(self, now: int) -> bool:
         """At most one proactive handshake in 20 s, none without a path."""

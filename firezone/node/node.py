@@ -23,7 +23,13 @@ from firezone.errors import LocalError
 from firezone.ice import Agent, Candidate, CandidateKind, Nominated, StateChanged
 from firezone.model import Endpoint, Entropy, RelayId, Timeout, Transmit, earliest
 from firezone.node.candidates import as_candidate, in_signalling_order, optimistic
-from firezone.node.connection import Connection, ConnectionState, PeerKeys
+from firezone.node.connection import (
+    Connection,
+    ConnectionState,
+    LostConnection,
+    PathChange,
+    PeerKeys,
+)
 from firezone.node.deadlines import Deadlines
 from firezone.node.events import (
     CandidateGathered,
@@ -53,6 +59,8 @@ from firezone.stun import USERNAME, Class, DecodeError, Message, decode, looks_l
 from firezone.turn import CandidateAdded, CandidateInvalidated
 
 ActivityOf = Callable[[int], Activity]
+
+REMEMBERED_LOSSES = 16
 
 _MAX_ROUNDS = 64
 _RACE_WINDOW = 1 * SECOND
@@ -84,6 +92,8 @@ class Node:
     ) -> None:
         self.static = StaticKeypair.generate(entropy)
         self.counters: Counter[str] = Counter()
+        self.lost: deque[LostConnection] = deque(maxlen=REMEMBERED_LOSSES)
+        """The last connections that are no more, for whoever asks what became of them."""
         self._controlling = controlling
         self._entropy = entropy
         self._activity = activity
@@ -149,6 +159,7 @@ class Node:
         c = self._connections.get(connection)
         if c is not None:
             self._remove(c)
+            self._note_lost(c, "closed", now)
             self._events.append(ConnectionClosed(connection))
 
     def add_remote_candidate(self, connection: str, candidate: Candidate, now: int) -> None:
@@ -196,6 +207,7 @@ class Node:
         """
         for c in tuple(self._connections.values()):
             self._remove(c)
+            self._note_lost(c, "reset", now)
             self._events.append(ConnectionClosed(c.id))
         self.transport.clear()
         self._drain_relay_commands()
@@ -325,6 +337,9 @@ class Node:
         self._slots.release(c.slot)
         self._tunnel_ids.release(c.tunnel_id)
 
+    def _note_lost(self, c: Connection, reason: str, now: int) -> None:
+        self.lost.append(LostConnection(c.id, reason, c.created_at, now, c.established))
+
     def _handle_connection_timeout(self, c: Connection, now: int) -> None:
         activity = self._activity(c.slot)
         c.note_activity(activity, now)
@@ -352,6 +367,7 @@ class Node:
         failure = c.check_failure(now)
         if failure is not None:
             self._remove(c)
+            self._note_lost(c, failure, now)
             self._events.append(ConnectionFailed(c.id, failure))
             return
         self._deadlines.set(c.id, c.next_timeout(self._activity(c.slot)))
@@ -454,6 +470,7 @@ class Node:
             c.state = ConnectionState.CONNECTED
             c.touch(now)
         relayed = CandidateKind.RELAYED in (pair.local.kind, pair.remote.kind)
+        c.paths.append(PathChange(now, not relayed, pair.local, pair.remote))
         self._events.append(PathChosen(c.id, not relayed, pair.local, pair.remote))
         self._rehandshake(c, now)
         self._establish(c, now)
@@ -525,8 +542,8 @@ class Node:
         """Let the waiting packets go as soon as there is both a path and a session."""
         if c.path is None or not c.has_session:
             return
-        if not c.established:
-            c.established = True
+        if c.established_at is None:
+            c.established_at = now
             self._events.append(ConnectionEstablished(c.id))
         while c.waiting:
             self._commands.append(SealPacket(c.slot, c.waiting.popleft()))

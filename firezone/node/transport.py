@@ -23,11 +23,14 @@ from firezone.turn import (
     CandidateInvalidated,
     ChannelConfirmed,
     ChannelLost,
+    RelayServer,
     encode_channel_data,
 )
 
 ChannelReceivedAt = Callable[[Endpoint, int], int]
 """When the data plane last saw ChannelData of this relay and number: ns, 0 = never."""
+
+REMEMBERED_RELAYS = 16
 
 _CHANNEL_DATA = range(0x40, 0x50)
 
@@ -49,6 +52,16 @@ class RelayEvent:
     event: CandidateAdded | CandidateInvalidated | ChannelConfirmed | ChannelLost
 
 
+@dataclass(frozen=True, slots=True)
+class LostRelay:
+    """A relay that could not be used any more, and why; `at` is nanoseconds."""
+
+    id: RelayId
+    server: RelayServer
+    reason: str
+    at: int
+
+
 class Transport:
     """All allocations, and the ways through them."""
 
@@ -57,6 +70,8 @@ class Transport:
     ) -> None:
         self.relays = Relays(software=software, entropy=entropy)
         self.counters: Counter[str] = Counter()
+        self.lost_relays: deque[LostRelay] = deque(maxlen=REMEMBERED_RELAYS)
+        """The last ones that we gave up, for whoever looks on."""
         self._channel_received_at = channel_received_at
         self._channels: dict[tuple[Endpoint, int], RelayId] = {}
         self._transmits: deque[Transmit] = deque()
@@ -145,7 +160,9 @@ class Transport:
         for relay_id, allocation in self.relays:
             allocation.handle_timeout(now)
             self._drain(relay_id, allocation)
-            if allocation.can_be_freed() is not None:
+            reason = allocation.can_be_freed()
+            if reason is not None:
+                self.lost_relays.append(LostRelay(relay_id, allocation.server, reason, now))
                 self._drop(relay_id)
 
     def drain(self) -> None:

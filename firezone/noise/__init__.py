@@ -7,7 +7,14 @@ from firezone.noise.index import TunnelIds, tunnel_id_of
 from firezone.noise.keys import StaticKeypair
 from firezone.noise.messages import MessageType, message_type, receiver_index
 from firezone.noise.timers import Timer
-from firezone.noise.tunnel import Expired, SessionEstablished, Tunnel, TunnelCommand, TunnelEvent
+from firezone.noise.tunnel import (
+    Expired,
+    SessionEstablished,
+    SessionReport,
+    Tunnel,
+    TunnelCommand,
+    TunnelEvent,
+)
 
 __all__ = [
     "Accepted",
@@ -19,6 +26,7 @@ __all__ = [
     "Reason",
     "Rejected",
     "SessionEstablished",
+    "SessionReport",
     "StaticKeypair",
     "Timer",
     "Tunnel",

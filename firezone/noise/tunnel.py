@@ -69,6 +69,19 @@ class Expired:
     """The peer does not answer: the tunnel has no keys and rests."""
 
 
+@dataclass(frozen=True, slots=True)
+class SessionReport:
+    """What may be known of one session. Times are absolute nanoseconds."""
+
+    local_index: int
+    initiator: bool
+    created_at: int
+    send_until: int
+    receive_until: int
+    sending: bool
+    """Whether we send under it."""
+
+
 TunnelCommand = InstallKeypair | RemoveKeypair | SendKeepalive
 TunnelEvent = SessionEstablished | Expired
 
@@ -126,6 +139,11 @@ class Tunnel:
         return self._current is not None
 
     @property
+    def handshake_since(self) -> int | None:
+        """When the first initiation of the handshake in progress was sent; None without one."""
+        return self._facts.first_initiation_at if self._current is not None else None
+
+    @property
     def established_at(self) -> int | None:
         """When the last handshake completed on our side, in either role; None before the first."""
         return self._facts.established_at
@@ -134,6 +152,22 @@ class Tunnel:
     def expired(self) -> bool:
         """True from `Expired` until the next handshake begins."""
         return self._expired
+
+    def sessions(self) -> tuple[SessionReport, ...]:
+        """All sessions, newest first, without their keys."""
+        newest_first = sorted(self._sessions.values(), key=lambda s: s.created_at, reverse=True)
+        sending = self._facts.current_index
+        return tuple(
+            SessionReport(
+                s.local_index,
+                s.initiator,
+                s.created_at,
+                s.send_until,
+                s.receive_until,
+                sending=s.local_index == sending,
+            )
+            for s in newest_first
+        )
 
     def set_preshared_key(self, preshared_key: bytes | None) -> None:
         """Use another one from the next handshake on; None for none. Sessions stay."""

@@ -10,6 +10,7 @@ from firezone.turn.channel_data import (
 )
 from firezone.turn.events import (
     AllocationEvent,
+    AllocationState,
     CandidateAdded,
     CandidateInvalidated,
     Channel,
@@ -23,6 +24,7 @@ from firezone.turn.events import (
 __all__ = [
     "Allocation",
     "AllocationEvent",
+    "AllocationState",
     "CandidateAdded",
     "CandidateInvalidated",
     "Channel",

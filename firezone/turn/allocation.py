@@ -36,6 +36,7 @@ from firezone.turn.channel_data import ChannelDataError, decode_channel_data
 from firezone.turn.channels import Binding, Channels
 from firezone.turn.events import (
     AllocationEvent,
+    AllocationState,
     CandidateAdded,
     CandidateInvalidated,
     CandidateType,
@@ -120,6 +121,28 @@ class Allocation:
     @property
     def has_allocation(self) -> bool:
         return self._grant is not None
+
+    @property
+    def state(self) -> AllocationState:
+        """For whoever looks on."""
+        if self._has_failed:
+            return AllocationState.FAILED
+        if self.credentials is None:
+            return AllocationState.UNAUTHORIZED
+        if self._grant is not None:
+            return AllocationState.ALLOCATED
+        if self._active is None:
+            return AllocationState.CONNECTING
+        return AllocationState.SUSPENDED if self._is_suspended else AllocationState.ALLOCATING
+
+    @property
+    def expires_at(self) -> int | None:
+        """When the relay forgets the allocation unless we refresh it; None without one."""
+        return self._grant.expires_at if self._grant is not None else None
+
+    def channels(self) -> int:
+        """How many channels the relay has confirmed."""
+        return self._channels.confirmed_count()
 
     def matches(self, source: Endpoint) -> bool:
         """Whether this is an address of our relay."""

@@ -149,6 +149,10 @@ class Channels:
         """The peers whose channels are being asked for."""
         return [binding.peer for binding in self._bindings.values() if binding.in_flight]
 
+    def confirmed_count(self) -> int:
+        """How many are bound now."""
+        return sum(b.confirmed and not b.expired for b in self._bindings.values())
+
     def clear(self) -> list[Binding]:
         """Forgets all, and gives those that were not lost already."""
         live = [binding for binding in self._bindings.values() if not binding.expired]

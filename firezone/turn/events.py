@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Literal
 
 from firezone.model import Endpoint
@@ -41,6 +42,17 @@ class Credentials:
     def key(self) -> bytes:
         """What MESSAGE-INTEGRITY is made with."""
         return long_term_key(self.username, self.realm, self.password)
+
+
+class AllocationState(StrEnum):
+    """How far a client has come with its relay; the value is for people."""
+
+    CONNECTING = "no answer yet"
+    ALLOCATING = "asking for an allocation"
+    ALLOCATED = "allocated"
+    SUSPENDED = "refused an allocation"
+    UNAUTHORIZED = "refused our credentials"
+    FAILED = "does not understand us"
 
 
 @dataclass(frozen=True, slots=True)
