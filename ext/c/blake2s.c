@@ -48,10 +48,14 @@ static void compress(uint32_t h[8], const uint8_t block[BLOCK], uint64_t count, 
     v[13] ^= (uint32_t)(count >> 32);
     if (last)
         v[14] = ~v[14];
+    /* Unrolled, the schedule is constants. */
+#pragma GCC unroll 10
     for (int round = 0; round < 10; round++) {
         const uint8_t *s = SIGMA[round];
+#pragma GCC unroll 4
         for (int i = 0; i < 4; i++)
             mix(v, i, 4 + i, 8 + i, 12 + i, m[s[2 * i]], m[s[2 * i + 1]]);
+#pragma GCC unroll 4
         for (int i = 0; i < 4; i++)
             mix(v, i, 4 + (i + 1) % 4, 8 + (i + 2) % 4, 12 + (i + 3) % 4, m[s[8 + 2 * i]],
                 m[s[9 + 2 * i]]);
