@@ -46,6 +46,7 @@ from firezone.policy import (
     refuse,
 )
 from firezone.roles import (
+    PeerFacts,
     Rebind,
     ReconnectPortal,
     Role,
@@ -139,6 +140,27 @@ class Client(Role):
         self._remembered.clear()
         self._events.append(Rebind())
         self._events.append(ReconnectPortal("network changed"))
+
+    # For whoever looks on.
+
+    def peer_facts(self, peer: str) -> PeerFacts:
+        gateway = self._gateways.get(GatewayId(peer))
+        if gateway is None:
+            return PeerFacts()
+        names = tuple(r.name for r in self._resources if self._gateway_of.get(r.id) == peer)
+        return PeerFacts(gateway.addresses, names)
+
+    def peer_at(self, address: IPAddress) -> str | None:
+        if is_peer(address):
+            return self._gateway_at(address)
+        resource = self._resources.lookup(address)
+        return None if resource is None else self._gateway_of.get(resource.id)
+
+    def why_nobody(self, address: IPAddress) -> str:
+        resource = None if is_peer(address) else self._resources.lookup(address)
+        if resource is None:
+            return f"no resource or gateway of ours has the address {address}"
+        return f"the resource {resource.name!r} has no gateway now; traffic for it asks for one"
 
     # Packets.
 

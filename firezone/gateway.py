@@ -49,6 +49,7 @@ from firezone.policy import (
     refuse,
 )
 from firezone.roles import (
+    PeerFacts,
     ReconnectPortal,
     Role,
     TellPortal,
@@ -141,6 +142,21 @@ class Gateway(Role):
 
     def poll_timeout(self) -> Timeout | None:
         return earliest(super().poll_timeout(), self._expiry_timeout())
+
+    # For whoever looks on.
+
+    def peer_facts(self, peer: str) -> PeerFacts:
+        known = self._peers.get(ClientId(peer))
+        if known is None:
+            return PeerFacts()
+        return PeerFacts(known.addresses, tuple(sorted(known.access)))
+
+    def peer_at(self, address: IPAddress) -> str | None:
+        peer = self._by_address.get(address)
+        return None if peer is None else peer.id
+
+    def why_nobody(self, address: IPAddress) -> str:
+        return f"no client of ours has the address {address}"
 
     # Packets.
 

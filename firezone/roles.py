@@ -76,6 +76,14 @@ class Rebind:
     """Move to fresh sockets: everything that knew the old ports is gone."""
 
 
+@dataclass(frozen=True, slots=True)
+class PeerFacts:
+    """What a role knows of a peer beyond its connection: tunnel addresses and resources' names."""
+
+    addresses: frozenset[IPAddress] = frozenset()
+    resources: tuple[str, ...] = ()
+
+
 RoleEvent = TellPortal | ConfigureTun | Progress | ReconnectPortal | Rebind
 
 
@@ -111,6 +119,20 @@ class Role(ABC):
         self._tun: ConfigureTun | None = None
         self._commands: deque[Command] = deque()
         self._events: deque[RoleEvent] = deque()
+
+    # For whoever looks on.
+
+    @abstractmethod
+    def peer_facts(self, peer: str) -> PeerFacts:
+        """Of a peer that is unknown: nothing."""
+
+    @abstractmethod
+    def peer_at(self, address: IPAddress) -> str | None:
+        """The peer that packets for this address go to now, None if to nobody."""
+
+    @abstractmethod
+    def why_nobody(self, address: IPAddress) -> str:
+        """Why packets for this address go to nobody now."""
 
     # Inputs.
 

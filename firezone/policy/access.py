@@ -7,7 +7,7 @@ it permits it, so the rules of a larger network apply inside a smaller one as we
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -114,6 +114,9 @@ class Access:
         if not permitting:
             return Decision(Refusal.FILTERED, best.resource)
         return Decision(None, best.resource, _latest([g.expires_at for g in permitting]))
+
+    def __iter__(self) -> Iterator[ResourceId]:
+        return iter(self._grants)
 
     def __contains__(self, resource: object) -> bool:
         return resource in self._grants

@@ -107,6 +107,16 @@ class _Kernels:
         """When data last came through a channel, absolute ns; 0 = never or not open."""
         return self._channels.received_at(address_tuple(relay), number)
 
+    @property
+    def flow_count(self) -> int:
+        """Entries in the flow table, stale ones too."""
+        return len(self._flows)
+
+    @property
+    def flow_capacity(self) -> int:
+        """How many it can hold in each direction."""
+        return self._flows.capacity
+
     def counters(self) -> dict[str, int]:
         """Packets and bytes each way, drops by verdict, commands that could not be carried out."""
         total = Counter(self._pipeline.counters())
