@@ -25,6 +25,7 @@ IDLE_AFTER = 20 * SECOND
 HANDSHAKE_DEBOUNCE = 20 * SECOND
 WAITING_PACKETS = 128
 REMEMBERED_PATHS = 16
+REMEMBERED_REMOTES = 64
 
 
 class ConnectionState(Enum):
@@ -41,6 +42,12 @@ class PeerKeys:
     preshared_key: bytes = field(repr=False)
     local: IceCredentials
     remote: IceCredentials
+
+    @property
+    def username(self) -> str:
+        """USERNAME of the peer's checks. One fragment alone has 20 bits: among a thousand
+        connections two are likely to share it."""
+        return f"{self.local.username}:{self.remote.username}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +100,11 @@ class Connection:
     @property
     def established(self) -> bool:
         return self.established_at is not None
+
+    def note_remote(self, candidate: Candidate) -> None:
+        """Remember a few of the peer's candidates; a peer may signal any number."""
+        if candidate not in self.remotes and len(self.remotes) < REMEMBERED_REMOTES:
+            self.remotes.append(candidate)
 
     def may_rehandshake(self, now: int) -> bool:
         """At most one proactive handshake in 20 s, none without a path."""

@@ -106,7 +106,7 @@ class Node:
         )
         self._connections: dict[str, Connection] = {}
         self._by_key: dict[bytes, Connection] = {}
-        self._by_ufrag: dict[str, Connection] = {}
+        self._by_username: dict[str, Connection] = {}
         self._by_tunnel_id: dict[int, Connection] = {}
         self._by_slot: dict[int, Connection] = {}
         self._slots = Slots()
@@ -168,8 +168,8 @@ class Node:
         if c is None:
             self.counters["candidate for an unknown connection"] += 1
             return
-        c.remotes.append(candidate)
         c.touch(now)
+        c.note_remote(candidate)
         c.agent.add_remote_candidate(candidate, now)
         for guess in optimistic(c.remotes, candidate):
             c.agent.add_remote_candidate(guess, now)
@@ -310,7 +310,7 @@ class Node:
             last_active=now,
         )
         self._connections[connection] = self._by_slot[slot] = c
-        self._by_key[keys.public_key] = self._by_ufrag[keys.local.username] = c
+        self._by_key[keys.public_key] = self._by_username[keys.username] = c
         self._by_tunnel_id[tunnel_id] = c
         self._commands.append(AddPeer(slot, tunnel_id))
         return c
@@ -330,7 +330,7 @@ class Node:
         _discard(self._connections, c.id, c)
         _discard(self._by_slot, c.slot, c)
         _discard(self._by_key, c.keys.public_key, c)
-        _discard(self._by_ufrag, c.keys.local.username, c)
+        _discard(self._by_username, c.keys.username, c)
         _discard(self._by_tunnel_id, c.tunnel_id, c)
         c.tunnel.close()
         self._commands.append(RemovePeer(c.slot))
@@ -445,8 +445,7 @@ class Node:
 
     def _addressee(self, message: Message) -> Connection | None:
         if message.class_ is Class.REQUEST:
-            username = message.get(USERNAME) or ""
-            return self._by_ufrag.get(username.partition(":")[0])
+            return self._by_username.get(message.get(USERNAME) or "")
         owner = self._in_flight.owner(message.transaction_id)
         return self._connections.get(owner) if owner is not None else None
 
