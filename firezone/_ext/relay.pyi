@@ -1,7 +1,9 @@
 import enum
 from typing import final
 
-from firezone._ext.ring import Address, Ring
+from firezone._ext.ring import Ring
+
+_Address = tuple[int, bytes, int]
 
 class Notice(enum.IntEnum):
     """The kinds of items that come up through the ring."""
@@ -38,14 +40,16 @@ class Forwarder:
     def remove(self, family: int, port: int) -> None:
         """Have done with a socket that no channel uses; close it after `settle`."""
 
-    def bind(self, client: Address, local: Address, number: int, port: int, peer: Address) -> None:
+    def bind(
+        self, client: _Address, local: _Address, number: int, port: int, peer: _Address
+    ) -> None:
         """Relay between a client's channel and a peer, through the allocation of `port`.
 
         `local` is the address that the client sends to. Binding the same again changes nothing but
         that large datagrams are tried anew; another peer replaces the former one.
         """
 
-    def unbind(self, client: Address, local: Address, number: int) -> bool:
+    def unbind(self, client: _Address, local: _Address, number: int) -> bool:
         """Stop. False if it is not bound."""
 
     def settle(self, timeout: int = 100_000_000) -> bool:

@@ -7,9 +7,9 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from firezone import commands
+from firezone.dataplane import SingleThreaded
 from firezone.model import Endpoint, Entropy, IPAddress, RelayId, Transmit
 from firezone.roles import ConfigureTun, Progress, Rebind, ReconnectPortal, Role, TellPortal
-from firezone.shell.dataplane import SingleThreaded
 from firezone.sim.clock import Clock
 from firezone.sim.network import Host
 from firezone.turn.relay import Relay
