@@ -35,6 +35,16 @@ class MarkRule:
     table: int
 
 
+@dataclass(frozen=True, slots=True)
+class MainRule:
+    """Asks the main table first, but passes over its default routes."""
+
+    family: int
+
+
+Rule = MarkRule | MainRule
+
+
 class RtNetlink:
     """A netlink socket in this network namespace.
 
@@ -82,16 +92,22 @@ class RtNetlink:
                 found.add(_interface(packed, length).network)
         return found
 
+    def tables(self) -> set[int]:
+        """The routing tables that have routes."""
+        dumped = self._dump(_RTM_GETROUTE, bytes(12))
+        found = {_u32(_attributes(body[12:]), _RTA_TABLE) for body in dumped}
+        return {table for table in found if table is not None}
+
     def add_route(self, index: int, table: int, destination: IPNetwork) -> None:
         self._change_route(_RTM_NEWROUTE, _CREATE | _EXCL, index, table, destination)
 
     def remove_route(self, index: int, table: int, destination: IPNetwork) -> None:
         self._change_route(_RTM_DELROUTE, 0, index, table, destination)
 
-    def add_rule(self, rule: MarkRule) -> None:
+    def add_rule(self, rule: Rule) -> None:
         self._change_rule(_RTM_NEWRULE, _CREATE | _EXCL, rule)
 
-    def remove_rule(self, rule: MarkRule) -> None:
+    def remove_rule(self, rule: Rule) -> None:
         """Raises FileNotFoundError if there is no such rule (left)."""
         self._change_rule(_RTM_DELRULE, 0, rule)
 
@@ -125,18 +141,12 @@ class RtNetlink:
             + _attribute(_RTA_TABLE, struct.pack("=I", table)),
         )
 
-    def _change_rule(self, kind: int, flags: int, rule: MarkRule) -> None:
+    def _change_rule(self, kind: int, flags: int, rule: Rule) -> None:
+        invert = 0 if isinstance(rule, MainRule) else _FIB_RULE_INVERT
         header = struct.pack(
-            "=BBBBBBBBI", _AF[rule.family], 0, 0, 0, 0, 0, 0, _FR_ACT_TO_TBL, _FIB_RULE_INVERT
+            "=BBBBBBBBI", _AF[rule.family], 0, 0, 0, 0, 0, 0, _FR_ACT_TO_TBL, invert
         )
-        self._request(
-            kind,
-            flags,
-            header
-            + _attribute(_FRA_FWMARK, struct.pack("=I", rule.mark))
-            + _attribute(_FRA_FWMASK, b"\xff\xff\xff\xff")
-            + _attribute(_FRA_TABLE, struct.pack("=I", rule.table)),
-        )
+        self._request(kind, flags, header + _rule_attributes(rule))
 
     def _request(self, kind: int, flags: int, body: bytes) -> None:
         for _ in self._exchange(kind, flags | _ACK, body):
@@ -175,9 +185,23 @@ _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _IFA_F_NODAD = 0x02
 _RTA_DST, _RTA_OIF, _RTA_TABLE = 1, 4, 15
 _RTPROT_STATIC, _RT_SCOPE_UNIVERSE, _RTN_UNICAST = 4, 0, 1
-_FRA_FWMARK, _FRA_TABLE, _FRA_FWMASK = 10, 15, 16
+_FRA_FWMARK, _FRA_SUPPRESS_PREFIXLEN, _FRA_TABLE, _FRA_FWMASK = 10, 14, 15, 16
+_RT_TABLE_MAIN = 254
 _FR_ACT_TO_TBL = 1
 _FIB_RULE_INVERT = 2
+
+
+def _rule_attributes(rule: Rule) -> bytes:
+    match rule:
+        case MarkRule(_, mark, table):
+            return (
+                _attribute(_FRA_FWMARK, struct.pack("=I", mark))
+                + _attribute(_FRA_FWMASK, b"\xff\xff\xff\xff")
+                + _attribute(_FRA_TABLE, struct.pack("=I", table))
+            )
+        case MainRule():
+            table_of_host = _attribute(_FRA_TABLE, struct.pack("=I", _RT_TABLE_MAIN))
+            return table_of_host + _attribute(_FRA_SUPPRESS_PREFIXLEN, bytes(4))
 
 
 def _attribute(kind: int, value: bytes) -> bytes:

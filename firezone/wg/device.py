@@ -132,7 +132,7 @@ class Device:
         With another private key every session ends, and the data plane must be told the new public
         key: see `replay`.
         """
-        _check_keys(change)
+        self.check(change)
         if change.private_key is not None:
             self._set_private_key(change.private_key, now)
         if change.listen_port is not None:
@@ -144,6 +144,10 @@ class Device:
                 self._remove(peer)
         for peer_change in change.peers:
             self._configure_peer(peer_change, now)
+
+    def check(self, change: DeviceChange) -> None:
+        """Raise SettingsError for a change that `configure` would refuse."""
+        _check_keys(change)
 
     def replay(self, now: int) -> None:
         """Tell a data plane that knows nothing of the peers; their sessions begin anew."""

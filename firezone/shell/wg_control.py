@@ -1,0 +1,174 @@
+"""The socket by which wg(8) asks an interface: /var/run/wireguard/<name>.sock, for root only."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from firezone.errors import ConfigurationError, FirezoneError
+from firezone.wg import (
+    DeviceChange,
+    DeviceStatus,
+    RequestReader,
+    SettingsError,
+    UapiError,
+    format_status,
+    reply,
+)
+
+DIRECTORY = Path("/var/run/wireguard")
+
+_TIMEOUT_SECONDS = 5.0
+
+
+class ControlError(FirezoneError):
+    """No running interface of that name answers."""
+
+
+class ControlSocket:
+    """Answers `get=1` by `status` and `set=1` by `configure`, until closed.
+
+    `configure` raises UapiError or SettingsError when it did nothing.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        status: Callable[[], DeviceStatus],
+        configure: Callable[[DeviceChange], None],
+        directory: Path = DIRECTORY,
+    ) -> None:
+        """Bind the socket. Raises ConfigurationError if another interface answers there."""
+        self._path = directory / f"{name}.sock"
+        self._status = status
+        self._configure = configure
+        self._server: asyncio.Server | None = None
+        self._socket = _bind(self._path)
+        self._inode = self._path.stat().st_ino
+
+    async def start(self) -> None:
+        """Begin to answer."""
+        self._server = await asyncio.start_unix_server(self._serve, sock=self._socket)
+
+    def is_there(self) -> bool:
+        """False once somebody has removed the socket, which tells the interface to go."""
+        try:
+            return self._path.stat().st_ino == self._inode
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        self._socket.close()
+        if self.is_there():
+            self._path.unlink(missing_ok=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        requests = RequestReader()
+        with suppress(OSError):
+            while data := await reader.read(1 << 16):
+                if not self._feed(requests, data, writer):
+                    break
+                await writer.drain()
+        writer.close()
+
+    def _feed(self, requests: RequestReader, data: bytes, writer: asyncio.StreamWriter) -> bool:
+        """Answer what is whole by now. False if the connection is of no more use."""
+        try:
+            requests.feed(data)
+        except UapiError as error:
+            writer.write(reply(error.number))
+            return False
+        while True:
+            try:
+                request = requests.poll_request()
+                if request is None:
+                    return True
+                writer.write(self._answer(request))
+            except UapiError as error:
+                writer.write(reply(error.number))
+            except SettingsError:
+                writer.write(reply(errno.EINVAL))
+
+    def _answer(self, request: object) -> bytes:
+        if isinstance(request, DeviceChange):
+            self._configure(request)
+            return reply()
+        return format_status(self._status()) + reply()
+
+
+def names(directory: Path = DIRECTORY) -> list[str]:
+    """The interfaces whose sockets answer."""
+    return sorted(path.stem for path in directory.glob("*.sock") if _answers(path))
+
+
+def ask(name: str, request: bytes, directory: Path = DIRECTORY) -> bytes:
+    """Send a whole request to a running interface and return the answer. Raises ControlError."""
+    answer = b""
+    with _connected(name, directory) as connection:
+        connection.sendall(request)
+        while not answer.endswith(b"\n\n"):
+            data = connection.recv(1 << 16)
+            if not data:
+                raise ControlError(f"{name}: the interface broke off")
+            answer += data
+    return answer
+
+
+def process_of(name: str, directory: Path = DIRECTORY) -> int:
+    """The process that serves an interface. Raises ControlError."""
+    with _connected(name, directory) as connection:
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    pid: int = struct.unpack("3i", credentials)[0]
+    if pid <= 0:
+        raise ControlError(f"{name}: its process is in another namespace of processes")
+    return pid
+
+
+def _connected(name: str, directory: Path) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(_TIMEOUT_SECONDS)
+    try:
+        connection.connect(str(directory / f"{name}.sock"))
+    except OSError as error:
+        connection.close()
+        if isinstance(error, PermissionError):
+            raise ControlError(f"{name}: only root may ask the interface") from None
+        raise ControlError(f"{name}: no such interface is up") from None
+    return connection
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(_TIMEOUT_SECONDS)
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def _bind(path: Path) -> socket.socket:
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if _answers(path):
+        raise ConfigurationError(
+            "interface name", path.stem, f"{path} is another interface's", "choose another name"
+        )
+    path.unlink(missing_ok=True)
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o177)
+    try:
+        made.bind(str(path))
+        made.listen()
+    finally:
+        os.umask(mask)
+    made.setblocking(False)
+    return made

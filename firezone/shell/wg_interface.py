@@ -1,0 +1,368 @@
+"""A running WireGuard interface: joins its machine to the TUN device, the sockets and wg(8).
+
+Everything but packets is one asyncio thread. Each input goes into the device; then `_pump` carries
+out all that it wants and sets the timer to its next deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import signal
+import socket
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from firezone import commands
+from firezone.durations import SECOND
+from firezone.errors import ConfigurationError, FirezoneError, LocalError
+from firezone.model import Endpoint
+from firezone.shell.clock import boottime_ns, unix_ns
+from firezone.shell.dataplane import Dataplane
+from firezone.shell.tun import open_tun
+from firezone.shell.wg_control import ControlSocket
+from firezone.shell.wg_routes import WgRoutes
+from firezone.shell.wg_sockets import WgSockets
+from firezone.wg import Config, Device, DeviceChange, DeviceStatus, UapiError, parse_config
+from firezone.wg.config import MTU_RANGE, HostPort
+
+DEFAULT_MTU = 1420
+"""Ethernet's, less what wraps a packet over IPv6."""
+
+CONFIG_DIRECTORY = Path("/etc/wireguard")
+
+_HOUSEKEEPING_SECONDS = 1.0
+_LOOKUPS = 3
+_NAME = r"[a-zA-Z0-9_=+.-]{1,15}"
+
+
+class InterfaceError(FirezoneError):
+    """The interface cannot come up, or cannot go on."""
+
+
+class Interface:
+    """A WireGuard interface of this host, up from entering to leaving.
+
+        from firezone.shell.wg_interface import Interface
+
+        async def main() -> None:
+            async with Interface.from_file("/etc/wireguard/wg0.conf") as wg0:
+                print(wg0.status().listen_port)
+                await wg0.wait()        # until wg0.stop(), or `firezone wg down wg0`
+
+    wg(8) sees it and may change it. Raises ConfigurationError, MissingRightsError or
+    InterfaceError if it cannot come up; then nothing of it is left.
+    """
+
+    def __init__(self, name: str, config: Config) -> None:
+        self.name = name
+        self._config = config
+        self._device = Device(
+            entropy=os.urandom,
+            activity=lambda slot: self._dataplane.activity(slot),
+            traffic=lambda slot: self._dataplane.traffic(slot),
+            unix_now=unix_ns(),
+            now=boottime_ns(),
+        )
+        self._mtu = config.interface.mtu or DEFAULT_MTU
+        self._stopping = asyncio.Event()
+        self._failure: FirezoneError | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._housekeeping: asyncio.TimerHandle | None = None
+        self._deadline: int | None = None
+        self._opened = ExitStack()
+        self._dataplane: Dataplane
+        self._sockets: WgSockets
+        self._control: ControlSocket
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Self:
+        """As a file of wg-quick(8) says; its name is the interface's. Raises ConfigurationError."""
+        return cls(*read_config(Path(path)))
+
+    async def __aenter__(self) -> Self:
+        resolved = await _resolve(peer.endpoint for peer in self._config.peers)
+        try:
+            await self._open(self._config.change(resolved))
+            await self._run_all(self._config.interface.post_up)
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        section = self._config.interface
+        await self._run_all(section.pre_down, strict=False)
+        self._close()
+        await self._run_all(section.post_down, strict=False)
+
+    async def wait(self) -> None:
+        """Return when `stop` was called. Raises InterfaceError if the interface broke."""
+        await self._stopping.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self) -> None:
+        """End `wait`."""
+        self._stopping.set()
+
+    def status(self) -> DeviceStatus:
+        """Everything that is set and seen, secrets included."""
+        self._note_moves(boottime_ns())
+        return self._device.status()
+
+    def configure(self, change: DeviceChange) -> None:
+        """Change settings and peers, as `wg set` does. Raises UapiError or SettingsError."""
+        now = boottime_ns()
+        self._device.check(change)
+        self._note_moves(now)
+        self._configure_sockets(change)
+        key = self._device.public_key
+        self._device.configure(change, now)
+        self._device.listen_port = self._sockets.port
+        if self._device.public_key != key:
+            self._replace_dataplane(now)
+        self._pump()
+
+    # Coming up and going down.
+
+    async def _open(self, change: DeviceChange) -> None:
+        section = self._config.interface
+        opened = self._opened
+        tun = open_tun(self.name)
+        opened.callback(tun.close)
+        routes = WgRoutes(self.name)
+        opened.callback(routes.close)
+        self._control = ControlSocket(self.name, status=self.status, configure=self.configure)
+        opened.callback(lambda: self._control.close())
+        await self._run_all(section.pre_up)
+        networks = [n for peer in self._config.peers for n in peer.allowed_ips]
+        mark = section.fwmark or routes.choose_mark(section.table, networks)
+        self._sockets = _sockets(section.listen_port, mark)
+        opened.callback(lambda: self._sockets.close())
+        self._tun_fd = tun.fd
+        self._device.configure(change, boottime_ns())
+        self._device.listen_port, self._device.fwmark = self._sockets.port, mark
+        self._dataplane = self._make_dataplane()
+        opened.callback(lambda: self._close_dataplane())
+        routes.set_addresses(section.addresses, self._mtu)
+        self._start_dataplane()
+        await self._control.start()
+        routes.set_routes(section.table, networks, mark, section.addresses)
+        self._keep_house()
+        self._pump()
+
+    def _close(self) -> None:
+        for timer in (self._timer, self._housekeeping):
+            if timer is not None:
+                timer.cancel()
+        self._opened.close()
+
+    async def _run_all(self, lines: Iterable[str], *, strict: bool = True) -> None:
+        """Run commands of the file by a shell, one after the other."""
+        for line in lines:
+            text = line.replace("%i", self.name)
+            logger.info("running a command", extra={"command": text})
+            process = await asyncio.create_subprocess_shell(text, executable=_shell())
+            code = await process.wait()
+            if code and strict:
+                raise InterfaceError(f"{self.name}: exit code {code} of: {text}")
+            if code:
+                logger.warning("a command failed", extra={"command": text, "exit_code": code})
+
+    # Inputs.
+
+    def _handle_dataplane(self) -> None:
+        now = boottime_ns()
+        # First of all: what moved before a handshake must not undo where that came from.
+        self._note_moves(now)
+        while (event := self._dataplane.poll_event()) is not None:
+            match event:
+                case commands.DatagramReceived(local, source, payload):
+                    self._device.handle_datagram(local, source, payload, now)
+                case commands.FlowMissed(direction, slot, packet):
+                    self._device.handle_flow_missed(direction, slot, packet, now)
+                case commands.PacketUnroutable(slot, packet):
+                    self._device.handle_unroutable(slot, packet, now)
+                case commands.SessionConfirmed(slot, local_index):
+                    self._device.handle_session_confirmed(slot, local_index, now)
+            self._carry_out(now)
+        failure = self._dataplane.failure()
+        if failure is not None:
+            self._fail(InterfaceError(f"{self.name}: the data plane has stopped: {failure}"))
+        self._pump()
+
+    def _handle_timer(self) -> None:
+        self._timer = None
+        now = boottime_ns()
+        self._note_moves(now)
+        self._device.handle_timeout(now)
+        self._pump()
+
+    def _keep_house(self) -> None:
+        now = boottime_ns()
+        self._dataplane.sweep(now)
+        self._note_moves(now)
+        self._pump()
+        if not self._control.is_there():
+            logger.info("the control socket was removed: going down")
+            self.stop()
+        loop = asyncio.get_running_loop()
+        self._housekeeping = loop.call_later(_HOUSEKEEPING_SECONDS, self._keep_house)
+
+    def _note_moves(self, now: int) -> None:
+        for move in self._dataplane.moved():
+            self._device.handle_roamed(move.slot, move.local, move.remote, now)
+
+    # Outputs.
+
+    def _pump(self) -> None:
+        """Do all that the device wants, then wait for its next deadline."""
+        self._carry_out(boottime_ns())
+        timeout = self._device.poll_timeout()
+        if timeout is not None:
+            self._set_timer(timeout.deadline)
+
+    def _carry_out(self, now: int) -> None:
+        while (command := self._device.poll_command()) is not None:
+            try:
+                self._dataplane.apply(command, now)
+            except LocalError as error:
+                logger.error("data plane refused a command", extra={"error": str(error)})
+        while (transmit := self._device.poll_transmit()) is not None:
+            if not self._sockets.send(transmit):
+                self._device.handle_send_failed(transmit)
+
+    def _set_timer(self, deadline: int) -> None:
+        if self._timer is not None:
+            if self._deadline == deadline:
+                return
+            self._timer.cancel()
+        self._deadline = deadline
+        delay = max(0, deadline - boottime_ns()) / SECOND
+        self._timer = asyncio.get_running_loop().call_later(delay, self._handle_timer)
+
+    def _fail(self, error: FirezoneError) -> None:
+        self._failure = self._failure or error
+        self.stop()
+
+    # Sockets and data plane.
+
+    def _configure_sockets(self, change: DeviceChange) -> None:
+        """What can fail comes first."""
+        mark = self._device.fwmark if change.fwmark is None else change.fwmark
+        try:
+            if change.listen_port is not None and change.listen_port != self._sockets.port:
+                fresh = WgSockets(change.listen_port, mark)
+                self._dataplane.set_udp(fresh.fd(4), fresh.fd(6))
+                self._sockets.close()
+                self._sockets = fresh
+            elif change.fwmark is not None:
+                self._sockets.set_mark(mark)
+        except OSError as error:
+            raise UapiError(str(error.strerror), error.errno or 0) from None
+
+    def _make_dataplane(self) -> Dataplane:
+        made = Dataplane(
+            tun_fd=self._tun_fd,
+            udp4_fd=self._sockets.fd(4),
+            udp6_fd=self._sockets.fd(6),
+            # Nobody can reach an interface without a key, so any one will do.
+            own_public_key=self._device.public_key or os.urandom(32),
+            mtu=MTU_RANGE[-1],
+        )
+        made.pad_packets(self._mtu)
+        return made
+
+    def _start_dataplane(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._dataplane.events_fd, self._handle_dataplane)
+        self._dataplane.start()
+
+    def _close_dataplane(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._dataplane.events_fd)
+        self._dataplane.close()
+
+    def _replace_dataplane(self, now: int) -> None:
+        """One that knows our new key, and of the peers nothing but what the device says again."""
+        self._close_dataplane()
+        self._dataplane = self._make_dataplane()
+        self._device.replay(now)
+        self._start_dataplane()
+
+
+def read_config(path: Path) -> tuple[str, Config]:
+    """The interface's name and settings. Raises ConfigurationError."""
+    match = re.fullmatch(rf"({_NAME})\.conf", path.name)
+    if match is None:
+        raise ConfigurationError(
+            "file name", path.name, "gives no interface name", "use 1 to 15 characters and .conf"
+        )
+    try:
+        text = path.read_text()
+    except UnicodeDecodeError:
+        raise ConfigurationError("file", str(path), "is not text", "write it as UTF-8") from None
+    except OSError as error:
+        raise ConfigurationError("file", str(path), str(error.strerror), "create it") from None
+    return match[1], parse_config(text, str(path))
+
+
+def run_interface(name: str, config: Config, on_up: Callable[[], None] | None = None) -> None:
+    """Serve an interface until SIGTERM, SIGINT or `firezone wg down`. Raises FirezoneError."""
+
+    async def serve() -> None:
+        interface = Interface(name, config)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, interface.stop)
+        async with interface:
+            logger.info("interface is up", extra={"interface": name})
+            if on_up is not None:
+                on_up()
+            await interface.wait()
+
+    asyncio.run(serve())
+
+
+logger = logging.getLogger(__name__)
+
+
+def _shell() -> str:
+    """wg-quick's commands are meant for bash."""
+    return next((path for path in ("/bin/bash", "/usr/bin/bash") if Path(path).exists()), "/bin/sh")
+
+
+def _sockets(port: int, mark: int) -> WgSockets:
+    try:
+        return WgSockets(port, mark)
+    except OSError as error:
+        raise ConfigurationError(
+            "[Interface] ListenPort", str(port), str(error.strerror), "choose another port"
+        ) from None
+
+
+async def _resolve(endpoints: Iterable[HostPort | None]) -> dict[HostPort, Endpoint]:
+    return {wanted: await _look_up(wanted) for wanted in endpoints if wanted is not None}
+
+
+async def _look_up(wanted: HostPort) -> Endpoint:
+    loop = asyncio.get_running_loop()
+    for attempt in range(_LOOKUPS):
+        try:
+            found = await loop.getaddrinfo(wanted.host, wanted.port, type=socket.SOCK_DGRAM)
+            return Endpoint.of(*found[0][4][:2])
+        except socket.gaierror as error:
+            if error.errno != socket.EAI_AGAIN or attempt == _LOOKUPS - 1:
+                raise InterfaceError(f"[Peer] Endpoint {wanted}: {error.strerror}") from None
+            await asyncio.sleep(1 << attempt)
+    raise AssertionError("unreachable")

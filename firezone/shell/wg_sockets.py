@@ -1,0 +1,74 @@
+"""The UDP sockets of a WireGuard interface: both families on one port, exactly the wanted one."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator
+
+from firezone.model import Transmit
+from firezone.shell.sockets import Family, UdpSocket
+
+_ATTEMPTS = 16
+
+
+class WgSockets:
+    """A socket for each family that this host has. `port` is the one they are bound to."""
+
+    def __init__(self, port: int, mark: int) -> None:
+        """Port 0 is any free one. Raises OSError if the port is taken or no family is there."""
+        self.port, self._sockets = _open(port, mark)
+
+    def fd(self, family: Family) -> int | None:
+        """The descriptor of a family's socket, for the data plane."""
+        opened = self._sockets.get(family)
+        return None if opened is None else opened.fileno()
+
+    def send(self, transmit: Transmit) -> bool:
+        """False, and counted by the socket, if that failed."""
+        opened = self._sockets.get(4 if transmit.destination.family == 4 else 6)
+        return opened is not None and opened.send(transmit)
+
+    def set_mark(self, mark: int) -> None:
+        """Change the firewall mark. Raises OSError without CAP_NET_ADMIN."""
+        for opened in self._sockets.values():
+            with socket.socket(fileno=os.dup(opened.fileno())) as same:
+                same.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, struct.pack("@I", mark))
+
+    def close(self) -> None:
+        for opened in self._sockets.values():
+            opened.close()
+
+
+def _open(port: int, mark: int) -> tuple[int, dict[Family, UdpSocket]]:
+    """One that is free for IPv4 may be taken for IPv6: then another one is tried."""
+    for _ in range(1 if port else _ATTEMPTS):
+        opened: dict[Family, UdpSocket] = {}
+        chosen = port
+        try:
+            for family in _families():
+                opened[family] = _bound(family, chosen, mark)
+                chosen = opened[family].port
+            return chosen, opened
+        except OSError:
+            for each in opened.values():
+                each.close()
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def _families() -> Iterator[Family]:
+    families: tuple[tuple[Family, int], ...] = ((4, socket.AF_INET), (6, socket.AF_INET6))
+    for family, number in families:
+        with contextlib.suppress(OSError), socket.socket(number, socket.SOCK_DGRAM):
+            yield family
+
+
+def _bound(family: Family, port: int, mark: int) -> UdpSocket:
+    opened = UdpSocket(family, port, mark=mark)
+    if port and opened.port != port:
+        opened.close()
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    return opened
