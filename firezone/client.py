@@ -174,7 +174,7 @@ class Client(Role):
         else:
             resource = self._resources.lookup(flow.destination)
             if resource is None:
-                self._commands.append(refuse(flow, Direction.UP, NOBODY, now))
+                self._refuse(flow, packet, now)
                 return
             gateway = self._gateway_of.get(resource.id)
             if gateway is None:
@@ -182,10 +182,17 @@ class Client(Role):
                 return
         slot = self.node.slot_of(gateway) if gateway is not None else None
         if slot is None:
-            self._commands.append(refuse(flow, Direction.UP, NOBODY, now))
+            self._refuse(flow, packet, now)
             return
         self._commands.extend(forward(flow, Direction.UP, slot))
         self._commands.append(Reinject(Direction.UP, slot, packet))
+
+    def _refuse(self, flow: Flow, packet: bytes, now: int) -> None:
+        """Its sender hears of it, rather than wait for what cannot come."""
+        self._commands.append(refuse(flow, Direction.UP, NOBODY, now))
+        answer = prohibited(packet)
+        if answer is not None:
+            self._commands.append(DeliverPacket(answer))
 
     def _decide_down(self, slot: int, packet: bytes, now: int) -> None:
         gateway = self._gateways.get(GatewayId(self.node.connection_at(slot) or ""))

@@ -12,7 +12,8 @@ _ICMP, _ICMPV6 = 1, 58
 def prohibited(packet: bytes) -> bytes | None:
     """`Communication administratively prohibited` in the name of the packet's destination.
 
-    None for what must not be answered: an ICMP error, a fragment, anything that is no IP packet.
+    None for what must not be answered (RFC 1122 section 3.2.2, RFC 4443 section 2.4): an ICMP
+    error, a fragment, a multicast; and for anything that is no IP packet.
     """
     match packet[0] >> 4 if packet else 0:
         case 4 if len(packet) >= 20:
@@ -26,7 +27,8 @@ def _prohibited_v4(packet: bytes) -> bytes | None:
     header = (packet[0] & 0x0F) * 4
     is_fragment = int.from_bytes(packet[6:8], "big") & 0x1FFF
     is_error = packet[9] == _ICMP and packet[header : header + 1] not in (b"\x08", b"\x00")
-    if is_fragment or is_error or len(packet) < header:
+    is_multicast = packet[16] >= 0xE0
+    if is_fragment or is_error or is_multicast or len(packet) < header:
         return None
     quoted = packet[: header + 8]
     message = _with_checksum(b"\x03\x0d" + bytes(6) + quoted, 2, 0)
@@ -36,7 +38,9 @@ def _prohibited_v4(packet: bytes) -> bytes | None:
 
 
 def _prohibited_v6(packet: bytes) -> bytes | None:
-    if packet[6] == _ICMPV6 and packet[40:41] < b"\x80":
+    is_error = packet[6] == _ICMPV6 and packet[40:41] < b"\x80"
+    is_multicast = packet[24] == 0xFF
+    if is_error or is_multicast:
         return None
     quoted = packet[: _MAX_PACKET - 48]
     message = b"\x01\x01" + bytes(6) + quoted

@@ -77,11 +77,16 @@ class TunnelRoutes:
     def set_routes(self, routes: Iterable[IPNetwork]) -> None:
         """Send exactly these networks through the tunnel. Unchanged ones are not touched."""
         wanted = set(routes)
-        present = self._netlink.routes(self._index, self._table)
-        for route in present - wanted:
+        for route in self.add_routes(wanted):
             self._try("remove a route", route, self._netlink.remove_route)
+
+    def add_routes(self, routes: Iterable[IPNetwork]) -> set[IPNetwork]:
+        """Send these networks through the tunnel as well; returns the others that are there."""
+        wanted = set(routes)
+        present = self.routes()
         for route in wanted - present:
             self._try("add a route", route, self._netlink.add_route)
+        return present - wanted
 
     def routes(self) -> set[IPNetwork]:
         """What goes through the tunnel now, as the kernel sees it."""

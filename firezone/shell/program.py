@@ -14,7 +14,7 @@ import os
 import signal
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -28,12 +28,14 @@ from firezone.shell.clock import boottime_ns, unix_ns
 from firezone.shell.dataplane import Dataplane
 from firezone.shell.health import HealthAddress, start_health
 from firezone.shell.netlink import TunnelRoutes
+from firezone.shell.rtnetlink import IPNetwork
 from firezone.shell.sockets import UdpSockets, set_mark
 from firezone.shell.tun import INTERFACE, Tun, open_tun
 from firezone.shell.websocket import PortalLink, local_user_agent
 
 SWEEP_INTERVAL = 1 * SECOND
 _FAREWELL_SECONDS = 0.05
+_REMOVAL_SECONDS = 0.5
 
 logger = logging.getLogger("firezone")
 
@@ -84,6 +86,7 @@ class Program:
         self._is_joined = False
         self._timer: asyncio.TimerHandle | None = None
         self._deadline: int | None = None
+        self._removal: asyncio.TimerHandle | None = None
         self._swept = self._started
         self._role = profile.role(
             entropy=os.urandom,
@@ -222,7 +225,7 @@ class Program:
 
     def _configure_tun(self, wanted: ConfigureTun) -> None:
         self._routes.set_addresses(wanted.ipv4, wanted.ipv6)
-        self._routes.set_routes(wanted.routes)
+        self._set_routes(wanted.routes)
         routes = sorted(str(route) for route in wanted.routes)
         self._log_progress(
             "tunnel_configured", {"ipv4": wanted.ipv4, "ipv6": wanted.ipv6, "routes": routes}
@@ -230,6 +233,16 @@ class Program:
         if self.on_ready is not None:
             self.on_ready()
             self.on_ready = None
+
+    def _set_routes(self, wanted: Collection[IPNetwork]) -> None:
+        """Networks are added at once and removed later: what is deleted may be created again in
+        the next message, and meanwhile its packets must not leave in the clear."""
+        if self._removal is not None:
+            self._removal.cancel()
+            self._removal = None
+        if self._routes.add_routes(wanted):
+            loop = asyncio.get_running_loop()
+            self._removal = loop.call_later(_REMOVAL_SECONDS, self._routes.set_routes, wanted)
 
     def _set_timer(self, deadline: int, reason: str) -> None:
         if self._timer is not None:
@@ -323,8 +336,9 @@ class Program:
         self.stop()
 
     def _close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._removal):
+            if timer is not None:
+                timer.cancel()
         asyncio.get_running_loop().remove_reader(self._dataplane.events_fd)
         self._closing.close()
 

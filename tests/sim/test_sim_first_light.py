@@ -78,9 +78,11 @@ def test_established_flows_do_not_come_to_python():
     assert missed == []
 
 
-def test_what_no_resource_covers_goes_nowhere():
+@pytest.mark.parametrize("destination", ["10.8.0.1", "100.64.0.77"])
+def test_what_no_resource_covers_is_refused_at_once(destination):
     world = World()
-    world.client.send_packet(udp(ME, "10.8.0.1", 5000, 53))
+    world.client.send_packet(udp(ME, destination, 5000, 53))
+    assert [packet[20:22] for packet in world.client.tun] == [b"\x03\x0d"]
     world.clock.run_for(2 * SECOND)
     assert world.portal.requests == []
 

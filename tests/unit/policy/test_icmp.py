@@ -46,6 +46,13 @@ def test_errors_and_fragments_get_no_answer():
     assert prohibited(bytes(fragment)) is None
 
 
+@pytest.mark.parametrize(
+    ("source", "destination"), [(A4, "224.0.0.251"), (A4, "255.255.255.255"), (A6, "ff02::fb")]
+)
+def test_what_many_hear_gets_no_answer(source, destination):
+    assert prohibited(udp(source, destination, 5353, 5353)) is None
+
+
 def test_pings_are_answered():
     assert prohibited(ping(A4, B4)) is not None
     assert prohibited(ping(A6, B6)) is not None
