@@ -19,6 +19,7 @@ PROGRAMS = {
     "gateway": "Lead clients to the resources of a site.",
     "relay": "Relay traffic between peers that cannot reach each other.",
     "portal": "Decide who may reach what, and bring the peers together.",
+    "wg": "Run a WireGuard interface by itself, without a portal.",
     "lab": "Open a whole private network on this machine.",
     "demo": "Show the whole system at work on this machine.",
 }

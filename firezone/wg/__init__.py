@@ -11,7 +11,15 @@ from firezone.wg.settings import (
     PeerStatus,
     SettingsError,
 )
-from firezone.wg.uapi import Get, RequestReader, UapiError, format_status, reply
+from firezone.wg.uapi import (
+    Get,
+    RequestReader,
+    UapiError,
+    format_change,
+    format_status,
+    parse_status,
+    reply,
+)
 
 __all__ = [
     "AllowedIP",
@@ -30,7 +38,9 @@ __all__ = [
     "SettingsError",
     "Table",
     "UapiError",
+    "format_change",
     "format_status",
     "parse_config",
+    "parse_status",
     "reply",
 ]

@@ -163,7 +163,6 @@ class Device:
         """Everything, secrets included."""
         return DeviceStatus(
             private_key=self._private_key,
-            public_key=self.public_key,
             listen_port=self.listen_port,
             fwmark=self.fwmark,
             peers=tuple(map(self._peer_status, self._peers.values())),

@@ -72,7 +72,6 @@ class DeviceStatus:
     """An interface as it is now."""
 
     private_key: bytes | None = field(repr=False)
-    public_key: bytes | None
     listen_port: int
     fwmark: int
     peers: tuple[PeerStatus, ...]

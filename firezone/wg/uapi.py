@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Any
 
+from firezone.commands import Traffic
+from firezone.durations import SECOND
 from firezone.errors import FirezoneError
 from firezone.model import Endpoint
 from firezone.wg.settings import (
@@ -90,6 +92,23 @@ def reply(number: int = 0) -> bytes:
 def format_status(status: DeviceStatus) -> bytes:
     """The answer to `Get`, without its end."""
     return "".join(f"{key}={value}\n" for key, value in _device_lines(status)).encode()
+
+
+def parse_status(answer: bytes) -> DeviceStatus:
+    """Read the whole answer to `Get`. Raises UapiError, also for an answer that says so."""
+    device: _Values = {}
+    peers: list[_Values] = []
+    for key, value in map(_pair, answer.decode("ascii", "replace").split()):
+        if key == "errno":
+            if value != "0":
+                raise UapiError("the interface refused", abs(int(value)))
+        elif key == "public_key":
+            peers.append({"public_key": value})
+        elif key == "allowed_ip":
+            peers[-1].setdefault(key, []).append(value)
+        else:
+            (peers[-1] if peers else device)[key] = value
+    return _device_status(device, peers)
 
 
 def format_change(change: DeviceChange) -> bytes:
@@ -203,6 +222,32 @@ _PEER: _Table = {
 }
 
 
+def _device_status(values: _Values, peers: list[_Values]) -> DeviceStatus:
+    private = _key(values["private_key"]) if "private_key" in values else None
+    return DeviceStatus(
+        private_key=private,
+        listen_port=int(values.get("listen_port", 0)),
+        fwmark=int(values.get("fwmark", 0)),
+        peers=tuple(map(_peer_status, peers)),
+    )
+
+
+def _peer_status(values: _Values) -> PeerStatus:
+    preshared = _key(values.get("preshared_key", NO_KEY.hex()))
+    seconds, nanoseconds = (
+        int(values.get(f"last_handshake_time_{unit}", 0)) for unit in ("sec", "nsec")
+    )
+    return PeerStatus(
+        public_key=_key(values["public_key"]),
+        preshared_key=None if preshared == NO_KEY else preshared,
+        endpoint=_endpoint(values["endpoint"]) if "endpoint" in values else None,
+        last_handshake=seconds * SECOND + nanoseconds,
+        traffic=Traffic(int(values.get("rx_bytes", 0)), int(values.get("tx_bytes", 0))),
+        persistent_keepalive=int(values.get("persistent_keepalive_interval", 0)),
+        allowed_ips=tuple(_allowed_ip(text).network for text in values.get("allowed_ip", ())),
+    )
+
+
 def _device_lines(status: DeviceStatus) -> Iterator[tuple[str, object]]:
     if status.private_key is not None:
         yield "private_key", status.private_key.hex()
@@ -219,7 +264,7 @@ def _peer_lines(peer: PeerStatus) -> Iterator[tuple[str, object]]:
     yield "protocol_version", 1
     if peer.endpoint is not None:
         yield "endpoint", peer.endpoint
-    seconds, nanoseconds = divmod(peer.last_handshake, 1_000_000_000)
+    seconds, nanoseconds = divmod(peer.last_handshake, SECOND)
     yield "last_handshake_time_sec", seconds
     yield "last_handshake_time_nsec", nanoseconds
     yield "tx_bytes", peer.traffic.sent

@@ -1,0 +1,134 @@
+"""`firezone wg`: a WireGuard interface of this host, on our data plane."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import click
+
+from firezone.cli.options import log_options, set_up_logs
+from firezone.errors import FirezoneError
+from firezone.shell import logs
+
+_DOWN_SECONDS = 10
+
+
+class WgError(FirezoneError):
+    """The command cannot be carried out."""
+
+
+@click.group()
+def wg() -> None:
+    """Run a WireGuard interface by itself, without a portal.
+
+    Reads the files of wg-quick(8), and is shown and changed by wg(8) like any other.
+    """
+
+
+@wg.command()
+@click.argument("conf")
+@click.option("--detach", is_flag=True, help="Return as soon as the interface is up.")
+@click.option("--check", is_flag=True, help="Check the file and exit.")
+@log_options
+def up(conf: str, detach: bool, check: bool, log_format: logs.Format, log_level: str | None) -> int:
+    """Bring up the interface of CONF, a file or the NAME of /etc/wireguard/NAME.conf.
+
+    Serves it until SIGTERM, SIGINT or `firezone wg down`, and leaves nothing behind.
+    """
+    from firezone.shell.wg_interface import CONFIG_DIRECTORY, read_config, run_interface
+
+    is_file = "/" in conf or conf.endswith(".conf")
+    path = Path(conf) if is_file else CONFIG_DIRECTORY / f"{conf}.conf"
+    name, config = read_config(path)
+    set_up_logs(log_format, log_level)
+    if path.stat().st_mode & 0o007:
+        click.echo(f"firezone: warning: {path} holds keys and is open to everyone", err=True)
+    if config.interface.dns:
+        click.echo(f"firezone: warning: {path}: DNS is not applied; use PostUp for it", err=True)
+    if check:
+        click.echo("configuration: ok")
+        return 0
+    if not detach:
+        run_interface(name, config)
+        return 0
+    return _detached(lambda on_up: run_interface(name, config, on_up))
+
+
+@wg.command()
+@click.argument("name")
+def down(name: str) -> int:
+    """Take an interface down."""
+    from firezone.shell.wg_control import process_of
+
+    pid = process_of(name)
+    try:
+        handle = os.pidfd_open(pid)
+        signal.pidfd_send_signal(handle, signal.SIGTERM)
+    except ProcessLookupError:
+        return 0
+    except PermissionError:
+        raise WgError(f"{name}: process {pid} is another user's") from None
+    ended, _, _ = select.select([handle], [], [], _DOWN_SECONDS)
+    os.close(handle)
+    if not ended:
+        raise WgError(f"{name}: process {pid} does not end")
+    return 0
+
+
+@wg.command()
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+def show(name: str | None, as_json: bool) -> None:
+    """Show an interface, or all of them."""
+    import msgspec
+
+    from firezone.cli import wg_show
+    from firezone.shell.wg_control import ask, names
+    from firezone.wg import parse_status
+
+    wanted = [name] if name is not None else names()
+    found = {each: parse_status(ask(each, b"get=1\n\n")) for each in wanted}
+    if as_json:
+        documents = [wg_show.as_json(each, status) for each, status in found.items()]
+        click.echo(msgspec.json.encode(documents if name is None else documents[0]).decode())
+        return
+    now = time.time_ns()
+    click.echo("\n\n".join(wg_show.as_text(*item, now) for item in found.items()))
+
+
+def _detached(serve: Callable[[Callable[[], None]], None]) -> int:
+    """Serve in a process of its own; returns when that is up, or its exit code if it fails.
+
+    Its complaints go to our stderr until it is up, and nowhere afterwards.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        os.setsid()
+        serve(lambda: _let_go(writing))
+        return 0
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        if pipe.read(1):
+            return 0
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def _let_go(pipe: int) -> None:
+    sys.stdout.flush()
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for fd in range(3):
+        os.dup2(nowhere, fd)
+    os.close(nowhere)
+    with suppress(BrokenPipeError):
+        os.write(pipe, b"1")
+    os.close(pipe)
