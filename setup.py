@@ -14,7 +14,7 @@ SKIP = os.environ.get("FIREZONE_BUILD") == "none"
 KERNELS: dict[str, list[str]] = {
     "batch": [],
     "ip": [],
-    "aead": [],
+    "aead": ["ext/c/aead_cpu.c", "ext/c/aead_avx512.c", "ext/c/aead_avx2.c"],
     "session": [],
     "ring": [],
     "demux": ["ext/c/blake2s.c"],
@@ -23,7 +23,6 @@ KERNELS: dict[str, list[str]] = {
     "udp": [],
     "tun": [],
     "pipeline": [],
-    "relay": ["ext/c/relay_table.c", "ext/c/relay_forward.c"],
 }
 
 DIRECTIVES = {

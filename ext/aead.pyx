@@ -1,11 +1,16 @@
 """ChaCha20-Poly1305 behind one batch interface.
 
-A backend is a pair of functions over items, chosen once at import. So far there is one: the C
-functions of libsodium, out of PyNaCl's wheel, else of the system's libsodium. PyNaCl's pointers are
-not part of its public interface, so a backend counts only after it has reproduced RFC 8439.
+A backend is a pair of functions over items, chosen once at import: our own for AVX-512 and AVX2
+(ext/c/aead_*), where the CPU has them, else libsodium's, out of PyNaCl's wheel or of the system.
+FIREZONE_AEAD names another one. libsodium also seals the single messages with associated data.
+
+Nothing is trusted before it has reproduced RFC 8439: libsodium, because PyNaCl's pointers are not
+part of its public interface, on the vector of section 2.8.2; our own backends on the text of that of
+appendix A.5 and, because they know no associated data, on libsodium's tags over batches.
 """
 
 import ctypes
+import os
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
@@ -22,11 +27,13 @@ ctypedef int (*sodium_decrypt)(
     uint8_t* m, unsigned long long* mlen, uint8_t* nsec, const uint8_t* c,
     unsigned long long clen, const uint8_t* ad, unsigned long long adlen,
     const uint8_t* npub, const uint8_t* k) noexcept nogil
-ctypedef void (*batch_function)(AeadItem* items, size_t count) noexcept nogil
 
-ctypedef struct Backend:
-    batch_function seal
-    batch_function open
+cdef extern from "aead.h" nogil:
+    ctypedef struct Backend "aead_backend":
+        const char* name
+        void (*seal)(AeadItem* items, size_t count) noexcept nogil
+        void (*open)(AeadItem* items, size_t count) noexcept nogil
+    const Backend* aead_backend_at(size_t index) noexcept
 
 cdef enum:
     CHUNK = 64             # items on the stack at a time
@@ -37,6 +44,7 @@ cdef Backend backend
 cdef sodium_encrypt libsodium_encrypt = NULL
 cdef sodium_decrypt libsodium_decrypt = NULL
 _NAME = None
+_SODIUM = None             # where libsodium comes from
 _KEEP = None               # keeps the library loaded
 
 
@@ -124,6 +132,18 @@ cdef inline void fill(
 
 def backend_name():
     return _NAME
+
+
+def backends():
+    return (*_accelerated(), "libsodium")
+
+
+def use_backend(str name not None):
+    global _NAME
+    known = ("auto", *backends())
+    if name not in known:
+        raise ValueError(f"not a cipher backend of this CPU: {name!r}; there are {', '.join(known)}")
+    _NAME = _set_backend(backends()[0] if name == "auto" else name)
 
 
 def seal(
@@ -284,8 +304,8 @@ def _works():
     )
 
 
-def _choose():
-    global _KEEP, _NAME, libsodium_encrypt, libsodium_decrypt
+def _load_sodium():
+    global _KEEP, _SODIUM, libsodium_encrypt, libsodium_decrypt
     cdef uintptr_t encrypt
     cdef uintptr_t decrypt
     reasons = []
@@ -300,15 +320,97 @@ def _choose():
         libsodium_encrypt = <sodium_encrypt>encrypt
         libsodium_decrypt = <sodium_decrypt>decrypt
         if _works():
-            _KEEP, _NAME = library, f"libsodium ({name})"
-            backend.seal = sodium_seal_batch
-            backend.open = sodium_open_batch
+            _KEEP, _SODIUM = library, name
             return
         reasons.append(f"{name}: fails the self-test of RFC 8439")
     raise ImportError(
         "no usable ChaCha20-Poly1305; install PyNaCl 1.5 or newer, or libsodium 1.0.18 "
         f"or newer ({'; '.join(reasons)})"
     )
+
+
+def _accelerated():
+    """Our own backends that this CPU can run, best first."""
+    names = []
+    cdef const Backend* found = aead_backend_at(0)
+    while found != NULL:
+        names.append(found.name.decode())
+        found = aead_backend_at(len(names))
+    return names
+
+
+def _set_backend(name):
+    """Puts the backend in place, or libsodium for one that fails its self-test. Returns its name."""
+    cdef const Backend* found
+    for index, accelerated in enumerate(_accelerated()):
+        if accelerated != name:
+            continue
+        found = aead_backend_at(index)
+        if agrees_with_libsodium(found):
+            backend.seal, backend.open = found.seal, found.open
+            return name
+    backend.seal, backend.open = sodium_seal_batch, sodium_open_batch
+    if name == "libsodium":
+        return f"libsodium ({_SODIUM})"
+    return f"libsodium ({_SODIUM}; {name} FAILED its self-test)"
+
+
+# RFC 8439 appendix A.5: the start of the ciphertext, on which the associated data has no influence.
+cdef bytes A5_KEY = bytes.fromhex("1c9240a5eb55d38af333888604f6b5f0473917c1402b80099dca5cbc207075c0")
+cdef uint64_t A5_COUNTER = 0x0807060504030201
+cdef bytes A5_TEXT = b"Internet-Drafts are draft documents valid for a maximum of six months"
+cdef bytes A5_SEALED = bytes.fromhex(
+    "64a0861575861af460f062c79be643bd5e805cfd345cf389f108670ac76c8cb24c6cfc18755d43eea09ee94e382d26b0"
+    "bdb7b73c321b0100d4f03b7f355894cf332f830e71"
+)
+
+cdef enum:
+    TESTED = 40            # packets of the self-test
+    TEST_STRIDE = 1600
+
+
+# One packet of A.5, and others of all kinds of lengths under two keys: sealed as libsodium does it,
+# opened again, and refused where a bit is wrong.
+cdef bint agrees_with_libsodium(const Backend* candidate):
+    cdef AeadItem ours[TESTED]
+    cdef AeadItem theirs[TESTED]
+    cdef const uint8_t* keys[2]
+    keys[0], keys[1] = <const uint8_t*><char*>A5_KEY, <const uint8_t*><char*>SELF_TEST_KEY
+    cdef bytes text = A5_TEXT * 30
+    mine, other = bytearray(TESTED * TEST_STRIDE), bytearray(TESTED * TEST_STRIDE)
+    cdef uint8_t* a = mine
+    cdef uint8_t* b = other
+    cdef int i
+    cdef uint32_t n
+    for i in range(TESTED):
+        n = len(A5_TEXT) if i == 0 else 37 * i
+        memcpy(&a[i * TEST_STRIDE], <const char*>text, n)
+        memcpy(&b[i * TEST_STRIDE], <const char*>text, n)
+        fill(&ours[i], keys[i & 1], A5_COUNTER + i, &a[i * TEST_STRIDE], n)
+        fill(&theirs[i], keys[i & 1], A5_COUNTER + i, &b[i * TEST_STRIDE], n)
+    plain = bytes(mine)
+    candidate.seal(ours, TESTED)
+    sodium_seal_batch(theirs, TESTED)
+    if mine != other or not mine.startswith(A5_SEALED):
+        return False
+    for i in range(0, TESTED, 3):
+        a[i * TEST_STRIDE + ours[i].length] ^= 1
+    candidate.open(ours, TESTED)
+    for i in range(TESTED):
+        n = ours[i].length
+        expected = plain if i % 3 else other
+        if ours[i].ok != (i % 3 != 0) or mine[i * TEST_STRIDE:][:n] != expected[i * TEST_STRIDE:][:n]:
+            return False
+    return True
+
+
+def _choose():
+    wanted = os.environ.get("FIREZONE_AEAD") or "auto"
+    _load_sodium()
+    try:
+        use_backend(wanted)
+    except ValueError as error:
+        raise ValueError(f"FIREZONE_AEAD: {error}") from None
 
 
 _choose()

@@ -6,15 +6,17 @@ cdef enum:
     AEAD_KEY = 32
     AEAD_TAG = 16
 
-# In place if dst = src; any other overlap, with another item's bytes, too, is not allowed.
-ctypedef struct AeadItem:
-    const uint8_t* key     # 32 bytes
-    const uint8_t* src     # seal: plaintext; open: ciphertext and the tag behind it
-    uint8_t* dst           # seal: room for ciphertext and tag; open: for the plaintext
-    uint64_t counter
-    uint32_t length        # of the plaintext, both ways; less than 2^31
-    uint32_t ok            # set by open: 1 = authentic, dst is written; 0 = not, dst is as it was
+cdef extern from "aead.h":
+    # In place if dst = src; no other overlap, with other items neither.
+    ctypedef struct AeadItem "aead_item":
+        const uint8_t* key     # 32 bytes
+        const uint8_t* src     # seal: plaintext; open: ciphertext and the tag behind it
+        uint8_t* dst           # seal: room for ciphertext and tag; open: for the plaintext
+        uint64_t counter
+        uint32_t length        # of the plaintext, both ways; less than 2^31
+        uint32_t ok            # set by open: 1 = authentic, dst is written; 0 = not, dst is as it was
 
+# The more packets a call gets, the better they fill the lanes; 16 have nearly all of the gain.
 cdef void aead_seal_batch(AeadItem* items, size_t count) noexcept nogil
 cdef void aead_open_batch(AeadItem* items, size_t count) noexcept nogil
 

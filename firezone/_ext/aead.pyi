@@ -5,7 +5,20 @@ from _typeshed import ReadableBuffer
 from firezone._ext.batch import PacketBatch
 
 def backend_name() -> str:
-    """Which code does the work: "libsodium (PyNaCl)" or "libsodium (system)"."""
+    """Which code works on batches: "avx512", "avx2", "libsodium (PyNaCl)" or "libsodium (system)".
+
+    Behind libsodium's it says so if a better one has failed its self-test.
+    """
+
+def backends() -> tuple[str, ...]:
+    """The backends that this CPU can run; the first is the one that "auto" means."""
+
+def use_backend(name: str) -> None:
+    """Change the backend, for tests and benchmarks; no data thread may run.
+
+    At import, the environment's FIREZONE_AEAD does the same. ValueError for a name that is neither
+    "auto" nor one of `backends`.
+    """
 
 def seal(key: bytes, nonce: bytes, data: ReadableBuffer, associated_data: ReadableBuffer) -> bytes:
     """Ciphertext and tag. ValueError unless the key has 32 bytes and the nonce 12."""

@@ -1,0 +1,13 @@
+/* The backend for AVX2. */
+#if defined(__x86_64__)
+#define TARGET __attribute__((target("avx2,bmi2")))
+
+#include "chacha20_avx2.h"
+#include "poly1305_avx2.h"
+#include "aead_driver.h"
+
+TARGET static void seal(aead_item *items, size_t n) { run(items, n, 0, poly1305_avx2); }
+TARGET static void open(aead_item *items, size_t n) { run(items, n, 1, poly1305_avx2); }
+
+const aead_backend aead_avx2 = {"avx2", seal, open};
+#endif
