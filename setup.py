@@ -23,6 +23,7 @@ KERNELS: dict[str, list[str]] = {
     "udp": [],
     "tun": [],
     "pipeline": [],
+    "relay": ["ext/c/relay_table.c", "ext/c/relay_forward.c"],
 }
 
 DIRECTIVES = {
