@@ -17,7 +17,7 @@ LEVELS = [
     {"noise", "ice", "turn"},
     {"node", "dns", "policy", "nat", "phoenix", "dataplane"},
     {"roles"},
-    {"client", "gateway", "relay", "wg"},
+    {"client", "gateway", "relay", "wg", "explain", "netcheck"},
     {"shell", "sim"},
     {"lab", "portal"},
     {"cli"},
