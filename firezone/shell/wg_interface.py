@@ -14,6 +14,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -151,10 +152,12 @@ class Interface:
         self._sockets = _sockets(section.listen_port, mark)
         opened.callback(lambda: self._sockets.close())
         self._tun_fd = tun.fd
-        self._device.configure(change, boottime_ns())
-        self._device.listen_port, self._device.fwmark = self._sockets.port, mark
+        # The data plane needs our key, and the peers need the data plane.
+        self._device.configure(replace(change, peers=()), boottime_ns())
         self._dataplane = self._make_dataplane()
         opened.callback(lambda: self._close_dataplane())
+        self._device.configure(change, boottime_ns())
+        self._device.listen_port, self._device.fwmark = self._sockets.port, mark
         routes.set_addresses(section.addresses, self._mtu)
         self._start_dataplane()
         await self._control.start()
