@@ -42,8 +42,8 @@ from firezone.noise import (
     Tunnel,
     TunnelEvent,
     TunnelIds,
-    initiator_of,
     message_type,
+    open_initiation,
 )
 
 OUTER_US, OUTER_THEM = ("192.0.2.1", 51820), ("192.0.2.2", 51820)
@@ -247,7 +247,7 @@ class Peer:
         match self.limiter.verify(datagram, Endpoint.of(*OUTER_THEM), now):
             case Accepted():
                 if message_type(datagram) is MessageType.HANDSHAKE_INITIATION:
-                    assert initiator_of(self.static, datagram) == self._peer
+                    assert open_initiation(self.static, datagram).initiator == self._peer
                 self.tunnel.handle_handshake(datagram, now)
             case CookieReply(message):
                 self._send_handshake(message)
