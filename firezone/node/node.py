@@ -53,7 +53,7 @@ from firezone.noise import (
     StaticKeypair,
     Tunnel,
     TunnelIds,
-    initiator_of,
+    open_initiation,
 )
 from firezone.stun import USERNAME, Class, DecodeError, Message, decode, looks_like_stun
 from firezone.turn import CandidateAdded, CandidateInvalidated
@@ -497,23 +497,30 @@ class Node:
                 case rejected:
                     self.counters[f"handshake: {rejected.reason}"] += 1
                     return
-        c = self._peer_of(kind, message)
+        c = self._take_handshake(kind, message, now)
         if c is None:
             self.counters["handshake of nobody"] += 1
             return
-        c.tunnel.handle_handshake(message, now)
         self._drain_tunnel(c, arrival, now)
         self._settle(c, now)
 
-    def _peer_of(self, kind: int, message: bytes) -> Connection | None:
+    def _take_handshake(self, kind: int, message: bytes, now: int) -> Connection | None:
+        """Give a message to the tunnel it is for: an initiation names its sender's key, the others
+        an index of ours."""
         if kind == _HANDSHAKE_INITIATION:
-            key = initiator_of(self.static, message)
-            return self._by_key.get(key) if key is not None else None
+            opened = open_initiation(self.static, message)
+            c = self._by_key.get(opened.initiator) if opened is not None else None
+            if c is not None and opened is not None:
+                c.tunnel.handle_initiation(opened, now)
+            return c
         offset = _RECEIVER_INDEX.get(kind)
         if offset is None:
             return None
         index = int.from_bytes(message[offset : offset + 4], "little")
-        return self._by_tunnel_id.get(index >> 8)
+        c = self._by_tunnel_id.get(index >> 8)
+        if c is not None:
+            c.tunnel.handle_handshake(message, now)
+        return c
 
     def _rehandshake(self, c: Connection, now: int) -> None:
         if self._controlling and c.may_rehandshake(now) and c.tunnel.initiate(now):

@@ -2,7 +2,7 @@
 
 from firezone.noise.cookie import Accepted, CookieReply, RateLimiter, Rejected, Verdict
 from firezone.noise.errors import NoiseError, Reason
-from firezone.noise.handshake import initiator_of
+from firezone.noise.handshake import OpenedInitiation, open_initiation
 from firezone.noise.index import TunnelIds, tunnel_id_of
 from firezone.noise.keys import StaticKeypair
 from firezone.noise.messages import MessageType, message_type, receiver_index
@@ -22,6 +22,7 @@ __all__ = [
     "Expired",
     "MessageType",
     "NoiseError",
+    "OpenedInitiation",
     "RateLimiter",
     "Reason",
     "Rejected",
@@ -34,8 +35,8 @@ __all__ = [
     "TunnelEvent",
     "TunnelIds",
     "Verdict",
-    "initiator_of",
     "message_type",
+    "open_initiation",
     "receiver_index",
     "tunnel_id_of",
 ]

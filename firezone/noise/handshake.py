@@ -95,6 +95,16 @@ class SentInitiation:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenedInitiation:
+    """An initiation for us, as far as to whom it says it is from. `initiator` is that static key;
+    only the tunnel of that peer can prove it, for this much can be replayed."""
+
+    initiator: bytes
+    message: HandshakeInitiation
+    state: SymmetricState = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class ReceivedInitiation:
     """An initiation that was decrypted; its `timestamp` is still to be judged."""
 
@@ -107,17 +117,21 @@ class ReceivedInitiation:
 def create_initiation(
     static: StaticKeypair,
     peer_public_key: bytes,
+    static_secret: bytes,
     local_index: int,
     timestamp: bytes,
     entropy: Entropy,
 ) -> tuple[SentInitiation, HandshakeInitiation]:
-    """The first message, and what to keep for its response."""
+    """The first message, and what to keep for its response.
+
+    `static_secret` is the static keys' shared secret, the same for every handshake of the two.
+    """
     ephemeral = EphemeralKeypair.generate(entropy)
     state = SymmetricState(peer_public_key)
     state.mix_ephemeral(ephemeral.public)
     state.mix_key(ephemeral.dh(peer_public_key))
     encrypted_static = state.seal(static.public)
-    state.mix_key(static.dh(peer_public_key))
+    state.mix_key(static_secret)
     encrypted_timestamp = state.seal(timestamp)
     sent = SentInitiation(local_index, ephemeral, state)
     return sent, HandshakeInitiation(
@@ -125,14 +139,34 @@ def create_initiation(
     )
 
 
+def open_initiation(static: StaticKeypair, message: bytes) -> OpenedInitiation | None:
+    """Decrypt who an initiation is from, to find the tunnel. None if it is none for us."""
+    try:
+        initiation = decode(message)
+        if isinstance(initiation, HandshakeInitiation):
+            return open_decoded(static, initiation)
+    except NoiseError:
+        pass
+    return None
+
+
+def open_decoded(static: StaticKeypair, message: HandshakeInitiation) -> OpenedInitiation:
+    """The same of a message that was decoded before. Raises NoiseError."""
+    state = SymmetricState(static.public)
+    state.mix_ephemeral(message.ephemeral)
+    state.mix_key(static.dh(message.ephemeral))
+    initiator = state.unseal(message.encrypted_static)
+    return OpenedInitiation(initiator, message, state)
+
+
 def consume_initiation(
-    static: StaticKeypair, peer_public_key: bytes, message: HandshakeInitiation
+    opened: OpenedInitiation, peer_public_key: bytes, static_secret: bytes
 ) -> ReceivedInitiation:
-    """Decrypt an initiation of this peer. Raises NoiseError."""
-    state, initiator = _open_static(static, message)
-    if not compare_digest(initiator, peer_public_key):
+    """Decrypt the rest of an initiation of this peer. Raises NoiseError."""
+    if not compare_digest(opened.initiator, peer_public_key):
         raise NoiseError(Reason.WRONG_KEY)
-    state.mix_key(static.dh(peer_public_key))
+    state, message = opened.state.copy(), opened.message
+    state.mix_key(static_secret)
     timestamp = state.unseal(message.encrypted_timestamp)
     return ReceivedInitiation(message.sender_index, message.ephemeral, timestamp, state)
 
@@ -172,30 +206,7 @@ def consume_response(
     return SessionKeys(sending, receiving)
 
 
-def initiator_of(static: StaticKeypair, message: bytes) -> bytes | None:
-    """The static public key that an initiation names, None if it is none for us.
-
-    Who sent it is proved only by the tunnel: this much can be replayed.
-    """
-    try:
-        initiation = decode(message)
-        if isinstance(initiation, HandshakeInitiation):
-            return _open_static(static, initiation)[1]
-    except NoiseError:
-        pass
-    return None
-
-
 def tai64n(unix_time: int) -> bytes:
     """The TAI64N label of a Unix time in nanoseconds: later ones compare greater as bytes."""
     seconds, nanoseconds = divmod(unix_time, SECOND)
     return (_TAI64_EPOCH + seconds).to_bytes(8, "big") + nanoseconds.to_bytes(4, "big")
-
-
-def _open_static(
-    static: StaticKeypair, message: HandshakeInitiation
-) -> tuple[SymmetricState, bytes]:
-    state = SymmetricState(static.public)
-    state.mix_ephemeral(message.ephemeral)
-    state.mix_key(static.dh(message.ephemeral))
-    return state, state.unseal(message.encrypted_static)

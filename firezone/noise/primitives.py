@@ -5,7 +5,6 @@ Each is a library's; here stand only the parameters.
 
 from __future__ import annotations
 
-import hmac
 from hashlib import blake2s
 
 from nacl.bindings import (
@@ -24,6 +23,9 @@ MAC_SIZE = 16
 TAG_SIZE = 16
 XNONCE_SIZE = 24
 _NONCE_ZERO = bytes(12)
+_BLOCK_SIZE = blake2s().block_size
+_INNER_PAD = bytes(byte ^ 0x36 for byte in range(256))
+_OUTER_PAD = bytes(byte ^ 0x5C for byte in range(256))
 
 
 def hash_of(*parts: bytes) -> bytes:
@@ -76,4 +78,8 @@ def xunseal(key: bytes, nonce: bytes, ciphertext: bytes, associated_data: bytes)
 
 
 def _hmac(key: bytes, data: bytes) -> bytes:
-    return hmac.new(key, data, blake2s).digest()
+    """HMAC (RFC 2104) of a key that fits a block. `hmac.new` takes twice as long to set up, and
+    that was a fifth of a handshake."""
+    block = key.ljust(_BLOCK_SIZE, b"\0")
+    inner = blake2s(block.translate(_INNER_PAD) + data).digest()
+    return blake2s(block.translate(_OUTER_PAD) + inner).digest()

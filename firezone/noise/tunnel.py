@@ -34,12 +34,14 @@ from firezone.noise.cookie import MacGenerator
 from firezone.noise.errors import NoiseError, Reason
 from firezone.noise.handshake import (
     NO_PRESHARED_KEY,
+    OpenedInitiation,
     SentInitiation,
     SessionKeys,
     consume_initiation,
     consume_response,
     create_initiation,
     create_response,
+    open_decoded,
     tai64n,
 )
 from firezone.noise.index import LocalIndices
@@ -106,7 +108,7 @@ class Tunnel:
         now: int,
         rekey_attempt_time: int = timers.REKEY_ATTEMPT_TIME,
     ) -> None:
-        _check_keys(static, peer_public_key, preshared_key)
+        self._static_secret = _shared_secret(static, peer_public_key, preshared_key)
         self.slot = slot
         self.peer_public_key = peer_public_key
         self.counters: Counter[str] = Counter()
@@ -171,7 +173,7 @@ class Tunnel:
 
     def set_preshared_key(self, preshared_key: bytes | None) -> None:
         """Use another one from the next handshake on; None for none. Sessions stay."""
-        _check_keys(self._static, self.peer_public_key, preshared_key)
+        _check_sizes(self.peer_public_key, preshared_key)
         self._preshared_key = preshared_key or NO_PRESHARED_KEY
 
     def has_session(self, now: int) -> bool:
@@ -185,11 +187,19 @@ class Tunnel:
         try:
             match decode(message):
                 case HandshakeInitiation() as initiation:
-                    self._accept_initiation(initiation, now)
+                    self._accept_initiation(open_decoded(self._static, initiation), now)
                 case HandshakeResponse() as response:
                     self._accept_response(response, now)
                 case HandshakeCookie() as cookie:
                     self._macs.handle_cookie(cookie, now)
+        except NoiseError as error:
+            self.counters[error.reason] += 1
+
+    def handle_initiation(self, opened: OpenedInitiation, now: int) -> None:
+        """Take in an initiation that was opened to find this tunnel."""
+        self._facts.updated_at = now
+        try:
+            self._accept_initiation(opened, now)
         except NoiseError as error:
             self.counters[error.reason] += 1
 
@@ -281,6 +291,7 @@ class Tunnel:
         self._current, message = create_initiation(
             self._static,
             self.peer_public_key,
+            self._static_secret,
             self._indices.next(),
             self._timestamp(now),
             self._entropy,
@@ -292,8 +303,8 @@ class Tunnel:
         facts.last_initiation_at = now
         facts.scheduled_at = None
 
-    def _accept_initiation(self, initiation: HandshakeInitiation, now: int) -> None:
-        received = consume_initiation(self._static, self.peer_public_key, initiation)
+    def _accept_initiation(self, opened: OpenedInitiation, now: int) -> None:
+        received = consume_initiation(opened, self.peer_public_key, self._static_secret)
         if received.timestamp <= self._received_timestamp:
             raise NoiseError(Reason.REPLAYED)
         local_index = self._indices.next()
@@ -304,7 +315,7 @@ class Tunnel:
         self._revive(now)
         self._retire_current()
         self._transmits.append(self._macs.close(response.encode(), now))
-        self._install(local_index, initiation.sender_index, keys, initiator=False, now=now)
+        self._install(local_index, received.remote_index, keys, initiator=False, now=now)
 
     def _accept_response(self, response: HandshakeResponse, now: int) -> None:
         sent = self._initiation_of(response.receiver_index)
@@ -420,11 +431,16 @@ class _Session:
     receive_until: int
 
 
-def _check_keys(static: StaticKeypair, peer_public: bytes, preshared_key: bytes | None) -> None:
+def _shared_secret(static: StaticKeypair, peer_public: bytes, preshared_key: bytes | None) -> bytes:
+    """What the two static keys share, the same for every handshake. Raises LocalError."""
+    _check_sizes(peer_public, preshared_key)
+    try:
+        return static.dh(peer_public)
+    except NoiseError:
+        raise LocalError("the peer's public key is of small order") from None
+
+
+def _check_sizes(peer_public: bytes, preshared_key: bytes | None) -> None:
     for name, key in (("public key", peer_public), ("pre-shared key", preshared_key)):
         if key is not None and len(key) != KEY_SIZE:
             raise LocalError(f"the peer's {name} has {len(key)} bytes, not {KEY_SIZE}")
-    try:
-        static.dh(peer_public)
-    except NoiseError:
-        raise LocalError("the peer's public key is of small order") from None

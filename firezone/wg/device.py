@@ -57,8 +57,8 @@ from firezone.noise import (
     StaticKeypair,
     Tunnel,
     TunnelIds,
-    initiator_of,
     message_type,
+    open_initiation,
     receiver_index,
     tunnel_id_of,
 )
@@ -387,19 +387,28 @@ class Device:
     def _handle_handshake(
         self, static: StaticKeypair, local: Endpoint, source: Endpoint, message: bytes, now: int
     ) -> None:
-        peer = self._peer_of(static, message)
-        if peer is None or peer.tunnel is None:
+        peer = self._take_handshake(static, message, now)
+        if peer is None:
             self.counters["handshake of nobody"] += 1
             return
-        peer.tunnel.handle_handshake(message, now)
         self._settle(peer, now, (local, source))
 
-    def _peer_of(self, static: StaticKeypair, message: bytes) -> _Peer | None:
+    def _take_handshake(self, static: StaticKeypair, message: bytes, now: int) -> _Peer | None:
+        """Give a message to the tunnel it is for: an initiation names its sender's key, the others
+        an index of ours."""
         if message_type(message) is MessageType.HANDSHAKE_INITIATION:
-            key = initiator_of(static, message)
-            return None if key is None else self._peers.get(key)
+            opened = open_initiation(static, message)
+            peer = self._peers.get(opened.initiator) if opened is not None else None
+            if opened is None or peer is None or peer.tunnel is None:
+                return None
+            peer.tunnel.handle_initiation(opened, now)
+            return peer
         index = receiver_index(message)
-        return None if index is None else self._by_tunnel_id.get(tunnel_id_of(index))
+        peer = None if index is None else self._by_tunnel_id.get(tunnel_id_of(index))
+        if peer is None or peer.tunnel is None:
+            return None
+        peer.tunnel.handle_handshake(message, now)
+        return peer
 
     def _handle_peer_timeout(self, peer: _Peer, tunnel: Tunnel, now: int) -> None:
         tunnel.handle_timeout(self._activity(peer.slot), now)

@@ -16,7 +16,7 @@ from firezone.noise import (
     SessionEstablished,
     StaticKeypair,
     Tunnel,
-    initiator_of,
+    open_initiation,
 )
 from firezone.noise.handshake import tai64n
 
@@ -196,7 +196,7 @@ def test_initiation_of_somebody_else(pair: Pair) -> None:
     mallory.initiate(0)
     message = mallory.poll_transmit()
     assert message is not None
-    assert initiator_of(pair.keys[1], message) == stranger.keys[0].public
+    assert open_initiation(pair.keys[1], message).initiator == stranger.keys[0].public
     pair.b.tunnel.handle_handshake(message, pair.now)
     assert pair.b.tunnel.counters == {Reason.WRONG_KEY: 1}
     assert pair.b.tunnel.poll_transmit() is None

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from noise_pair import Pair
 
-from firezone.noise import MessageType, NoiseError, initiator_of, message_type, receiver_index
+from firezone.noise import MessageType, NoiseError, message_type, open_initiation, receiver_index
 from firezone.noise.messages import (
     HandshakeCookie,
     HandshakeInitiation,
@@ -106,7 +106,7 @@ def feed(message: bytes) -> None:
     pair.a.drain(pair.now)
     pair.a.receive(message, pair.now)
     assert pair.a.tunnel.counters.total() == 1
-    assert initiator_of(pair.keys[0], message) is None
+    assert open_initiation(pair.keys[0], message) is None
     receiver_index(message)
     with suppress(NoiseError):
         decode(message)

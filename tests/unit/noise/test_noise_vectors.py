@@ -16,7 +16,7 @@ from firezone.noise import (
     SessionEstablished,
     StaticKeypair,
     Tunnel,
-    initiator_of,
+    open_initiation,
 )
 from firezone.noise.cookie import MacGenerator
 from firezone.noise.messages import HandshakeCookie, decode
@@ -59,9 +59,9 @@ def test_handshake(initiator: Tunnel, responder: Tunnel) -> None:
 def test_initiator_is_named_by_its_initiation() -> None:
     responder = StaticKeypair.from_private(vector("responder_private"))
     initiator = StaticKeypair.from_private(vector("initiator_private"))
-    assert initiator_of(responder, vector("initiation")) == initiator.public
-    assert initiator_of(initiator, vector("initiation")) is None
-    assert initiator_of(responder, vector("response")) is None
+    assert open_initiation(responder, vector("initiation")).initiator == initiator.public
+    assert open_initiation(initiator, vector("initiation")) is None
+    assert open_initiation(responder, vector("response")) is None
 
 
 def test_cookie() -> None:
