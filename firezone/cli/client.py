@@ -12,6 +12,8 @@ from firezone.cli.options import (
     log_options,
     portal_options,
     set_up_logs,
+    status_address,
+    status_socket_option,
     token_option,
 )
 from firezone.shell import logs
@@ -31,6 +33,7 @@ ID_FILE = Path("/var/lib/dev.firezone.client/config/firezone-id.json")
 )
 @click.option("--check", is_flag=True, help="Check the configuration and exit.")
 @click.option("--exit", "exit_", is_flag=True, help="Exit as soon as the tunnel stands.")
+@status_socket_option
 @log_options
 def client(
     api_url: str,
@@ -42,6 +45,7 @@ def client(
     max_partition_time: str | None,
     check: bool,
     exit_: bool,
+    status_socket: str | None,
     log_format: logs.Format,
     log_level: str | None,
 ) -> None:
@@ -77,5 +81,13 @@ def client(
     if check:
         click.echo("configuration: ok")
         return
-    profile = Profile(Client, TOPIC, decode, CLIENT_VERSION, budget, ssl_context=ssl_context)
+    profile = Profile(
+        Client,
+        TOPIC,
+        decode,
+        CLIENT_VERSION,
+        budget,
+        ssl_context=ssl_context,
+        status=status_address(status_socket, interface),
+    )
     run_program(profile, url, interface=interface, exit_when_ready=exit_)

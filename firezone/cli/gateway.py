@@ -14,6 +14,8 @@ from firezone.cli.options import (
     log_options,
     portal_options,
     set_up_logs,
+    status_address,
+    status_socket_option,
     token_option,
 )
 from firezone.shell import logs
@@ -32,6 +34,7 @@ ID_FILE = Path("/var/lib/firezone/gateway-id.json")
     help="Leave forwarding and NAT on this host alone: they are set up already.",
 )
 @health_option
+@status_socket_option
 @log_options
 def gateway(
     api_url: str,
@@ -42,6 +45,7 @@ def gateway(
     ca: Path | None,
     no_masquerade: bool,
     health_check_addr: str,
+    status_socket: str | None,
     log_format: logs.Format,
     log_level: str | None,
 ) -> None:
@@ -78,5 +82,6 @@ def gateway(
         prepare_host=None if no_masquerade else GatewayNat,
         ssl_context=tls_context(ca) if ca is not None else None,
         health=health_address(health_check_addr),
+        status=status_address(status_socket, interface),
     )
     run_program(profile, url, interface=interface)

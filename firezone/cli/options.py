@@ -14,6 +14,7 @@ from firezone.shell import logs
 
 if TYPE_CHECKING:
     from firezone.shell.health import HealthAddress
+    from firezone.shell.status_socket import StatusAddress
 
 DEFAULT_API_URL = "wss://api.firezone.dev"
 
@@ -44,13 +45,7 @@ def portal_options(f: F) -> F:
                 envvar="FIREZONE_ID",
                 help="The id of this device. [default: kept in a file]",
             ),
-            click.option(
-                "--interface",
-                envvar="FIREZONE_INTERFACE",
-                default="tun-firezone",
-                show_default=True,
-                help="The name of the TUN interface.",
-            ),
+            interface_option,
         )
     ):
         f = option(f)
@@ -130,6 +125,43 @@ def health_address(text: str) -> HealthAddress | None:
     source = click.get_current_context().get_parameter_source("health_check_addr")
     optional = source is click.core.ParameterSource.DEFAULT
     return HealthAddress(host.strip("[]"), int(port), optional)
+
+
+def interface_option(f: F) -> F:
+    """The tunnel's own network device."""
+    return click.option(
+        "--interface",
+        envvar="FIREZONE_INTERFACE",
+        default="tun-firezone",
+        show_default=True,
+        help="The name of the TUN interface.",
+    )(f)
+
+
+def status_socket_option(f: F) -> F:
+    """Where a running program answers questions about itself."""
+    return click.option(
+        "--status-socket",
+        envvar="FIREZONE_STATUS_SOCKET",
+        help="The Unix socket for `firezone status`. "
+        "[default: /run/firezone/<interface>-<network namespace>.sock]",
+    )(f)
+
+
+def status_path(text: str | None, interface: str) -> Path:
+    """The socket that `status_socket_option` means."""
+    from firezone.shell.status_socket import default_path
+
+    return Path(text) if text else default_path(interface)
+
+
+def status_address(text: str | None, interface: str) -> StatusAddress | None:
+    """The same for who serves it: an empty text is nowhere."""
+    from firezone.shell.status_socket import StatusAddress
+
+    if text == "":
+        return None
+    return StatusAddress(status_path(text, interface), optional=text is None)
 
 
 def host_name() -> str:

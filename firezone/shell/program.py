@@ -14,7 +14,7 @@ import os
 import signal
 import socket
 import ssl
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -27,9 +27,11 @@ from firezone.roles import ConfigureTun, Progress, Rebind, ReconnectPortal, Role
 from firezone.shell.clock import boottime_ns, unix_ns
 from firezone.shell.dataplane import Dataplane
 from firezone.shell.health import HealthAddress, start_health
+from firezone.shell.introspection import Introspection, PortalWatch
 from firezone.shell.netlink import TunnelRoutes
 from firezone.shell.rtnetlink import IPNetwork
 from firezone.shell.sockets import UdpSockets, set_mark
+from firezone.shell.status_socket import StatusAddress, start_status
 from firezone.shell.tun import INTERFACE, Tun, open_tun
 from firezone.shell.websocket import PortalLink, local_user_agent
 
@@ -65,6 +67,8 @@ class Profile:
     """Whom to trust for the portal; None is the system's choice."""
     health: HealthAddress | None = None
     """Where to answer health checks."""
+    status: StatusAddress | None = None
+    """Where to answer `firezone status` and the like."""
 
 
 class Program:
@@ -83,7 +87,7 @@ class Program:
         self._profile = profile
         self._stopping = asyncio.Event()
         self._failure: Exception | None = None
-        self._is_joined = False
+        self._watch = PortalWatch(url.display, self._started)
         self._timer: asyncio.TimerHandle | None = None
         self._deadline: int | None = None
         self._removal: asyncio.TimerHandle | None = None
@@ -96,6 +100,13 @@ class Program:
             now=self._started,
         )
         self._portal = self._make_link(url)
+        self._introspection = Introspection(
+            role=self._role,
+            interface=interface,
+            portal=self._watch,
+            counters=self._counters,
+            started_at=self._started,
+        )
         self._handle_signals()
         with ExitStack() as opened:
             self._open_host(interface, opened)
@@ -106,9 +117,13 @@ class Program:
         self._start_dataplane()
         link = asyncio.ensure_future(self._portal.run())
         link.add_done_callback(self._handle_link_ended)
-        health = None
+        health = status = None
         try:
             health = await self._serve_health()
+            status = await start_status(
+                self._profile.status,
+                lambda asked: self._introspection.answer(asked, self._dataplane, boottime_ns()),
+            )
             self._connect()
             await self._stopping.wait()
             await self._say_goodbye()
@@ -116,8 +131,9 @@ class Program:
             self._portal.close()
             link.cancel()
             await asyncio.gather(link, return_exceptions=True)
-            if health is not None:
-                health.close()
+            for server in (health, status):
+                if server is not None:
+                    server.close()
             self._close()
         if self._failure is not None:
             raise self._failure
@@ -142,15 +158,14 @@ class Program:
             loop.add_signal_handler(signal.SIGHUP, self.reset)
 
     def _handle_portal_event(self, event: object) -> None:
+        self._watch.handle_event(event, boottime_ns())
         match event:
             case Joined():
-                self._is_joined = True
                 self._log_progress("portal_connected", {})
             case Inbound(message):
                 self._role.handle_message(message, boottime_ns())
                 self._pump()
             case Hiccup(error, delay):
-                self._is_joined = False
                 retry = {"error": error, "retry_in_ms": delay // MILLISECOND}
                 logger.warning("portal unreachable", extra=retry)
             case Failed(reason):
@@ -267,7 +282,7 @@ class Program:
 
     def _make_link(self, url: LoginUrl) -> PortalLink[Any]:
         profile = self._profile
-        channel: Channel[Any] = Channel(
+        self._channel: Channel[Any] = Channel(
             url=url,
             topic=profile.topic,
             join_payload=None,
@@ -278,7 +293,7 @@ class Program:
             now=self._started,
         )
         return PortalLink(
-            channel,
+            self._channel,
             clock=boottime_ns,
             on_event=self._handle_portal_event,
             socket_factory=_marked_socket,
@@ -299,8 +314,12 @@ class Program:
         opened.callback(lambda: self._dataplane.close())
 
     async def _serve_health(self) -> asyncio.Server | None:
-        checks = {"/healthz": lambda: 200, "/readyz": lambda: 200 if self._is_joined else 503}
+        checks = {"/healthz": lambda: 200, "/readyz": lambda: 200 if self._watch.is_joined else 503}
         return await start_health(self._profile.health, checks)
+
+    def _counters(self) -> Mapping[str, Mapping[str, int]]:
+        sockets = {f"socket v{s.family}": s.counters for s in self._sockets.all()}
+        return {**sockets, "sockets": self._sockets.counters, "portal": self._channel.counters}
 
     def _make_dataplane(self) -> Dataplane:
         v4, v6 = self._sockets.v4, self._sockets.v6

@@ -97,6 +97,10 @@ class UdpSockets:
     def of(self, family: int) -> UdpSocket | None:
         return self.v4 if family == 4 else self.v6
 
+    def all(self) -> list[UdpSocket]:
+        """Those there are."""
+        return [each for each in (self.v4, self.v6) if each is not None]
+
     def send(self, transmit: Transmit) -> bool:
         """Send by the socket of the destination's family. False, and counted, if that failed."""
         chosen = self.of(transmit.destination.family)
@@ -106,9 +110,8 @@ class UdpSockets:
         return chosen.send(transmit)
 
     def close(self) -> None:
-        for each in (self.v4, self.v6):
-            if each is not None:
-                each.close()
+        for each in self.all():
+            each.close()
 
 
 def set_mark(target: socket.socket, mark: int = MARK) -> bool:
