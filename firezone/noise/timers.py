@@ -10,7 +10,7 @@ data plane saw, and `deadlines()` says what follows from both:
                 peers that want one for the same reason do not do it at the same time
     RETRANSMIT  5 s without a response
     REKEY       our session is old and was used, or has sealed 2^60 packets
-    RENEW       our session expired
+    RENEW       our session expired, and the tunnel renews idle ones
     NO_REPLY    15 s since data that nothing answered
     KEEPALIVE   10 s since data that we have not answered with anything
     LOOK        the data plane does not wake us per packet: while there are sessions, look at the
@@ -69,6 +69,8 @@ class Facts:
     created_at: int
     updated_at: int
     """Last call into the tunnel."""
+    renew_idle: bool = True
+    """Renew sessions for the sake of traffic to come."""
     established_at: int | None = None
     initiator: bool = False
     """Our role in the handshake that established last."""
@@ -138,11 +140,23 @@ def _rekey(facts: Facts, established_at: int, activity: Activity) -> Iterator[tu
         yield facts.updated_at, Timer.REKEY
     if not facts.initiator:
         return
+    if not facts.renew_idle:
+        yield from _rekey_on_use(established_at, activity)
+        return
     if activity.sent_data and activity.sent_data >= established_at:
         yield established_at + REKEY_AFTER_TIME, Timer.REKEY
     if activity.received_data and activity.received_data >= established_at:
         yield established_at + REKEY_ON_RECEIVE_AFTER_TIME, Timer.REKEY
     yield established_at + REJECT_AFTER_TIME, Timer.RENEW
+
+
+def _rekey_on_use(established_at: int, activity: Activity) -> Iterator[tuple[int, Timer]]:
+    """At once when something was sent, or later received, under an old session. We may see that as
+    late as the next look, but long before the session ends."""
+    if activity.sent_any >= established_at + REKEY_AFTER_TIME:
+        yield activity.sent_any, Timer.REKEY
+    if activity.received_any >= established_at + REKEY_ON_RECEIVE_AFTER_TIME:
+        yield activity.received_any, Timer.REKEY
 
 
 def _no_reply(facts: Facts, activity: Activity) -> Iterator[tuple[int, Timer]]:

@@ -92,6 +92,8 @@ class Tunnel:
     """Handshakes, sessions and timers with one peer; `slot` is the peer's in the data plane.
 
     `unix_now` is the wall clock, in nanoseconds, at `now`; from there on it advances with `now`.
+    With `renew_idle` the initiator has a session at all times; without, as the paper has it, only
+    traffic under an old session renews it.
     Raises LocalError if a key has the wrong size or the peer's is of small order.
     """
 
@@ -107,6 +109,7 @@ class Tunnel:
         unix_now: int,
         now: int,
         rekey_attempt_time: int = timers.REKEY_ATTEMPT_TIME,
+        renew_idle: bool = True,
     ) -> None:
         self._static_secret = _shared_secret(static, peer_public_key, preshared_key)
         self.slot = slot
@@ -119,12 +122,13 @@ class Tunnel:
         self._macs = MacGenerator(peer_public_key)
         self._unix_offset = unix_now - now
         self._rekey_attempt_time = rekey_attempt_time
+        self._renew_idle = renew_idle
         self._sent_timestamp = 0
         self._received_timestamp = b""
         self._current: SentInitiation | None = None
         self._previous: SentInitiation | None = None
         self._sessions: dict[int, _Session] = {}
-        self._facts = Facts(created_at=now, updated_at=now)
+        self._facts = Facts(created_at=now, updated_at=now, renew_idle=self._renew_idle)
         self._expired = False
         self._transmits: deque[bytes] = deque()
         self._commands: deque[TunnelCommand] = deque()
@@ -411,7 +415,7 @@ class Tunnel:
     def _revive(self, now: int) -> None:
         if self._expired:
             self._expired = False
-            self._facts = Facts(created_at=now, updated_at=now)
+            self._facts = Facts(created_at=now, updated_at=now, renew_idle=self._renew_idle)
 
     def _timestamp(self, now: int) -> bytes:
         """Later than every one before, even if `now` stood still: the peer refuses an equal one."""

@@ -329,6 +329,7 @@ class Device:
             unix_now=self._unix_offset + now,
             now=now,
             rekey_attempt_time=REKEY_ATTEMPT_TIME,
+            renew_idle=False,
         )
         self._settle(peer, now)
 
