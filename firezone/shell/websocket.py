@@ -309,7 +309,7 @@ def tls_context(ca: Path | None) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=str(ca) if ca else None)
     except (OSError, ssl.SSLError) as error:
         raise ConfigurationError(
-            "ca", "--ca", f"{ca}: {error}", "give a PEM file with the certificates to trust"
+            "ca", "--ca or FIREZONE_CA", f"{ca}: {error}", "give a PEM file with the certificates to trust"
         ) from None
 
 
@@ -340,7 +340,7 @@ def _outcome_of(error: Exception) -> Outcome:
         case websockets.WebSocketException():
             return _transient(f"the portal answered with no WebSocket: {type(error).__name__}")
         case OSError():
-            return _transient(f"cannot connect to the portal: {error}")
+            return _transient(f"cannot connect to the portal: {str(error) or type(error).__name__}")
         case _:
             return _transient(f"cannot connect to the portal: {type(error).__name__}")
 
