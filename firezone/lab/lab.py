@@ -208,6 +208,10 @@ class Lab:
         """Drop, or let through again, all UDP between the client's and the gateway's site."""
         self._built().block_direct(blocked)
 
+    def block_udp(self, site: SitePlan, blocked: bool) -> None:
+        """Drop, or let through again, all UDP of a site of `plan`."""
+        self._built().block_udp(site, blocked)
+
     @property
     def _portal_path(self) -> Path:
         return self.directory / "portal.toml"

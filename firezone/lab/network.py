@@ -50,11 +50,18 @@ class Network:
             rules = nat.UNBLOCK_RULES + (nat.block_rules(other) if blocked else "")
             netns.load_rules(self.namespace(site.router), rules)
 
+    def block_udp(self, site: SitePlan, blocked: bool) -> None:
+        """Drop, or let through again, all UDP of a site."""
+        rules = nat.NO_UDP_RULES + (nat.UDP_RULES if blocked else "")
+        netns.load_rules(self.namespace(site.router), rules)
+
     def _cables(self) -> Iterator[str]:
         for host in self.plan.internet:
             yield self._cable(host, "eth0", INTERNET, host)
         for site in self.plan.sites:
             yield self._cable(site.host, "eth0", site.router, "eth1")
+            if site.carrier is not None:
+                yield self._cable(site.router, "eth0", site.carrier, "eth1")
         yield self._cable(RESOURCE, "eth0", self.plan.gateway.host, "eth1")
 
     def _cable(self, host: str, interface: str, peer: str, peer_interface: str) -> str:
@@ -73,16 +80,46 @@ class Network:
         netns.ip_batch(["link set lo up", *commands], self.namespace(host))
 
     def _build_site(self, site: SitePlan) -> None:
-        families = site.site.families
-        router = self.namespace(site.router)
-        netns.set_sysctls(router, _ROUTER_PARAMETERS)
-        netns.load_rules(router, nat.router_rules(site.site.nat))
+        kind, families = site.site.nat, site.site.families
+        if site.carrier is not None:
+            self._build_carrier(site, site.carrier)
+        rules = nat.router_rules(kind, hairpin=site.site.hairpin, mtu_hole=site.site.mtu_hole)
+        self._make_router(site.router, rules)
         self._configure(site.router, _interface("eth1", site.router_inside, families))
         self._configure(site.host, _interface("eth0", site.host_inside, families))
-        defaults = (f"route add default via {a}" for a in site.router_inside.addresses(families))
-        netns.ip_batch(defaults, self.namespace(site.host))
-        if site.site.nat is Nat.NONE:
+        self._add_default_routes(site.host, site.router_inside, families)
+        if site.site.path_mtu is not None:
+            self._narrow(site, site.site.path_mtu)
+        if kind is Nat.NONE:
             self._make_routable(site)
+
+    def _build_carrier(self, site: SitePlan, carrier: str) -> None:
+        assert site.site.carrier is not None
+        families = site.site.families
+        self._make_router(carrier, nat.router_rules(site.site.carrier))
+        self._configure(carrier, _interface("eth1", site.carrier_inside, families))
+        self._configure(site.router, _interface("eth0", site.router_outside, families))
+        self._add_default_routes(site.router, site.carrier_inside, families)
+
+    def _make_router(self, host: str, rules: str) -> None:
+        netns.set_sysctls(self.namespace(host), _ROUTER_PARAMETERS)
+        netns.load_rules(self.namespace(host), rules)
+
+    def _add_default_routes(self, host: str, router: Addresses, families: frozenset[int]) -> None:
+        defaults = (f"route add default via {a}" for a in router.addresses(families))
+        netns.ip_batch(defaults, self.namespace(host))
+
+    def _narrow(self, site: SitePlan, mtu: int) -> None:
+        """Routes carry the limit: a router minds it for packets that it forwards, both ways."""
+        sides = (("eth0", site.router_outside), ("eth1", site.router_inside))
+        netns.ip_batch(
+            (
+                f"route replace {network} dev {device} mtu lock {mtu}"
+                for device, addresses in sides
+                for network in addresses.networks(site.site.families)
+            ),
+            self.namespace(site.router),
+        )
 
     def _make_routable(self, site: SitePlan) -> None:
         for host in self.plan.internet.keys() - {site.router}:
@@ -117,4 +154,4 @@ def _interface(name: str, addresses: Addresses, families: frozenset[int] = BOTH)
 
 def _families(plan: Plan, host: str) -> frozenset[int]:
     """The families that a host on the internet segment has there."""
-    return next((site.site.families for site in plan.sites if site.router == host), BOTH)
+    return next((site.site.families for site in plan.sites if site.edge == host), BOTH)

@@ -8,6 +8,9 @@
                                                                    |
                                                     resource 10.20.0.80 and .81
 
+A site may have a carrier's NAT (RFC 6598) between its own and the internet; then that one has the
+address on the bridge, and client-nat or gateway-nat is 100.64.1.2 or 100.64.2.2 behind it.
+
 Each host is a network namespace of its own, so addresses and interface names are the same in every
 lab and nothing appears in the machine's own namespace. In all hosts eth0 leads towards the
 internet; eth1 of a router or the gateway leads away from it. The resource knows no way back but
@@ -19,6 +22,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+from firezone.lab.errors import LabError
 
 BOTH = frozenset({4, 6})
 
@@ -36,12 +41,22 @@ class Nat(Enum):
 
     NONE = "none"
     """A plain router; the site's addresses are reachable from everywhere."""
+    FULL_CONE = "full-cone"
+    """Keeps the source port, and lets in everybody once it is in use (RFC 4787: EIM, EIF)."""
+    RESTRICTED_CONE = "restricted-cone"
+    """Keeps the source port, lets in every port of hosts that were sent to (EIM, ADF)."""
     CONE = "cone"
-    """Port-restricted: keeps the source port, lets in only answers (RFC 4787: EIM, APDF)."""
+    """Port-restricted: keeps the source port, lets in only answers (EIM, APDF)."""
+    SHIFTED_CONE = "shifted-cone"
+    """Like CONE, but with another source port, the same one for all destinations."""
     SYMMETRIC = "symmetric"
-    """Another random port for each destination, so that only a relay helps."""
+    """Another random port for each destination (APDM, APDF), so that only a relay helps, unless the
+    other side is lenient."""
     UDP_BLOCKED = "udp-blocked"
     """Lets no UDP through at all."""
+
+
+_CONES = frozenset({Nat.FULL_CONE, Nat.RESTRICTED_CONE, Nat.CONE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +65,20 @@ class Site:
 
     nat: Nat = Nat.CONE
     families: frozenset[int] = BOTH
+    carrier: Nat | None = None
+    """A second NAT, of the provider, between the site's router and the internet."""
+    hairpin: bool = False
+    """Whether the router turns round what its own site sends to its outer address."""
+    path_mtu: int | None = None
+    """The router says so to senders of larger packets, and fragments where they allow it."""
+    mtu_hole: int | None = None
+    """Larger packets vanish without a word. Fragments count as what they are part of."""
+
+    def __post_init__(self) -> None:
+        if self.carrier is Nat.NONE or (self.carrier is not None and self.nat is Nat.NONE):
+            raise LabError("a carrier's NAT takes a site with a NAT of its own")
+        if self.hairpin and self.nat not in _CONES:
+            raise LabError("only a NAT that maps independently of endpoints turns packets round")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +114,19 @@ class SitePlan:
     site: Site
     host: str
     router: str
+    carrier: str | None
+    """The host of the provider's NAT, if there is one."""
     outside: Addresses
+    """On the internet: the router's, or the carrier's if there is one."""
+    carrier_inside: Addresses
+    router_outside: Addresses
     router_inside: Addresses
     host_inside: Addresses
+
+    @property
+    def edge(self) -> str:
+        """The host on the internet segment."""
+        return self.carrier or self.router
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +142,7 @@ class Plan:
     def __post_init__(self) -> None:
         hosts = {PORTAL: internet_addresses(10)}
         hosts |= {relay_name(n): internet_addresses(20 + n) for n in range(1, self.relays + 1)}
-        hosts |= {site.router: site.outside for site in self.sites}
+        hosts |= {site.edge: site.outside for site in self.sites}
         object.__setattr__(self, "internet", hosts)
 
     @property
@@ -113,8 +152,9 @@ class Plan:
     @property
     def hosts(self) -> list[str]:
         """Every namespace."""
+        routers = [site.router for site in self.sites if site.carrier is not None]
         behind = [site.host for site in self.sites]
-        return [INTERNET, *self.internet, *behind, RESOURCE]
+        return [INTERNET, *self.internet, *routers, *behind, RESOURCE]
 
 
 GATEWAY_TO_RESOURCE = Addresses(IPv4Address("10.20.0.1"), IPv6Address("fd20::1"))
@@ -145,5 +185,20 @@ def _site(site: Site, host: str, router: str, number: int) -> SitePlan:
         v6 = IPv6Address(f"fd31:0:0:{number}::{last}")
         return Addresses(IPv4Address(f"192.168.{number}.{last}"), v6)
 
+    def carried(last: int) -> Addresses:
+        v6 = IPv6Address(f"fd64:0:0:{number}::{last}")
+        return Addresses(IPv4Address(f"100.64.{number}.{last}"), v6)
+
     outside = internet_addresses(21 + 10 * number)
-    return SitePlan(site, host, router, outside, inside(1), inside(2))
+    has_carrier = site.carrier is not None
+    return SitePlan(
+        site=site,
+        host=host,
+        router=router,
+        carrier=f"{host}-carrier" if has_carrier else None,
+        outside=outside,
+        carrier_inside=carried(1),
+        router_outside=carried(2) if has_carrier else outside,
+        router_inside=inside(1),
+        host_inside=inside(2),
+    )

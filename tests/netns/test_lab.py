@@ -86,7 +86,7 @@ def test_programs_die_with_a_crashed_lab() -> None:
     registry.sweep()
 
 
-@pytest.mark.parametrize("nat", [Nat.NONE, Nat.CONE, Nat.SYMMETRIC])
+@pytest.mark.parametrize("nat", [Nat.NONE, Nat.CONE, Nat.SHIFTED_CONE, Nat.SYMMETRIC])
 def test_mapping_of_a_nat(nat: Nat) -> None:
     """RFC 4787 section 4.1: one mapping for all destinations, or one for each."""
     with Lab(client=Site(nat), relays=2) as lab:
@@ -95,9 +95,65 @@ def test_mapping_of_a_nat(nat: Nat) -> None:
         assert seen == {("192.168.1.2", 40000)}
     elif nat is Nat.CONE:
         assert seen == {("203.0.113.31", 40000)}
+    elif nat is Nat.SHIFTED_CONE:
+        assert len(seen) == 1
+        assert seen != {("203.0.113.31", 40000)}
     else:
         assert {host for host, _ in seen} == {"203.0.113.31"}
         assert len(seen) == 2
+
+
+@pytest.mark.parametrize(
+    ("nat", "strangers"),
+    [
+        (Nat.FULL_CONE, {"same host", "other host"}),
+        (Nat.RESTRICTED_CONE, {"same host"}),
+        (Nat.CONE, set()),
+        (Nat.SHIFTED_CONE, set()),
+    ],
+)
+def test_filtering_of_a_nat(nat: Nat, strangers: set[str]) -> None:
+    """RFC 4787 section 5: who may send to a port in use, besides those that were sent to."""
+    with Lab(client=Site(nat), relays=2) as lab:
+        host, port = _seen_from(lab, "203.0.113.21")
+        inside = lab.start("inside", "client", [sys.executable, "-c", _LISTEN, "40000"])
+        inside.wait_for_event("ready")
+        for relay, what in (("relay1", "same host"), ("relay2", "other host")):
+            lab.exec(relay, [sys.executable, "-c", _SEND_TEXT, host, str(port), what])
+        time.sleep(0.2)
+        heard = {line["heard"] for line in inside.lines() if "heard" in line}
+    assert heard == strangers
+
+
+@pytest.mark.parametrize("hairpin", [True, False])
+def test_hairpin(hairpin: bool) -> None:
+    """RFC 4787 section 6: a site reaches itself by its outer address, and sees that one."""
+    with Lab(client=Site(hairpin=hairpin)) as lab:
+        host, port = _seen_from(lab, "203.0.113.21")
+        inside = lab.start("inside", "client", [sys.executable, "-c", _LISTEN, "40000"])
+        inside.wait_for_event("ready")
+        lab.exec("client", [sys.executable, "-c", _SEND_TEXT, host, str(port), "itself"])
+        time.sleep(0.2)
+        sources = {line["source"] for line in inside.lines() if "heard" in line}
+    assert sources == ({host} if hairpin else set())
+
+
+@pytest.mark.parametrize(("size", "arrives"), [(1200, True), (1300, False)])
+def test_a_hole_swallows_large_packets(size: int, arrives: bool) -> None:
+    with Lab(gateway=Site(Nat.NONE, mtu_hole=1280)) as lab:
+        inside = lab.start("inside", "gateway", [sys.executable, "-c", _LISTEN, "40000"])
+        inside.wait_for_event("ready")
+        lab.exec("relay1", [sys.executable, "-c", _SEND_TEXT, "192.168.2.2", "40000", "x" * size])
+        time.sleep(0.2)
+        assert any("heard" in line for line in inside.lines()) is arrives
+
+
+def test_a_narrow_path_is_announced() -> None:
+    with Lab(gateway=Site(Nat.NONE, path_mtu=1280)) as lab:
+        assert lab.exec("relay1", _probe("192.168.2.2", 1200)).returncode == 0
+        assert lab.exec("relay1", _probe("192.168.2.2", 1300)).returncode != 0
+        route = lab.exec("relay1", ["ip", "route", "get", "192.168.2.2"]).stdout
+        assert "mtu 1280" in route
 
 
 def test_blocked_udp() -> None:
@@ -235,6 +291,39 @@ def _seen_from(lab: Lab, address: str) -> tuple[str, int]:
         return line["host"], line["port"]
     finally:
         server.stop(signal.SIGKILL)
+
+
+_LISTEN = """
+import json, socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(("0.0.0.0", int(sys.argv[1])))
+print('{"event": "ready"}', flush=True)
+while True:
+    heard, source = s.recvfrom(2000)
+    print(json.dumps({"heard": heard.decode(), "source": source[0]}), flush=True)
+"""
+
+_SEND_TEXT = """
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.sendto(sys.argv[3].encode(), (sys.argv[1], int(sys.argv[2])))
+"""
+
+
+def _probe(host: str, size: int) -> list[str]:
+    """Sends two datagrams that may not be fragmented; fails if the second is known too large."""
+    script = """
+import errno, socket, sys, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(socket.IPPROTO_IP, 10, 2)  # IP_MTU_DISCOVER, IP_PMTUDISC_DO
+for _ in range(2):
+    try:
+        s.sendto(bytes(int(sys.argv[2])), (sys.argv[1], 9))
+    except OSError as error:
+        sys.exit(error.errno == errno.EMSGSIZE)
+    time.sleep(0.1)
+"""
+    return [sys.executable, "-c", script, host, str(size)]
 
 
 _PUNCH = """

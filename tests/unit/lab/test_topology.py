@@ -38,6 +38,9 @@ def test_the_resource_can_be_told_from_the_denied_one() -> None:
         (Nat.CONE, "masquerade\n", "random"),
         (Nat.SYMMETRIC, "masquerade fully-random", "udp drop"),
         (Nat.UDP_BLOCKED, "meta l4proto udp drop", "random"),
+        (Nat.FULL_CONE, "dnat ip to udp dport map @ports4", "@asked4"),
+        (Nat.RESTRICTED_CONE, "udp dport . ip saddr @asked4", "random"),
+        (Nat.SHIFTED_CONE, "masquerade to :jhash udp sport", "random"),
     ],
 )
 def test_rules_of_a_router(kind: Nat, present: str, absent: str) -> None:
@@ -48,6 +51,19 @@ def test_rules_of_a_router(kind: Nat, present: str, absent: str) -> None:
 
 def test_a_plain_router_has_no_rules() -> None:
     assert router_rules(Nat.NONE) == ""
+
+
+def test_a_hole_swallows_what_is_larger() -> None:
+    assert "meta length > 1300 drop" in router_rules(Nat.NONE, mtu_hole=1300)
+
+
+def test_a_carrier_stands_between_the_router_and_the_internet() -> None:
+    plan = topology.plan(Site(carrier=Nat.CONE), Site(), relays=1)
+    assert plan.internet["client-carrier"] == plan.client.outside
+    assert "client-nat" not in plan.internet
+    assert {"client-nat", "client-carrier"} <= set(plan.hosts)
+    assert all(len(host) <= 15 for host in plan.hosts)
+    assert plan.client.router_outside.v4 in plan.client.carrier_inside.networks()[0]
 
 
 def test_blocking_names_the_other_site_and_no_relay() -> None:

@@ -1,0 +1,46 @@
+"""Theory of hole punching, case by case."""
+
+from __future__ import annotations
+
+import pytest
+
+from firezone.lab import LabError, Nat, Site
+from firezone.lab.paths import DIRECT, RELAYED, expected_path
+
+V4, V6 = frozenset({4}), frozenset({6})
+CARRIED = Site(Nat.CONE, carrier=Nat.CONE)
+CASES = [
+    (Site(Nat.CONE), Site(Nat.CONE), DIRECT),
+    (Site(Nat.SHIFTED_CONE), Site(Nat.CONE), DIRECT),
+    (Site(Nat.NONE), Site(Nat.SYMMETRIC), DIRECT),
+    (Site(Nat.SYMMETRIC), Site(Nat.FULL_CONE), DIRECT),
+    (Site(Nat.RESTRICTED_CONE), Site(Nat.SYMMETRIC), DIRECT),
+    (Site(Nat.SYMMETRIC), Site(Nat.CONE), RELAYED),
+    (Site(Nat.SYMMETRIC), Site(Nat.SHIFTED_CONE), RELAYED),
+    (Site(Nat.SYMMETRIC), Site(Nat.SYMMETRIC), RELAYED),
+    (CARRIED, Site(Nat.CONE), DIRECT),
+    (CARRIED, Site(Nat.SYMMETRIC), RELAYED),
+    (Site(Nat.FULL_CONE, carrier=Nat.CONE), Site(Nat.SYMMETRIC), RELAYED),
+    (Site(Nat.CONE, carrier=Nat.SYMMETRIC), Site(Nat.CONE), RELAYED),
+    (Site(Nat.UDP_BLOCKED), Site(Nat.NONE), RELAYED),
+    (Site(Nat.NONE, V4), Site(Nat.NONE, V6), RELAYED),
+    (Site(Nat.CONE, V6), Site(Nat.CONE), DIRECT),
+]
+
+
+@pytest.mark.parametrize(("client", "gateway", "path"), CASES)
+def test_the_path_to_expect(client: Site, gateway: Site, path: str) -> None:
+    assert expected_path(client, gateway) == expected_path(gateway, client) == path
+
+
+@pytest.mark.parametrize(
+    ("nat", "carrier", "hairpin"),
+    [
+        (Nat.NONE, Nat.CONE, False),
+        (Nat.CONE, Nat.NONE, False),
+        (Nat.SYMMETRIC, None, True),
+    ],
+)
+def test_sites_that_cannot_be(nat: Nat, carrier: Nat | None, hairpin: bool) -> None:
+    with pytest.raises(LabError):
+        Site(nat, carrier=carrier, hairpin=hairpin)
