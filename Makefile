@@ -8,7 +8,7 @@ SOURCES := setup.py $(wildcard ext/*.pyx ext/*.pxi ext/c/* firezone/_ext/*.pxd)
 # Selects or adds to what `make test` runs, as in: make test TESTS='tests/unit -k ice'
 TESTS ?= tests
 
-.PHONY: help demo lab test check lint build bench clean
+.PHONY: help demo lab test check lint build bench nat-matrix clean
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make lint    run the checks alone"
 	@echo "make build   build the kernels; .venv/bin/firezone is the program"
 	@echo "make bench   run the benchmarks"
+	@echo "make nat-matrix    measure the paths through all pairs of NATs, for docs/nat-matrix.md"
 	@echo "make clean   remove what was built"
 
 demo: build
@@ -48,6 +49,11 @@ bench: build $(STAMPS)/dev
 	$(BIN)/python -m pytest benchmarks --benchmark-only -o python_files='bench_*.py' $(ARGS)
 	@scripts/require lab test
 	$(BIN)/python -m firezone.lab.userns --or-without $(BIN)/python -m benchmarks.end_to_end
+
+nat-matrix: build
+	@scripts/require lab
+	$(BIN)/python -m firezone.lab.userns $(BIN)/python -m benchmarks.nat_matrix \
+		--rounds 3 --output docs/nat-matrix.md
 
 clean:
 	rm -rf build firezone/_ext/*.so firezone/_ext/*.c ext/*.c ext/*.html $(STAMPS)

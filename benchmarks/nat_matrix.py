@@ -1,0 +1,89 @@
+"""Which path the real programs find through each pair of NATs, and how soon the first byte comes.
+
+    python -m benchmarks.nat_matrix [--rounds 1] [--output docs/nat-matrix.md]
+
+Every cell is a network of its own in the lab. The outcome is compared with what theory expects
+(`firezone.lab.paths`); the exit code is 1 if a cell differs. The time is that of the client's first
+TCP connection to the resource, from opening the socket to the first byte of the answer: it holds
+the authorization by the portal, ICE, the WireGuard handshake and the request.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from firezone.lab.matrix import SITES, Cell, run_cell
+
+
+def main() -> int:
+    arguments = _parse()
+    cells = dict(_run_all(arguments.rounds))
+    text = "\n".join(_page(cells)) + "\n"
+    if arguments.output is not None:
+        arguments.output.write_text(text)
+    else:
+        print(text)
+    return 0 if all(cell.ok for each in cells.values() for cell in each) else 1
+
+
+_Cells = dict[tuple[str, str], list[Cell]]
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rounds", type=int, default=1, help="the times are medians of so many")
+    parser.add_argument("--output", type=Path, help="write the page there, not to the terminal")
+    return parser.parse_args()
+
+
+def _run_all(rounds: int) -> Iterable[tuple[tuple[str, str], list[Cell]]]:
+    for client in SITES:
+        for gateway in SITES:
+            cells = [run_cell(SITES[client], SITES[gateway]) for _ in range(rounds)]
+            print(f"{client} - {gateway}: {_entry(cells)}", file=sys.stderr, flush=True)
+            yield (client, gateway), cells
+
+
+def _page(cells: _Cells) -> Iterable[str]:
+    yield "# Paths through NATs\n"
+    yield "Made by `make nat-matrix` on real network namespaces; do not edit.\n"
+    yield (
+        "Rows are the client's site, columns the gateway's. *direct* or *relayed* is the path the "
+        "programs chose, in bold where theory expects another one. The number is the time from the "
+        "client's first connection attempt to the first byte of the resource's answer, in ms: "
+        "authorization by the portal, ICE, handshake and request.\n"
+    )
+    yield "| client \\ gateway | " + " | ".join(SITES) + " |"
+    yield "|---" * (len(SITES) + 1) + "|"
+    for client in SITES:
+        entries = (_entry(cells[client, gateway]) for gateway in SITES)
+        yield f"| {client} | " + " | ".join(entries) + " |"
+    yield ""
+    yield from _LEGEND
+
+
+_LEGEND = [
+    "- *full cone*: one port for all destinations, everybody may send to it.",
+    "- *restricted cone*: the same, but only hosts that were sent to; any port of theirs.",
+    "- *port-restricted cone*: only the very addresses and ports that were sent to.",
+    "- *shifted cone*: the same, with another port outside than inside.",
+    "- *two cones*: a carrier's NAT behind the site's own, both port-restricted.",
+    "- *symmetric*: another random port for each destination.",
+    "- *no UDP*: only TCP passes, so the relay is reached over a stream.",
+]
+
+
+def _entry(cells: list[Cell]) -> str:
+    paths = sorted({cell.path or "none" for cell in cells})
+    text = "/".join(paths)
+    if not all(cell.ok for cell in cells):
+        return f"**{text}**"
+    return f"{text} {statistics.median(cell.first_byte_ms for cell in cells):.0f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""Tries the real programs between two sites: which path they find, and how soon data comes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from firezone.lab.fetch import Fetched
+from firezone.lab.lab import Lab
+from firezone.lab.paths import expected_path
+from firezone.lab.topology import RESOURCE_ALLOWED, Nat, Site
+
+SITES = {
+    "none": Site(Nat.NONE),
+    "full cone": Site(Nat.FULL_CONE),
+    "restricted cone": Site(Nat.RESTRICTED_CONE),
+    "port-restricted cone": Site(Nat.CONE),
+    "shifted cone": Site(Nat.SHIFTED_CONE),
+    "two cones": Site(Nat.CONE, carrier=Nat.CONE),
+    "symmetric": Site(Nat.SYMMETRIC),
+    "no UDP": Site(Nat.UDP_BLOCKED),
+}
+LARGE = 2_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What came of one pair of sites."""
+
+    expected: str
+    path: str
+    """The last path chosen; empty if there was none."""
+    first_byte_ms: float
+    fetched: tuple[Fetched, ...]
+
+    @property
+    def ok(self) -> bool:
+        complete = all(fetched.status == 200 for fetched in self.fetched)
+        return complete and self.path == self.expected and self.fetched[-1].body_bytes == LARGE
+
+
+def run_cell(client: Site, gateway: Site) -> Cell:
+    """Start the whole system between these sites, and use it."""
+    with Lab(client=client, gateway=gateway) as lab:
+        lab.start_resource()
+        lab.start_portal()
+        lab.start_relay()
+        lab.start_gateway()
+        lab.start_client()
+        fetched = [lab.fetch(f"http://{RESOURCE_ALLOWED.v4}{path}") for path in _PAGES]
+        lines = lab.programs["client"].lines()
+    paths = [line["kind"] for line in lines if line.get("event") == "path_chosen"]
+    expected = expected_path(client, gateway)
+    return Cell(expected, paths[-1] if paths else "", fetched[0].first_byte_ms, tuple(fetched))
+
+
+_PAGES = ("/", f"/bytes/{LARGE}")
