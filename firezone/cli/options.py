@@ -164,5 +164,17 @@ def status_address(text: str | None, interface: str) -> StatusAddress | None:
     return StatusAddress(status_path(text, interface), optional=text is None)
 
 
+def json_option(f: F) -> F:
+    """For programs that report."""
+    return click.option("--json", "json_", is_flag=True, help="Print one JSON object.")(f)
+
+
+def echo_json(report: object) -> None:
+    """Print a report as `json_option` promises."""
+    import msgspec
+
+    click.echo(msgspec.json.format(msgspec.json.encode(report)).decode())
+
+
 def host_name() -> str:
     return socket.gethostname().partition("\0")[0]

@@ -20,6 +20,8 @@ PROGRAMS = {
     "relay": "Relay traffic between peers that cannot reach each other.",
     "portal": "Decide who may reach what, and bring the peers together.",
     "wg": "Run a WireGuard interface by itself, without a portal.",
+    "status": "Show what the client or gateway of this host is doing.",
+    "explain": "Tell why packets to a peer take the path they take.",
     "lab": "Open a whole private network on this machine.",
     "demo": "Show the whole system at work on this machine.",
 }

@@ -36,9 +36,10 @@ def explain(role: Role, peer: str, around: Surroundings, now: int) -> Explanatio
     lost = lost_statuses((gone for gone in role.node.lost if gone.id == found), now)
     if c is None:
         controlling = role.peer == "gateway"
-        return Explanation(found, None, None, controlling, (), (), (), (), lost)
+        return Explanation(found, role.peer, None, None, controlling, (), (), (), (), lost)
     return Explanation(
         peer=c.id,
+        kind=role.peer,
         connection=connection_status(role, c, around, now),
         ice_state=c.agent.state.name.lower(),
         controlling=c.agent.controlling,

@@ -176,7 +176,7 @@ def _drops(role: Role, connections: Iterable[Connection], around: Surroundings) 
         _add(total, "ice", c.agent.counters)
         _add(total, "handshake", c.tunnel.counters)
     for _, allocation in node.transport.relays:
-        _add(total, "turn", allocation.counters)
+        _add(total, "turn", _failed(allocation.counters))
     for part, counters in around.counters.items():
         _add(total, part, counters)
     return dict(total.most_common())
@@ -190,6 +190,11 @@ def _dropped(counters: Mapping[str, int]) -> dict[str, int]:
         for name, count in counters.items()
         if not name.endswith((*_TRAFFIC, _WAKEUPS)) and name not in no_loss
     }
+
+
+def _failed(counters: Mapping[str, int]) -> dict[str, int]:
+    """What an allocation counts, but for the errors that only bring a nonce (RFC 8489 9.2.4)."""
+    return {k: n for k, n in counters.items() if k not in ("error_401", "error_438")}
 
 
 def _add(total: Counter[str], part: str, counters: Mapping[str, int]) -> None:

@@ -172,6 +172,8 @@ class Explanation:
     """All that is known of one peer. `connection` is None if there is only the past."""
 
     peer: str
+    kind: str
+    """`gateway` or `client`."""
     connection: ConnectionStatus | None
     ice_state: str | None
     controlling: bool
