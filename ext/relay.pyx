@@ -17,7 +17,7 @@ from firezone._ext.batch cimport Endpoint
 from firezone._ext.epoch cimport EpochMark, epoch_enter, epoch_leave, epoch_mark, epoch_passed
 from firezone._ext.ring cimport Ring, RingBuffer, RingItem, ring_push
 
-from errno import errorcode
+import errno as errors
 
 cdef extern from "sys/epoll.h" nogil:
     ctypedef union epoll_data:
@@ -424,4 +424,4 @@ cdef void _failures(dict found, str what, const relay_counts* counts):
     for number in range(RELAY_ERRNOS):
         count = load_relaxed_u64(&counts.failed[number])
         if count:
-            found[f"{what}_{errorcode.get(number, 'unknown')}"] = count
+            found[f"{what}_{errors.errorcode.get(number, 'unknown')}"] = count

@@ -198,8 +198,8 @@ static inline relay_socket *sender(const relay_worker *w, const relay_channel *c
 
 static int takes(const relay_worker *w, const relay_run *r, uint32_t size, uint8_t ecn) {
     uint32_t limit = sender(w, r->channel)->family == 4 ? MAX_V4 : MAX_V6;
-    return !r->closed && r->count < RELAY_SEGMENTS && r->ecn == ecn && size <= r->size &&
-           r->total + size <= limit;
+    return !r->closed && r->count < RELAY_SEGMENTS && r->ecn == ecn && size != 0 &&
+           size <= r->size && r->total + size <= limit;
 }
 
 static relay_run *open_run(relay_worker *w, relay_channel *c, uint32_t size, uint8_t ecn) {

@@ -1,5 +1,5 @@
 import enum
-from typing import final
+from typing import Self, final
 
 from firezone._ext.ring import Ring
 
@@ -24,9 +24,9 @@ class Forwarder:
     stays in `run`, one other thread calls everything else. It owns no descriptor it is given.
     """
 
-    def __init__(
-        self, secret: bytes, ring: Ring, *, gso: bool = True, gro: bool = True
-    ) -> None: ...
+    def __new__(
+        cls, secret: bytes, ring: Ring, *, gso: bool = True, gro: bool = True
+    ) -> Self: ...
     def __len__(self) -> int:
         """Channels that are bound."""
 

@@ -76,6 +76,18 @@ _PORT = click.IntRange(1, 65535)
     is_flag=True,
     help="Do not relay to addresses of private networks.",
 )
+@click.option(
+    "--gso/--no-gso",
+    envvar="FIREZONE_GSO",
+    default=True,
+    help="Let the kernel split large datagrams (UDP_SEGMENT), where it can.",
+)
+@click.option(
+    "--gro/--no-gro",
+    envvar="FIREZONE_GRO",
+    default=True,
+    help="Let the kernel merge what arrives (UDP_GRO), where it can.",
+)
 @click.option("--rng-seed", envvar="RNG_SEED", type=int, help="Be predictable: for tests only.")
 @log_options
 def relay(
@@ -92,6 +104,8 @@ def relay(
     health_check_addr: str,
     allow_loopback_peers: bool,
     deny_private_peers: bool,
+    gso: bool,
+    gro: bool,
     rng_seed: int | None,
     log_format: logs.Format,
     log_level: str | None,
@@ -125,6 +139,8 @@ def relay(
         ssl_context=tls_context(ca) if ca is not None else None,
         auth_secret=None if auth_secret_path is None else _secret(auth_secret_path),
         health=health_address(health_check_addr),
+        gso=gso,
+        gro=gro,
         seed=rng_seed,
     )
     return run_relay(settings)

@@ -20,7 +20,7 @@ from firezone.phoenix.messages import relay as messages
 from firezone.relay import LeavePortal, Progress, RelayRole, RoleEvent, Stop, portal_channel
 from firezone.shell.clock import boottime_ns, unix_ns
 from firezone.shell.health import HealthAddress, start_health
-from firezone.shell.relay_sockets import RelaySockets
+from firezone.shell.relay_dataplane import RelayDataplane
 from firezone.shell.websocket import PortalLink
 from firezone.turn.relay import Relay
 from firezone.turn.relay_auth import make_stamp_secret
@@ -44,6 +44,9 @@ class RelaySettings:
     ssl_context: ssl.SSLContext | None = None
     auth_secret: str | None = field(default=None, repr=False)
     health: HealthAddress | None = None
+    gso: bool = True
+    gro: bool = True
+    """Whether the kernel may split and merge datagrams, where it can."""
     seed: int | None = None
     """Makes secret, nonces and ports predictable: for tests only."""
 
@@ -75,19 +78,22 @@ class RelayProgram:
             now=self._started,
         )
         self._role = RelayRole(self._server, now=self._started)
-        self._sockets = RelaySockets(
+        self._dataplane = RelayDataplane(
             self._role,
             public=settings.public,
             listen_port=settings.listen_port,
             clock=boottime_ns,
             on_event=self._handle_role_event,
+            on_failure=self._handle_failure,
+            gso=settings.gso,
+            gro=settings.gro,
         )
         self._portal = None if settings.url is None else self._link(settings.url, secret, entropy)
 
     async def run(self) -> int:
         """Serve until told to stop. Raises ConfigurationError for ports that are taken."""
         health = await self._serve_health()
-        self._sockets.open()
+        self._dataplane.open()
         self._handle_signals()
         link = None
         try:
@@ -99,7 +105,7 @@ class RelayProgram:
             return await self._exit_code
         finally:
             await self._leave(link)
-            self._sockets.close()
+            self._dataplane.close()
             if health is not None:
                 health.close()
 
@@ -126,7 +132,7 @@ class RelayProgram:
 
     def _handle_signal(self, handle: Callable[[int], None]) -> None:
         handle(boottime_ns())
-        self._sockets.flush()
+        self._dataplane.flush()
 
     def _announce(self) -> None:
         settings = self._settings
@@ -140,7 +146,11 @@ class RelayProgram:
 
     def _handle_portal_event(self, event: Event[messages.Message]) -> None:
         self._role.handle_portal_event(event, boottime_ns())
-        self._sockets.flush()
+        self._dataplane.flush()
+
+    def _handle_failure(self, error: OSError) -> None:
+        if not self._exit_code.done():
+            self._exit_code.set_exception(error)
 
     def _handle_link_ended(self, link: asyncio.Task[None]) -> None:
         """A link that ended in good order said so before."""
@@ -176,7 +186,7 @@ class RelayProgram:
 
     def _log_drops(self) -> None:
         self._server.handle_wall_clock(unix_ns(), boottime_ns())
-        logger.debug("counters", extra={**self._server.counters, **self._sockets.counters})
+        logger.debug("counters", extra={**self._server.counters, **self._dataplane.counters})
 
 
 _FAREWELL_SECONDS = 1.0

@@ -31,6 +31,8 @@ SYSTEM |= {"threading"}
 FREE_TO_SEED = {"sim": {"random"}}
 """The simulator's randomness is seeded: that is the point of it."""
 
+KERNELS_OF_THE_SHELL = {f"firezone._ext.{name}" for name in ("relay", "tun", "udp")}
+
 MODULES = sorted(ROOT.rglob("*.py"))
 
 
@@ -70,4 +72,4 @@ def test_the_core_does_no_io(path):
 def test_only_the_shell_uses_the_kernels_of_sockets_and_tun():
     for path in MODULES:
         if part_of(path) != "shell":
-            assert not {"firezone._ext.udp", "firezone._ext.tun"} & set(imports(path)), path
+            assert not KERNELS_OF_THE_SHELL & set(imports(path)), path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import socket
 import struct
 import time
@@ -21,7 +22,7 @@ from firezone.errors import ConfigurationError
 from firezone.model import Endpoint
 from firezone.relay import RelayRole, RoleEvent
 from firezone.shell.clock import boottime_ns, unix_ns
-from firezone.shell.relay_sockets import RelaySockets
+from firezone.shell.relay_dataplane import RelayDataplane
 from firezone.stun import Message, Method
 from firezone.turn.relay import Relay
 from firezone.turn.relay_auth import password_of
@@ -29,22 +30,29 @@ from firezone.turn.relay_peers import PeerPolicy
 
 SECRET = "5e" * 32
 USERNAME = "4000000000:salt"
-PORTS = range(20000, 20100)
+OFFLOADS = [(gso, gro) for gso in (True, False) for gro in (True, False)]
 V4, V6 = IPv4Address("127.0.0.1"), IPv6Address("::1")
 
 
 class Running:
     """A relay on sockets, and what it told."""
 
-    def __init__(self, port: int, clock: Callable[[], int] = boottime_ns) -> None:
+    def __init__(
+        self,
+        port: int,
+        clock: Callable[[], int] = boottime_ns,
+        ports: range = range(20000, 20100),
+        **options: bool,
+    ) -> None:
         self.events: list[RoleEvent] = []
-        self.port = port
+        self.failures: list[OSError] = []
+        self.port, self.ports = port, ports
         now = clock()
         self.server = Relay(
             public_ipv4=V4,
             public_ipv6=V6,
             listen_port=port,
-            ports=PORTS,
+            ports=ports,
             auth_secret=SECRET,
             peers=PeerPolicy(allow_loopback=True),
             entropy=os.urandom,
@@ -52,12 +60,14 @@ class Running:
             now=now,
         )
         self.role = RelayRole(self.server, now=now)
-        self.sockets = RelaySockets(
+        self.dataplane = RelayDataplane(
             self.role,
             public=[V4, V6],
             listen_port=port,
             clock=clock,
             on_event=self.events.append,
+            on_failure=self.failures.append,
+            **options,
         )
 
 
@@ -119,18 +129,19 @@ def free_port() -> int:
 def with_relay(test: Callable[[Running], Awaitable[None]], **options: Any) -> None:
     async def run() -> None:
         running = Running(free_port(), **options)
-        running.sockets.open()
+        running.dataplane.open()
         try:
             await test(running)
         finally:
-            running.sockets.close()
+            running.dataplane.close()
 
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(("gso", "gro"), OFFLOADS)
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize("peer_family", [4, 6])
-def test_data_crosses_both_ways(family: int, peer_family: int) -> None:
+def test_data_crosses_both_ways(family: int, peer_family: int, gso: bool, gro: bool) -> None:
     async def test(running: Running) -> None:
         client, peer = Client(running, family), Client(running, peer_family)
         response = await client.allocate((stun.ADDITIONAL_ADDRESS_FAMILY, 6))
@@ -146,7 +157,7 @@ def test_data_crosses_both_ways(family: int, peer_family: int) -> None:
             assert data == struct.pack(">HH", 0x4001, len(payload)) + payload[::-1]
             assert source == client.relay
 
-    with_relay(test)
+    with_relay(test, gso=gso, gro=gro)
 
 
 def test_reply_leaves_from_the_address_that_was_asked() -> None:
@@ -171,7 +182,7 @@ def test_same_socket_towards_two_addresses_is_two_clients() -> None:
         await client.bind(0x4000, address)
         client.send(0x4000, b"bound")
         assert (await peer.receive())[0] == b"bound"
-        assert running.sockets.counters["unbound_channel"] == 1
+        assert running.dataplane.counters["unbound_channel"] == 1
 
     with_relay(test)
 
@@ -194,7 +205,7 @@ def test_strangers_and_ends() -> None:
         client.send(0x4000, b"late")
         assert (await client.ask(request(Method.BINDING))).class_ is stun.Class.SUCCESS
         dropped = {"unbound_peer": 1, "unbound_channel": 2, "truncated": 1}
-        assert running.sockets.counters == dropped
+        assert running.dataplane.counters == dropped
         with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as again:
             again.bind(relayed.sockaddr)
 
@@ -203,14 +214,14 @@ def test_strangers_and_ends() -> None:
 
 def test_port_in_use_is_replaced() -> None:
     async def test(running: Running) -> None:
-        taken = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in PORTS[:50]]
+        taken = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in running.ports[:50]]
         try:
-            for port, sock in zip(PORTS, taken, strict=False):
+            for port, sock in zip(running.ports, taken, strict=False):
                 sock.bind(("127.0.0.1", port))
             clients = [Client(running) for _ in range(10)]
             for client in clients:
                 relayed = (await client.allocate()).get(stun.XOR_RELAYED_ADDRESS)
-                assert relayed is None or relayed.port >= PORTS[50]
+                assert relayed is None or relayed.port >= running.ports[50]
         finally:
             for sock in taken:
                 sock.close()
@@ -227,7 +238,7 @@ def test_allocation_expires_by_the_clock() -> None:
         await client.allocate((stun.LIFETIME, 60))
         ahead = 61 * SECOND
         running.role.handle_timeout(boottime_ns() + ahead)
-        running.sockets.flush()
+        running.dataplane.flush()
         assert running.server.allocation_count == 0
 
     with_relay(test, clock=lambda: boottime_ns() + ahead)
@@ -264,10 +275,103 @@ def test_listen_port_that_is_taken() -> None:
             taken.bind(("", port))
             running = Running(port)
             with pytest.raises(ConfigurationError, match="listen port"):
-                running.sockets.open()
-            running.sockets.close()
+                running.dataplane.open()
+            running.dataplane.close()
 
     asyncio.run(run())
+
+
+def test_channel_that_expires_stops_at_once() -> None:
+    """It can be bound anew, and works again."""
+    ahead = 0
+
+    async def test(running: Running) -> None:
+        nonlocal ahead
+        client, peer = Client(running), Client(running)
+        await client.allocate((stun.LIFETIME, 3600))
+        address = Endpoint.of(*peer.socket.getsockname())
+        await client.bind(0x4000, address)
+        ahead = 601 * SECOND
+        running.role.handle_timeout(boottime_ns() + ahead)
+        running.dataplane.flush()
+        client.send(0x4000, b"too late")
+        await client.bind(0x4000, address)
+        client.send(0x4000, b"bound again")
+        assert (await peer.receive())[0] == b"bound again"
+        assert running.dataplane.counters == {"unbound_channel": 1}
+
+    with_relay(test, clock=lambda: boottime_ns() + ahead)
+
+
+def test_port_is_free_when_the_client_hears_of_it() -> None:
+    """Nothing of the former allocation, neither socket nor channel, is left for the next one."""
+
+    async def test(running: Running) -> None:
+        for _ in range(20):
+            client, peer = Client(running), Client(running)
+            relayed = (await client.allocate()).get(stun.XOR_RELAYED_ADDRESS)
+            assert relayed is not None
+            await client.bind(0x4000, Endpoint.of(*peer.socket.getsockname()))
+            for _ in range(50):
+                client.send(0x4000, bytes(1000))
+            await client.ask(request(Method.REFRESH, (stun.LIFETIME, 0)))
+            with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as again:
+                again.bind(relayed.sockaddr)
+
+    with_relay(test)
+
+
+def test_thousand_allocations() -> None:
+    """All of them relay both ways, and leave nothing behind."""
+
+    async def test(running: Running) -> None:
+        before = len(os.listdir("/proc/self/fd"))
+        peer = Client(running)
+        clients = [Client(running) for _ in range(1000)]
+        for client in clients:
+            await client.allocate()
+            await client.bind(0x4000, Endpoint.of(*peer.socket.getsockname()))
+            client.send(0x4000, b"ping")
+            data, source = await peer.receive()
+            peer.socket.sendto(data, source)
+            assert (await client.receive())[0] == b"\x40\x00\x00\x04ping"
+        assert running.server.allocation_count == 1000
+        for client in clients:
+            await client.ask(request(Method.REFRESH, (stun.LIFETIME, 0)))
+            client.socket.close()
+        assert running.server.allocation_count == 0
+        assert len(os.listdir("/proc/self/fd")) == before + 1
+        assert running.dataplane.counters == {}
+        assert running.dataplane.traffic[0][:2] == (1000, 4000)
+
+    with_relay(test, ports=range(20000, 30000))
+
+
+def test_garbage_costs_no_memory() -> None:
+    async def test(running: Running) -> None:
+        stranger, client = Client(running), Client(running)
+        binding = Message.request(Method.BINDING, os.urandom).encode()
+        noise = [os.urandom(random.randrange(1, 1400)) for _ in range(500)]
+
+        async def flood(rounds: int) -> None:
+            for _ in range(rounds):
+                for datagram in noise:
+                    stranger.socket.sendto(datagram, stranger.relay)
+                for _ in range(100):
+                    stranger.socket.sendto(binding, stranger.relay)
+                await client.ask(request(Method.BINDING))
+
+        await flood(5)
+        before = resident()
+        await flood(25)
+        assert resident() - before < 4 << 20
+
+    with_relay(test)
+
+
+def resident() -> int:
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_client_of_aioice() -> None:

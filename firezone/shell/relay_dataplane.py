@@ -1,0 +1,279 @@
+"""Runs a relay role on sockets: a thread for data, asyncio for everything else.
+
+The thread forwards what arrives on bound channels, in both directions, in compiled code without the
+GIL (`ext/relay.pyx`). STUN messages come up through a bounded ring, announced by an eventfd: a
+flood of them makes the ring overflow and delays no data. What cannot be sent at once is dropped, as
+any router does, and counted. One socket that breaks costs its allocation and no other.
+
+Commands take effect at once: the next datagram meets the new table. Before anything is told to a
+client, and before another socket opens, the thread has passed the point after which it uses
+nothing that was removed, and the descriptors of ended allocations are closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable
+from ipaddress import ip_address
+from typing import Final
+
+from firezone._ext.relay import Forwarder, Notice
+from firezone._ext.ring import Ring
+from firezone.durations import SECOND
+from firezone.errors import LocalError
+from firezone.model import Endpoint, Entropy, IPAddress, Transmit
+from firezone.relay import RelayRole, RoleEvent
+from firezone.shell.relay_sockets import open_listener, open_relay_socket, transmit
+from firezone.turn.relay_commands import (
+    BindChannel,
+    CloseSocket,
+    FiveTuple,
+    OpenSocket,
+    SendToPeer,
+    UnbindChannel,
+)
+
+BATCH: Final = 64
+"""STUN messages that are handled before others on the asyncio loop have their turn."""
+
+logger = logging.getLogger("firezone.relay")
+
+_Address = tuple[int, bytes, int]
+
+
+class RelayDataplane:
+    """Runs a relay role on sockets. `on_event` gets the role's events, in order.
+
+    `on_failure` is told of what ends the data path, which no network can cause.
+    """
+
+    def __init__(
+        self,
+        role: RelayRole,
+        *,
+        public: Iterable[IPAddress],
+        listen_port: int,
+        clock: Callable[[], int],
+        on_event: Callable[[RoleEvent], None],
+        on_failure: Callable[[OSError], None],
+        gso: bool = True,
+        gro: bool = True,
+        entropy: Entropy = os.urandom,
+    ) -> None:
+        """`public` are the relay's public addresses: their families are those it serves. `gso` and
+        `gro` allow to let the kernel split and merge datagrams, where it can."""
+        self._role = role
+        self._public: dict[int, IPAddress] = {a.version: a for a in public}
+        self._listen_port = listen_port
+        self._clock = clock
+        self._on_event = on_event
+        self._on_failure = on_failure
+        self._wanted = {"UDP_SEGMENT": gso, "UDP_GRO": gro}
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._ring = Ring(1024, self._wake_fd)
+        self._forwarder = Forwarder(entropy(16), self._ring, gso=gso, gro=gro)
+        self._thread: threading.Thread | None = None
+        self._listeners: dict[int, socket.socket] = {}
+        self._relays: dict[tuple[int, int], socket.socket] = {}
+        self._closing: list[socket.socket] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at: int | None = None
+        self._relayed = 0
+        self._has_told_gso = False
+        self._counters: Counter[str] = Counter()
+
+    @property
+    def counters(self) -> Counter[str]:
+        """What was dropped, by reason."""
+        return self._counters + Counter(self._forwarder.drops())
+
+    @property
+    def traffic(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+        """Sent to peers, and to clients: packets, payload bytes, and calls they took."""
+        return self._forwarder.traffic()
+
+    def open(self) -> None:
+        """Listen. Raises ConfigurationError if a port is taken or a family missing."""
+        for family in self._public:
+            listener = self._listeners[family] = open_listener(family, self._listen_port)
+            self._forwarder.add(listener.fileno(), family, self._listen_port, listens=True)
+        self._tell_missing()
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._wake_fd, self._on_wake)
+        self._thread = threading.Thread(target=self._forward, args=(loop,), name="relay")
+        self._thread.start()
+        self.flush()
+
+    def close(self) -> None:
+        """Stop, and close every socket. It is of no use afterwards."""
+        if self._thread is not None:
+            self._forwarder.stop()
+            self._thread.join()
+            self._thread = None
+            asyncio.get_running_loop().remove_reader(self._wake_fd)
+        for opened in (*self._listeners.values(), *self._relays.values(), *self._closing):
+            opened.close()
+        self._listeners.clear()
+        self._relays.clear()
+        self._closing.clear()
+        os.close(self._wake_fd)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def flush(self) -> None:
+        """Carry out what the role wants. Call it after every input it got from elsewhere."""
+        while (command := self._role.poll_command()) is not None:
+            match command:
+                case Transmit():
+                    self._transmit(command)
+                case OpenSocket(port, family):
+                    self._open_relay_socket(port, family)
+                case CloseSocket(port, family):
+                    self._close_relay_socket(port, family)
+                case BindChannel():
+                    self._bind(command)
+                case UnbindChannel(five_tuple, number):
+                    self._forwarder.unbind(*_client(five_tuple), number)
+                case SendToPeer():
+                    raise LocalError("the relay forwards without its server's help")
+        self._settle()
+        while (event := self._role.poll_event()) is not None:
+            self._on_event(event)
+        self._arm()
+
+    # The thread
+
+    def _forward(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            self._forwarder.run()
+        except OSError as error:
+            loop.call_soon_threadsafe(self._on_failure, error)
+
+    def _on_wake(self) -> None:
+        os.eventfd_read(self._wake_fd)
+        self._drain()
+
+    def _drain(self) -> None:
+        """The ring announces itself only when it was empty, so the rest is asked for again."""
+        for _ in range(BATCH):
+            item = self._ring.pop() if self._thread is not None else None
+            if item is None:
+                return
+            kind, family, argument, payload, local, remote = item
+            if kind == Notice.STUN and local is not None and remote is not None:
+                self._role.handle_client_datagram(
+                    _endpoint(local), _endpoint(remote), payload, self._clock()
+                )
+                self.flush()
+            elif kind == Notice.SOCKET_FAILED:
+                self._on_socket_failed(argument)
+            elif kind == Notice.GSO_REFUSED:
+                self._tell_refused(family, argument)
+        asyncio.get_running_loop().call_soon(self._drain)
+
+    def _on_socket_failed(self, port: int) -> None:
+        if port != self._listen_port:  # else `run` has ended
+            self._role.server.handle_socket_failed(port, self._clock())
+            self._role.handle_activity(self._clock())
+            self.flush()
+
+    def _tell_missing(self) -> None:
+        found = {"UDP_SEGMENT": self._forwarder.gso, "UDP_GRO": self._forwarder.gro}
+        for option, wanted in self._wanted.items():
+            if wanted and not found[option]:
+                logger.warning("this kernel lacks %s: datagrams are moved one by one", option)
+
+    def _tell_refused(self, family: int, error: int) -> None:
+        self._counters["gso_refused"] += 1
+        if not self._has_told_gso:
+            self._has_told_gso = True
+            text = "this host does not split datagrams over IPv%d (%s): they are sent one by one"
+            logger.warning(text, family, os.strerror(error))
+
+    # Commands
+
+    def _transmit(self, datagram: Transmit) -> None:
+        self._settle()
+        try:
+            transmit(self._listeners[datagram.destination.family], datagram)
+        except OSError as error:
+            self._count("send_to_client", error)
+
+    def _open_relay_socket(self, port: int, family: int) -> None:
+        self._settle()
+        is_open = True
+        try:
+            self._relays[port, family] = open_relay_socket(family, port, self._public[family])
+            self._forwarder.add(self._relays[port, family].fileno(), family, port)
+        except OSError as error:
+            is_open = False
+            self._count("open", error)
+            if (opened := self._relays.pop((port, family), None)) is not None:
+                opened.close()
+        self._role.handle_socket_opened(port, family, is_open, self._clock())
+
+    def _close_relay_socket(self, port: int, family: int) -> None:
+        opened = self._relays.pop((port, family), None)
+        if opened is not None:
+            self._forwarder.remove(family, port)
+            self._closing.append(opened)
+
+    def _settle(self) -> None:
+        """Where the thread does not get to run for long, the sockets wait for the next time."""
+        if self._forwarder.settle() and self._closing:
+            for opened in self._closing:
+                opened.close()
+            self._closing.clear()
+
+    def _bind(self, command: BindChannel) -> None:
+        client, local = _client(command.five_tuple)
+        peer = _address(command.peer)
+        self._forwarder.bind(client, local, command.number, command.port, peer)
+
+    # Time
+
+    def _arm(self) -> None:
+        """Asyncio's timers are not ours: one of them stands for the role's next deadline."""
+        timeout = self._role.poll_timeout()
+        deadline = None if timeout is None else timeout.deadline
+        if deadline == self._timer_at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at, self._timer = deadline, None
+        if deadline is not None:
+            delay = max(deadline - self._clock(), 0) / SECOND
+            self._timer = asyncio.get_running_loop().call_later(delay, self._on_timer)
+
+    def _on_timer(self) -> None:
+        """The loop's clock may be a little ahead of ours: then the timer is armed once more."""
+        self._timer_at = self._timer = None
+        relayed = sum(payload for _, payload, _ in self._forwarder.traffic())
+        self._role.handle_relayed(relayed - self._relayed)
+        self._relayed = relayed
+        self._role.handle_timeout(self._clock())
+        self.flush()
+
+    def _count(self, what: str, error: OSError) -> None:
+        self._counters[f"{what}_{errno.errorcode.get(error.errno or 0, 'unknown')}"] += 1
+
+
+def _client(five_tuple: FiveTuple) -> tuple[_Address, _Address]:
+    client, local = five_tuple
+    if local is None:
+        raise LocalError("a client's datagram without the address it was sent to")
+    return _address(client), _address(local)
+
+
+def _address(endpoint: Endpoint) -> _Address:
+    return (endpoint.family, endpoint.address.packed, endpoint.port)
+
+
+def _endpoint(address: _Address) -> Endpoint:
+    return Endpoint(ip_address(address[1]), address[2])
