@@ -76,6 +76,7 @@ class Interface:
         self._timer: asyncio.TimerHandle | None = None
         self._housekeeping: asyncio.TimerHandle | None = None
         self._deadline: int | None = None
+        self._send_failed = 0
         self._opened = ExitStack()
         self._dataplane: Dataplane
         self._sockets: WgSockets
@@ -216,6 +217,7 @@ class Interface:
         now = boottime_ns()
         self._dataplane.sweep(now)
         self._note_moves(now)
+        self._note_failures()
         self._pump()
         if not self._control.is_there():
             logger.info("the control socket was removed: going down")
@@ -226,6 +228,13 @@ class Interface:
     def _note_moves(self, now: int) -> None:
         for move in self._dataplane.moved():
             self._device.handle_roamed(move.slot, move.local, move.remote, now)
+
+    def _note_failures(self) -> None:
+        """Packets fail to be sent when the local address that they are to come from is gone."""
+        failed = self._dataplane.counters().get("send_failed", 0)
+        if failed != self._send_failed:
+            self._send_failed = failed
+            self._device.forget_sources()
 
     # Outputs.
 
@@ -300,6 +309,7 @@ class Interface:
         """One that knows our new key, and of the peers nothing but what the device says again."""
         self._close_dataplane()
         self._dataplane = self._make_dataplane()
+        self._send_failed = 0
         self._device.replay(now)
         self._start_dataplane()
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
 from firezone.commands import (
@@ -225,9 +225,17 @@ class Device:
             self._move(peer, local, remote)
 
     def handle_send_failed(self, transmit: Transmit) -> None:
-        """The host could not send: the local address may be gone."""
+        """The host could not send a message of ours. Maybe its local address is gone: once more
+        from any."""
+        if transmit.source is not None:
+            self.forget_sources(transmit.source)
+            self._transmits.append(replace(transmit, source=None))
+
+    def forget_sources(self, source: Endpoint | None = None) -> None:
+        """Let the host choose where to send from, instead of `source`, or of all local addresses
+        at which peers reached us."""
         for peer in self._peers.values():
-            if peer.endpoint == transmit.destination and peer.source is not None:
+            if peer.source is not None and source in (None, peer.source):
                 peer.source = None
                 self._apply_path(peer)
 

@@ -389,10 +389,13 @@ def test_the_local_address_is_given_up_when_the_host_cannot_send(wire: Wire):
     one, two = wire.sides
     wire.send(two, one)
     wire.run()
-    one.device.handle_send_failed(Transmit(b"", two.endpoint, one.endpoint))
+    one.device.handle_send_failed(Transmit(b"again", two.endpoint, one.endpoint))
+    assert one.device.poll_transmit() == Transmit(b"again", two.endpoint, None)
     one.drain(wire.now)
     wire.send(one, two)
     assert wire.sources[-1] is None
+    one.device.handle_send_failed(Transmit(b"again", two.endpoint, None))
+    assert one.device.poll_transmit() is None
 
 
 def test_status_shows_what_was_set(wire: Wire):
