@@ -79,7 +79,7 @@ def host_state(lab: Lab, host: str) -> str:
     """All that our programs may change in a host."""
     show = (
         "ip -o addr; ip rule; ip -6 rule; ip route show table all; ip -6 route show table all;"
-        "nft list ruleset; ls /run/firezone 2>&1;"
+        "nft list ruleset; ls /run/firezone | grep -e -$(stat -Lc %i /proc/self/ns/net)[.];"
         "cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding"
     )
     shown = lab.exec(host, ["sh", "-c", show]).stdout
