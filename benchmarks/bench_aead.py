@@ -1,77 +1,218 @@
-"""ChaCha20-Poly1305: our batch beside one call a packet of ours, PyNaCl's and `cryptography`'s."""
+"""ChaCha20-Poly1305: our backends beside libsodium and OpenSSL, packets in batches.
+
+`python -m benchmarks.bench_aead` prints a table of nanoseconds a packet and of ratios. All
+contenders take turns within each repeat, so that whatever else the machine does hits them alike; a
+figure is the median. They work on the same items, from one buffer into another, called from C: see
+bench_aead.c. Libraries use whatever instructions they like.
+
+Under pytest it measures the batch calls of Python.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import statistics
+import subprocess
+import sys
+import tempfile
 from array import array
-from collections.abc import Callable
-from itertools import count
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
+import click
 import pytest
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305 as OpenSSL
-from nacl.bindings import crypto_aead_chacha20poly1305_ietf_encrypt as pynacl_encrypt
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks.common import BATCHES, KEY, by_batch, by_size, fill, main, measure
+from benchmarks.common import KEY, by_batch, by_size, fill, measure
 from firezone._ext import aead
 from firezone._ext.batch import PacketBatch
-from firezone.aead import ChaCha20Poly1305
 
-Seal = Callable[[bytes, bytes], bytes]
+ROOT = Path(__file__).parent.parent
+SIZES = (64, 128, 256, 576, 1280, 1420)
+MIXED = (64, 1420, 128, 64, 576, 1420, 96, 1280, 64, 300)
+BATCHES = (1, 8, 16, 32, 64)
+KEYS = 64
+SLOT = 2048
+WARM_UP, SAMPLE = 1_000_000, 100_000
+"""Nanoseconds."""
 
-OURS, OPENSSL = ChaCha20Poly1305(KEY), OpenSSL(KEY)
-ONE_BY_ONE: dict[str, Seal] = {
-    "firezone.aead": lambda nonce, data: OURS.encrypt(nonce, data, None),
-    "cryptography": lambda nonce, data: OPENSSL.encrypt(nonce, data, None),
-    "PyNaCl": lambda nonce, data: pynacl_encrypt(data, None, nonce, KEY),
-}
+LIBRARIES = {"libsodium": "sodium", "OpenSSL": "openssl"}
+"""Their functions' prefixes in bench_aead.c."""
 
 
-@by_size
-@by_batch
-def test_seal_batch(benchmark: BenchmarkFixture, size: int, batch_size: int) -> None:
-    batch, packets = PacketBatch(batch_size), [bytes(size)] * batch_size
-    counters = array("Q", range(batch_size))
-    measure(
-        benchmark,
-        lambda: fill(batch, packets),
-        lambda: aead.seal_batch(batch, KEY, counters),
-        batch_size,
-        f"seal {size}",
+class Item(ctypes.Structure):
+    _fields_ = (
+        ("key", ctypes.c_void_p),
+        ("src", ctypes.c_void_p),
+        ("dst", ctypes.c_void_p),
+        ("counter", ctypes.c_uint64),
+        ("length", ctypes.c_uint32),
+        ("ok", ctypes.c_uint32),
     )
 
 
+class Bench:
+    """The contenders, by name, and their common memory."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+        self._measure = library.measure
+        self._measure.restype = ctypes.c_double
+        self._buffers = [ctypes.create_string_buffer(KEYS * SLOT + 64) for _ in range(3)]
+        self._keys = ctypes.create_string_buffer(bytes(i * 7 % 256 for i in range(32 * KEYS)))
+        self.contenders = [name for name in aead.backends() if name != "libsodium"]
+        self.libraries = ["libsodium"]
+        self._find_libsodium()
+        if library.set_openssl(b"libcrypto.so.3", self._keys) == 0:
+            self.libraries.append("OpenSSL")
+
+    def _find_libsodium(self) -> None:
+        from nacl._sodium import ffi, lib
+
+        name = "crypto_aead_chacha20poly1305_ietf_"
+        self._library.set_sodium(
+            *(
+                ctypes.c_void_p(int(ffi.cast("uintptr_t", ffi.addressof(lib, name + what))))
+                for what in ("encrypt", "decrypt")
+            )
+        )
+
+    def run(self, lengths: list[int], keys: int, opening: bool, repeats: int) -> dict[str, float]:
+        """The median of each contender, in nanoseconds a packet."""
+        samples: dict[str, list[float]] = {}
+        items = self._items(lengths, keys, opening)
+        for repeat in range(-1, repeats):
+            for name in (*self.contenders, *self.libraries):
+                value = self._measure(
+                    self._function(name, opening),
+                    items,
+                    ctypes.c_size_t(len(lengths)),
+                    ctypes.c_int64(WARM_UP),
+                    ctypes.c_int64(SAMPLE),
+                )
+                if not all(item.ok for item in items) and opening:
+                    raise RuntimeError(f"{name} does not open what libsodium has sealed")
+                if repeat >= 0:
+                    samples.setdefault(name, []).append(value)
+        return {name: statistics.median(values) for name, values in samples.items()}
+
+    def _items(self, lengths: list[int], keys: int, opening: bool) -> ctypes.Array[Item]:
+        plain, sealed, out = (ctypes.addressof(buffer) for buffer in self._buffers)
+        key = ctypes.addressof(self._keys)
+        items = (Item * len(lengths))(
+            *(
+                Item(
+                    key + 32 * (i % keys),
+                    plain + i * SLOT + 16,
+                    sealed + i * SLOT + 16,
+                    i,
+                    length,
+                    0,
+                )
+                for i, length in enumerate(lengths)
+            )
+        )
+        self._library.sodium_seal(items, ctypes.c_size_t(len(items)))
+        if opening:
+            for i, item in enumerate(items):
+                item.src, item.dst = item.dst, out + i * SLOT + 16
+        return items
+
+    def _function(self, name: str, opening: bool) -> ctypes.c_void_p:
+        what = "open" if opening else "seal"
+        if name in self.libraries:
+            function = getattr(self._library, f"{LIBRARIES[name]}_{what}")
+            return ctypes.cast(function, ctypes.c_void_p)
+        aead.use_backend(name)
+        return exported(f"aead_{what}_batch")
+
+
+def exported(name: str) -> ctypes.c_void_p:
+    """A C function of the kernel, as its .pxd declares it for others."""
+    capsule = aead.__pyx_capi__[name]  # type: ignore[attr-defined]
+    get_name = ctypes.pythonapi.PyCapsule_GetName
+    get_name.restype, get_name.argtypes = ctypes.c_char_p, [ctypes.py_object]
+    get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    get_pointer.restype = ctypes.c_void_p
+    get_pointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
+    return ctypes.c_void_p(get_pointer(capsule, get_name(capsule)))
+
+
+@contextmanager
+def bench() -> Iterator[Bench]:
+    with tempfile.TemporaryDirectory() as directory:
+        library = Path(directory) / "bench_aead.so"
+        command = ["cc", "-O2", "-shared", "-fPIC", f"-I{ROOT}/ext/c", "-o", str(library)]
+        subprocess.run([*command, str(ROOT / "benchmarks/bench_aead.c"), "-ldl"], check=True)
+        before = aead.backend_name()
+        try:
+            yield Bench(ctypes.CDLL(str(library)))
+        finally:
+            aead.use_backend(before.split()[0])
+
+
+@click.command()
+@click.option("--repeats", default=15, show_default=True, help="Samples of each figure.")
+@click.option("--keys", default=1, show_default=True, help="How many keys packets have in turn.")
+@click.option("--size", "sizes", type=int, multiple=True, help="Only this size; 0 = mixed.")
+@click.option("--batch", "batches", type=int, multiple=True, help="Only this batch.")
+def table(repeats: int, keys: int, sizes: tuple[int, ...], batches: tuple[int, ...]) -> None:
+    """Measure and print the table."""
+    with bench() as b:
+        compared = [name for name in b.contenders if name != "avx512z"]
+        ratios = [(ours, theirs) for ours in compared for theirs in reversed(b.libraries)]
+        columns = "".join(f"{name:>10}" for name in (*b.contenders, *b.libraries))
+        versus = "".join(f"{f'{ours}/{theirs}':>18}" for ours, theirs in ratios)
+        click.echo(f"nanoseconds a packet; then how many times as fast; keys: {keys}")
+        click.echo(f"{'':10}{'size':>6}{'batch':>6}{columns}{versus}")
+        for size in sizes or (*SIZES, 0):
+            for count in batches or BATCHES:
+                lengths = [size or MIXED[i % len(MIXED)] for i in range(count)]
+                for opening in (False, True):
+                    ns = b.run(lengths, keys, opening, repeats)
+                    times = "".join(f"{ns[name]:10.0f}" for name in ns)
+                    times += "".join(f"{ns[theirs] / ns[ours]:18.2f}" for ours, theirs in ratios)
+                    what = "open" if opening else "seal"
+                    click.echo(f"{what:10}{size or 'mixed':>6}{count:>6}{times}")
+
+
+# Under pytest.
+
+by_backend = pytest.mark.parametrize("backend", aead.backends())
+
+
+@pytest.fixture(autouse=True)
+def _own_backend() -> Iterator[None]:
+    before = aead.backend_name()
+    yield
+    aead.use_backend(before.split()[0])
+
+
 @by_size
 @by_batch
-def test_open_batch(benchmark: BenchmarkFixture, size: int, batch_size: int) -> None:
+@by_backend
+def test_seal_batch(benchmark: BenchmarkFixture, size: int, batch_size: int, backend: str) -> None:
+    batch, packets = PacketBatch(batch_size), [bytes(size)] * batch_size
+    counters = array("Q", range(batch_size))
+    aead.use_backend(backend)
+    work: Callable[[], object] = lambda: aead.seal_batch(batch, KEY, counters)  # noqa: E731
+    measure(benchmark, lambda: fill(batch, packets), work, batch_size, f"seal {size}")
+
+
+@by_size
+@by_batch
+@by_backend
+def test_open_batch(benchmark: BenchmarkFixture, size: int, batch_size: int, backend: str) -> None:
     batch = PacketBatch(batch_size)
     counters = array("Q", range(batch_size))
+    aead.use_backend(backend)
     fill(batch, [bytes(size)] * batch_size)
     aead.seal_batch(batch, KEY, counters)
     sealed = batch.packets()
-    measure(
-        benchmark,
-        lambda: fill(batch, sealed),
-        lambda: aead.open_batch(batch, KEY, counters),
-        batch_size,
-        f"open {size}",
-    )
-
-
-@by_size
-@pytest.mark.parametrize("library", ONE_BY_ONE)
-def test_seal_one_by_one(benchmark: BenchmarkFixture, size: int, library: str) -> None:
-    seal, data, numbers = ONE_BY_ONE[library], bytes(size), count()
-    nonces: list[bytes] = []
-
-    def prepare() -> None:
-        nonces[:] = [next(numbers).to_bytes(12, "little") for _ in range(BATCHES[-1])]
-
-    def work() -> None:
-        for nonce in nonces:
-            seal(nonce, data)
-
-    measure(benchmark, prepare, work, BATCHES[-1], f"seal {size}")
+    work: Callable[[], object] = lambda: aead.open_batch(batch, KEY, counters)  # noqa: E731
+    measure(benchmark, lambda: fill(batch, sealed), work, batch_size, f"open {size}")
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(__file__))
+    sys.exit(table())

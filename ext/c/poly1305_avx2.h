@@ -216,25 +216,46 @@ TARGET NOINLINE void poly_lanes(struct poly_job *j)
     }
 }
 
-/* Four blocks in each lane, from 256 bytes of text; `bit` holds their 2^128 bits. What `last` is not
- * NULL for is the last vector: it is not multiplied but returned. */
-TARGET INLINE limbs26 step_single(
-    const u8 *from, const vec bit[4], limbs26 a, const power *p, limbs26 *last)
+/* `count` times four blocks in each lane, all of one packet. */
+TARGET NOINLINE void run_single(limbs26 *sum, const power p[4], const u8 *from, long count)
 {
-    limbs26 d = {{{0}}};
+    limbs26 a = *sum;
+    for (; count > 0; count--, from += 256) {
+        limbs26 d = {{{0}}}, m;
+        UNROLL for (int b = 3; b >= 0; b--) {
+            vec x = LOAD_VEC(from + 64 * b), y = LOAD_VEC(from + 64 * b + 32);
+            m = split(UNPACK_LOW(x, y), UNPACK_HIGH(x, y));
+            m.v[4] |= HIGH_BIT;
+            if (b == 0)
+                UNROLL for (int i = 0; i < 5; i++) m.v[i] += a.v[i];
+            multiply_add(&d, &m, &p[3 - b]);
+        }
+        a = carry(&d);
+    }
+    *sum = a;
+}
+
+/* The same once, for the first and the last 256 bytes. Blocks before `lead` do not exist. With `last`
+ * that gets the last vector, not multiplied, and the others are multiplied by one power less. */
+TARGET NOINLINE void edge_single(
+    limbs26 *sum, const power *p, const u8 *from, long lead, limbs26 *last)
+{
+    const vec order = {0, 2, 1, 3};    /* unpacking leaves the lanes with these of 4 blocks */
     const int end = last != NULL;
-    UNROLL for (int b = 3; b >= 0; b--) {
+    limbs26 d = {{{0}}}, m;
+    for (int b = 3; b >= 0; b--) {
         vec x = LOAD_VEC(from + 64 * b), y = LOAD_VEC(from + 64 * b + 32);
-        limbs26 m = split(UNPACK_LOW(x, y), UNPACK_HIGH(x, y));
-        m.v[4] |= bit[b];
+        vec exists = (vec)_mm256_cmpgt_epi64((__m256i)(order + (u64)(4 * b + 1)), (__m256i)SET(lead));
+        m = split(UNPACK_LOW(x, y), UNPACK_HIGH(x, y));
+        m.v[4] |= exists & HIGH_BIT;
         if (b == 0)
-            UNROLL for (int i = 0; i < 5; i++) m.v[i] += a.v[i];
+            UNROLL for (int i = 0; i < 5; i++) m.v[i] += sum->v[i];
         if (b == 3 && end)
             *last = m;
         else
             multiply_add(&d, &m, &p[3 - b - end]);
     }
-    return carry(&d);
+    *sum = carry(&d);
 }
 
 /* r^4 in lane 0 down to r in lane 3, from r in all of them. */
@@ -262,33 +283,27 @@ TARGET INLINE void power_staircase(power *v, const power *r)
 /* One packet in all four lanes. */
 TARGET NOINLINE void poly_single(struct poly_job *j, unsigned at)
 {
-    const vec order = {0, 2, 1, 3};    /* unpacking leaves the lanes with these of 4 blocks */
     const u8 *key = j->key[at], *text = j->text[at];
     const long length = (long)j->length[at], blocks = (long)poly_blocks((u32)length);
     const long groups = (blocks + 15) / 16, lead = 16 * groups - blocks;
-    const vec all = SET(HIGH_BIT), every[4] = {all, all, all, all};
-    vec some[4];
     ALIGNED u8 slot[256];
     power r, v, p[4];
-    limbs26 a = {{{0}}}, last, d = a;
+    limbs26 a = {{{0}}}, d = a, last;
 
     limbs26 m = split(SET(load64(key) & CLAMP_LOW), SET(load64(key + 8) & CLAMP_HIGH));
     power_set(&r, &m);
     power_staircase(&v, &r);
     PERMUTE(&p[0], 0x00, &v);          /* r^4 */
     powers(p);
-    UNROLL for (int b = 0; b < 4; b++)
-        some[b] = (vec)_mm256_cmpgt_epi64((__m256i)(order + (u64)(4 * b + 1)), (__m256i)SET(lead)) & all;
     if (groups > 1) {
         copy_piece(slot, 256, text, -16 * lead, length);
-        a = step_single(slot, some, a, p, NULL);
+        edge_single(&a, p, slot, lead, NULL);
+        run_single(&a, p, text + (256 - 16 * lead), groups - 2);
     }
-    for (long g = 1; g < groups - 1; g++)
-        a = step_single(text + (256 * g - 16 * lead), every, a, p, NULL);
     copy_piece(slot, 256, text, 256 * (groups - 1) - 16 * lead, length);
     store64(slot + 248, (u64)length);
-    a = step_single(slot, groups == 1 ? some : every, a, p, &last);
-    PERMUTE(&r, 0xd8, &v);
+    edge_single(&a, p, slot, groups == 1 ? lead : 0, &last);
+    PERMUTE(&r, 0xd8, &v);             /* as the text's lanes stand */
     UNROLL for (int i = 0; i < 5; i++) a.v[i] += last.v[i];
     multiply_add(&d, &a, &r);
     a = carry(&d);
@@ -309,8 +324,8 @@ TARGET static void poly1305_avx2(struct poly_job *j, unsigned count)
         unsigned blocks = poly_blocks(j->length[i]), g = (blocks + 3) / 4;
         if (g > groups)
             groups = g;
-        scalar += 60 + 23 * blocks;
-        single += 450 + (blocks + 15) / 16 * 135;
+        scalar += 80 + 20 * blocks;
+        single += 260 + (blocks + 15) / 16 * 230;
     }
     const unsigned lanes = 620 + groups * 125;
     if (lanes <= scalar && lanes <= single)

@@ -406,7 +406,7 @@ TARGET static void N(poly_some)(struct poly_job *j, unsigned at, unsigned count)
         unsigned blocks = poly_blocks(j->length[i]), g = (blocks + 3) / 4;
         if (g > groups)
             groups = g;
-        scalar += 60 + 23 * blocks;
+        scalar += 80 + 20 * blocks;
         single += WIDTH == 256 ? 235 + (blocks + 15) / 16 * 67 : 265 + (blocks + 31) / 32 * 105;
     }
     const unsigned lanes = WIDTH == 256 ? 390 + groups * 56 : 380 + groups * 79;

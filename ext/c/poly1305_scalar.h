@@ -64,49 +64,51 @@ INLINE struct limbs plus_block(struct limbs h, u64 low, u64 high)
     return h;
 }
 
-/* One block costs a chain of multiplications and carries; two in one step, by r^2 and r, little more. */
-INLINE struct limbs step_one(struct limbs h, const struct limbs *r, const u64 b[2])
-{
-    struct sums d = {{0, 0, 0}};
-    add_product(&d, plus_block(h, b[0], b[1]), r);
-    return carried(d);
-}
-
-INLINE struct limbs step_two(
-    struct limbs h, const struct limbs *r, const struct limbs *r2, u64 b0, u64 b1, u64 b2, u64 b3)
+/* `count` <= 4 blocks at once, by r^count .. r: a block alone costs a long chain of multiplications and
+ * carries. power[i] = r^(i + 1). */
+INLINE struct limbs step(struct limbs h, const struct limbs *power, const u8 *p, const int count)
 {
     const struct limbs none = {{0, 0, 0}};
     struct sums d = {{0, 0, 0}};
-    add_product(&d, plus_block(none, b2, b3), r);
-    add_product(&d, plus_block(h, b0, b1), r2);
+    UNROLL for (int i = count - 1; i >= 0; i--)
+        add_product(&d, plus_block(i ? none : h, load64(p + 16 * i), load64(p + 16 * i + 8)),
+                    &power[count - 1 - i]);
     return carried(d);
 }
 
-TARGET INLINE void poly1305_scalar(struct poly_job *j, unsigned at)
+INLINE struct limbs product(struct limbs a, const struct limbs *b)
+{
+    struct sums d = {{0, 0, 0}};
+    add_product(&d, a, b);
+    return carried(d);
+}
+
+/* The packet `at` of the job. */
+TARGET NOINLINE void poly1305_scalar(struct poly_job *j, unsigned at)
 {
     const u8 *key = j->key[at], *p = j->text[at];
     const u64 low = load64(key) & CLAMP_LOW, high = load64(key + 8) & CLAMP_HIGH;
-    const struct limbs r = {{low & MASK44, (low >> 44 | high << 20) & MASK44, high >> 24}};
-    struct limbs h = {{0, 0, 0}}, r2;
-    struct sums square = {{0, 0, 0}};
-    u64 last[6] = {0};
+    struct limbs power[4] = {{{low & MASK44, (low >> 44 | high << 20) & MASK44, high >> 24}}};
+    struct limbs h = {{0, 0, 0}};
+    ALIGNED u8 last[64] = {0};
     u32 left = j->length[at];
 
-    add_product(&square, r, &r);
-    r2 = carried(square);
-    for (; left >= 32; left -= 32, p += 32)
-        h = step_two(h, &r, &r2, load64(p), load64(p + 8), load64(p + 16), load64(p + 24));
-    /* up to one full block, one partial block, and the lengths (RFC 8439 2.8) */
-    memcpy(last, p, left);
-    unsigned blocks = (left + 15) / 16;
-    last[2 * blocks + 1] = j->length[at];
-    if (blocks == 1) {
-        h = step_two(h, &r, &r2, last[0], last[1], last[2], last[3]);
-    } else {
-        h = step_one(h, &r, last);
-        if (blocks == 2)
-            h = step_two(h, &r, &r2, last[2], last[3], last[4], last[5]);
+    power[1] = product(power[0], &power[0]);
+    if (left > 32) {
+        power[2] = product(power[1], &power[0]);
+        power[3] = product(power[1], &power[1]);
     }
+    for (; left >= 64; left -= 64, p += 64)
+        h = step(h, power, p, 4);
+    for (; left >= 32; left -= 32, p += 32)
+        h = step(h, power, p, 2);
+    /* up to one full block, one partial block, and the lengths (RFC 8439 2.8) */
+    const unsigned blocks = (left + 15) / 16;
+    memcpy(last, p, left);
+    store64(last + 16 * blocks + 8, j->length[at]);
+    h = blocks == 0 ? step(h, power, last, 1)
+        : blocks == 1 ? step(h, power, last, 2)
+        : step(step(h, power, last, 1), power, last + 16, 2);
     poly_finish_44(h.v[0], h.v[1], h.v[2], key, &j->tag_low[at], &j->tag_high[at]);
 }
 
