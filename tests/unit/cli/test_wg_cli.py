@@ -1,0 +1,109 @@
+"""What `firezone wg` prints and refuses, without an interface."""
+
+import base64
+import json
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+
+from firezone.cli import wg_show
+from firezone.cli.program import run
+from firezone.commands import Traffic
+from firezone.durations import SECOND
+from firezone.model import Endpoint
+from firezone.wg import DeviceStatus, PeerStatus
+
+KEY, PEER, OTHER = (bytes([n]) * 32 for n in (1, 2, 3))
+NOW = 1_700_000_000 * SECOND
+
+STATUS = DeviceStatus(
+    private_key=KEY,
+    listen_port=51820,
+    fwmark=0xCA6C,
+    peers=(
+        PeerStatus(OTHER, None, None, 0, Traffic(), 0, ()),
+        PeerStatus(
+            public_key=PEER,
+            preshared_key=KEY,
+            endpoint=Endpoint.parse("[2001:db8::1]:51820"),
+            last_handshake=NOW - 3725 * SECOND,
+            traffic=Traffic(received=1023, sent=5 * 1024**3),
+            persistent_keepalive=25,
+            allowed_ips=(ip_network("10.0.0.0/8"), ip_network("::/0")),
+        ),
+    ),
+)
+
+
+def test_text():
+    text = wg_show.as_text("wg0", STATUS, NOW)
+    lines = text.splitlines()
+    assert lines[0] == "interface: wg0"
+    assert lines.index(f"peer: {b64(PEER)}") < lines.index(f"peer: {b64(OTHER)}")
+    for line in (
+        "  private key: (hidden)",
+        "  listening port: 51820",
+        "  fwmark: 0xca6c",
+        "  preshared key: (hidden)",
+        "  endpoint: [2001:db8::1]:51820",
+        "  allowed ips: 10.0.0.0/8, ::/0",
+        "  latest handshake: 1 hour, 2 minutes, 5 seconds ago",
+        "  transfer: 1023 B received, 5.00 GiB sent",
+        "  persistent keepalive: every 25 seconds",
+        "  allowed ips: (none)",
+    ):
+        assert line in lines
+    assert b64(KEY) not in text
+
+
+def test_json():
+    document = json.dumps(wg_show.as_json("wg0", STATUS))
+    assert b64(KEY) not in document
+    peer = json.loads(document)["peers"][1]
+    assert (peer["received_bytes"], peer["has_preshared_key"]) == (1023, True)
+    assert peer["latest_handshake"] == "2023-11-14T21:11:15+00:00"
+    assert wg_show.as_json("wg0", DeviceStatus(None, 0, 0, ()))["public_key"] is None
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1.00 KiB"), (1 << 20, "1.00 MiB"), (1 << 60, "TiB")],
+)
+def test_sizes(count: int, text: str):
+    peer = PeerStatus(PEER, None, None, 0, Traffic(count, 1), 0, ())
+    shown = wg_show.as_text("x", DeviceStatus(None, 0, 0, (peer,)), NOW)
+    assert f"{text} received" in shown
+
+
+def test_a_bad_file_is_one_line_and_code_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "wg0.conf"
+    path.write_text(f"[Interface]\nPrivateKey = {b64(KEY)}\nMTU = big\n")
+    assert run(["wg", "up", str(path)]) == 2
+    errors = capsys.readouterr().err
+    assert len(errors.splitlines()) == 1 and f"{path}:3" in errors and "'big'" in errors
+
+
+@pytest.mark.parametrize("name", ["missing.conf", "a-name-that-is-too-long.conf", "no name.conf"])
+def test_a_file_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str):
+    assert run(["wg", "up", str(tmp_path / name)]) == 2
+    assert name in capsys.readouterr().err
+
+
+def test_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "wg0.conf"
+    path.touch(0o600)
+    path.write_text(f"[Interface]\nPrivateKey = {b64(KEY)}\nDNS = 1.1.1.1\n")
+    assert run(["wg", "up", "--check", str(path)]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "configuration: ok\n" and "DNS is not applied" in captured.err
+
+
+def test_what_is_not_up(capsys: pytest.CaptureFixture[str]):
+    for command in ("down", "show"):
+        assert run(["wg", command, "no-such-wg"]) == 1
+        assert "no such interface is up" in capsys.readouterr().err
+
+
+def b64(key: bytes) -> str:
+    return base64.b64encode(key).decode()
