@@ -273,6 +273,26 @@ def test_detached(net: Net) -> None:
     assert code == 1 and "exit code 1 of: false" in errors
 
 
+def test_from_python(net: Net) -> None:
+    net.b.up()
+    path = net.a.write(net.a.config(peer="PersistentKeepalive = 1"))
+    script = f"""
+import asyncio
+from firezone.shell.wg_interface import Interface
+
+async def main():
+    async with Interface.from_file({str(path)!r}) as interface:
+        while not interface.status().peers[0].last_handshake:
+            await asyncio.sleep(0.05)
+        print(interface.name, interface.status().listen_port)
+
+asyncio.run(main())
+"""
+    before = net.a.traces()
+    assert net.a.run(sys.executable, "-c", script) == f"{net.a.name} 51820"
+    assert net.a.traces() == before
+
+
 def test_a_removed_socket_ends_the_interface(net: Net) -> None:
     process = net.a.up()
     (DIRECTORY / f"{net.a.name}.sock").unlink()
