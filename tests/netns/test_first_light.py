@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 from first_light import WEB, WEB6, events, fetches, first_light, flowing, gap_ms, restart_client
 
 from firezone.durations import SECOND
 from firezone.lab import Lab
-from firezone.lab.topology import RESOURCE_ALLOWED, RESOURCE_DENIED
+from firezone.lab.topology import CLIENT_NAT, RESOURCE_ALLOWED, RESOURCE_DENIED
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +67,30 @@ def test_traffic_outlives_a_restart_of_the_gateway(lab: Lab) -> None:
 
 def test_a_killed_gateway_is_found_again_as_soon_as_it_is_back(lab: Lab) -> None:
     """It said no goodbye and has a new key; nobody restarts the client."""
-    with flowing(lab) as flow:
+    with flowing(lab) as flow, in_the_clear(lab) as leaked:
         client = lab.programs["client"]
         lost = len(events(client, "connection_lost"))
         lab.stop("gateway", signal.SIGKILL)
         lab.start_gateway()
         assert gap_ms(flow) < 3000
         assert len(events(client, "connection_lost")) == lost
+        assert leaked() == 0, "no packet for the resource may take the way past the tunnel"
     fetched = lab.fetch(WEB, timeout=3 * SECOND)
     assert fetched.status == 200, fetched
+
+
+@contextmanager
+def in_the_clear(lab: Lab) -> Iterator[Callable[[], int]]:
+    """Counts the packets for the resource that the router of the client's site sees."""
+
+    def nft(*arguments: str) -> str:
+        done = lab.exec(CLIENT_NAT, ["nft", *arguments])
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    nft("add table ip leak { chain c { type filter hook prerouting priority raw; } ; }")
+    nft(f"add rule ip leak c ip daddr {RESOURCE_ALLOWED.v4} counter")
+    try:
+        yield lambda: int(nft("list", "table", "ip", "leak").partition("packets ")[2].split()[0])
+    finally:
+        nft("delete", "table", "ip", "leak")

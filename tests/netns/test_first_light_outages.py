@@ -87,6 +87,21 @@ def test_a_portal_that_is_killed_and_restarts_disturbs_nothing(lab: Lab) -> None
         assert not events(lab.programs["client"], "connection_lost")
 
 
+@pytest.mark.slow
+def test_a_gateway_that_stays_away_is_noticed_without_the_portal(lab: Lab) -> None:
+    """By the connectivity checks alone; then every packet asks for a gateway again."""
+    restart_client(lab)
+    with flowing(lab) as flow:
+        client = lab.programs["client"]
+        lab.stop("gateway", signal.SIGKILL)
+        client.wait_for_event("connection_lost", 25 * SECOND)
+        requested = len(events(client, "flow_requested"))
+        client.wait_for_event("flow_refused", 5 * SECOND)
+        lab.start_gateway()
+        assert gap_ms(flow) < 30_000
+        assert len(events(client, "flow_requested")) > requested
+
+
 @contextmanager
 def relayed(lab: Lab) -> Iterator[None]:
     lab.stop("client")
