@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from firezone.commands import Command, Direction
 from firezone.errors import RemoteError
 from firezone.ice import Candidate
-from firezone.model import Endpoint, Entropy, Interface, IPAddress, Timeout, Transmit
+from firezone.model import Endpoint, Entropy, Interface, IPAddress, RelayId, Timeout, Transmit
 from firezone.node import (
     ActivityOf,
     CandidateGathered,
@@ -26,11 +26,14 @@ from firezone.node import (
     ChannelReceivedAt,
     ConnectionClosed,
     ConnectionEstablished,
+    ConnectionEvent,
     ConnectionFailed,
     Node,
-    NodeEvent,
     PathChosen,
     Relay,
+    StreamEvent,
+    StreamUnwanted,
+    StreamWanted,
 )
 from firezone.phoenix import messages
 from firezone.policy import ControlKind, IPNetwork, control_packet
@@ -84,7 +87,7 @@ class PeerFacts:
     resources: tuple[str, ...] = ()
 
 
-RoleEvent = TellPortal | ConfigureTun | Progress | ReconnectPortal | Rebind
+RoleEvent = TellPortal | ConfigureTun | Progress | ReconnectPortal | Rebind | StreamEvent
 
 
 class Role(ABC):
@@ -157,6 +160,16 @@ class Role(ABC):
     def handle_session_confirmed(self, slot: int, local_index: int, now: int) -> None:
         """The first packet under a keypair of ours as responder came in."""
         self.node.handle_session_confirmed(slot, local_index, now)
+        self._drain_node()
+
+    def handle_stream_opened(self, relay: RelayId, local: Endpoint, now: int) -> None:
+        """A stream that was wanted stands; datagrams for `local` of this host go over it."""
+        self.node.handle_stream_opened(relay, local, now)
+        self._drain_node()
+
+    def handle_stream_closed(self, relay: RelayId, now: int) -> None:
+        """A stream could not be opened, or broke."""
+        self.node.handle_stream_closed(relay, now)
         self._drain_node()
 
     def handle_timeout(self, now: int) -> None:
@@ -235,6 +248,8 @@ class Role(ABC):
                     gathered.setdefault(peer, []).append(candidate.to_sdp())
                 case CandidateWithdrawn(peer, candidate):
                     withdrawn.setdefault(peer, []).append(candidate.to_sdp())
+                case StreamWanted() | StreamUnwanted():
+                    self._events.append(event)
                 case _:
                     self._handle_node_event(event)
         for peer, lines in gathered.items():
@@ -242,7 +257,7 @@ class Role(ABC):
         for peer, lines in withdrawn.items():
             self._signal(peer, lines, withdrawn=True)
 
-    def _handle_node_event(self, event: NodeEvent) -> None:
+    def _handle_node_event(self, event: ConnectionEvent) -> None:
         who = {self.peer: event.connection}
         match event:
             case PathChosen():

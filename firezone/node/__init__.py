@@ -12,9 +12,14 @@ from firezone.node.events import (
     CandidateWithdrawn,
     ConnectionClosed,
     ConnectionEstablished,
+    ConnectionEvent,
     ConnectionFailed,
     NodeEvent,
     PathChosen,
+    StreamEvent,
+    StreamKind,
+    StreamUnwanted,
+    StreamWanted,
 )
 from firezone.node.node import ActivityOf, Node, NoRelaysError
 from firezone.node.relays import Relay
@@ -28,6 +33,7 @@ __all__ = [
     "Connection",
     "ConnectionClosed",
     "ConnectionEstablished",
+    "ConnectionEvent",
     "ConnectionFailed",
     "ConnectionState",
     "LostConnection",
@@ -39,4 +45,8 @@ __all__ = [
     "PathChosen",
     "PeerKeys",
     "Relay",
+    "StreamEvent",
+    "StreamKind",
+    "StreamUnwanted",
+    "StreamWanted",
 ]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 from firezone.ice import Candidate
+from firezone.model import Endpoint, RelayId
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,37 @@ class ConnectionClosed:
     connection: str
 
 
-NodeEvent = (
+class StreamKind(Enum):
+    """How a relay is reached where UDP is blocked; the value is for people."""
+
+    TCP = "tcp"
+    TLS = "tls"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamWanted:
+    """Open a stream of this kind to the relay, and let it look like a socket of this host: what is
+    sent there in datagrams goes over the stream, what comes over the stream comes from there.
+
+    Answer with `Node.handle_stream_opened` or `handle_stream_closed`, in a few seconds. `servers`
+    are the relay's addresses for UDP, any of which will do.
+    """
+
+    relay: RelayId
+    servers: tuple[Endpoint, ...]
+    kind: StreamKind
+
+
+@dataclass(frozen=True, slots=True)
+class StreamUnwanted:
+    """Close the stream to the relay, if there is one, or give up opening it. Needs no answer."""
+
+    relay: RelayId
+
+
+StreamEvent = StreamWanted | StreamUnwanted
+
+ConnectionEvent = (
     CandidateGathered
     | CandidateWithdrawn
     | PathChosen
@@ -63,3 +95,5 @@ NodeEvent = (
     | ConnectionFailed
     | ConnectionClosed
 )
+
+NodeEvent = ConnectionEvent | StreamEvent

@@ -216,6 +216,16 @@ class Node:
         self.static = StaticKeypair.generate(self._entropy)
         self._limiter = RateLimiter(self.static.public, self._entropy, now=now)
 
+    def handle_stream_opened(self, relay: RelayId, local: Endpoint, now: int) -> None:
+        """A stream that was wanted stands; datagrams for `local` of this host go over it."""
+        self.transport.handle_stream_opened(relay, local, now)
+        self._settle_relays(now)
+
+    def handle_stream_closed(self, relay: RelayId, now: int) -> None:
+        """A stream could not be opened, or broke."""
+        self.transport.handle_stream_closed(relay, now)
+        self._settle_relays(now)
+
     # Inputs of the network and the data plane.
 
     def handle_datagram(self, local: Endpoint, source: Endpoint, payload: bytes, now: int) -> None:
@@ -276,7 +286,7 @@ class Node:
         return self._commands.popleft() if self._commands else None
 
     def poll_event(self) -> NodeEvent | None:
-        return self._events.popleft() if self._events else None
+        return self._events.popleft() if self._events else self.transport.poll_stream()
 
     # Life of a connection.
 

@@ -1,4 +1,4 @@
-"""The relays that this node may use, each with its allocation."""
+"""The relays that this node may use, each with its allocation, or two while it moves to UDP."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from firezone.model import Endpoint, Entropy, RelayId
+from firezone.node.fallback import Fallback
 from firezone.turn import Allocation, RelayServer
 
 REALM = "firezone"
@@ -21,67 +22,99 @@ class Relay:
     password: str = field(repr=False)
 
 
+@dataclass(slots=True)
+class Link:
+    """One relay and our allocations on it: over UDP, and over a stream where UDP is blocked."""
+
+    relay: Relay
+    fallback: Fallback
+    udp: Allocation | None = None
+    """None while UDP is known not to work; it is tried anew at `udp_retry_at`."""
+    stream: Allocation | None = None
+    udp_retry_at: int = 0
+
+    @property
+    def allocations(self) -> tuple[Allocation, ...]:
+        return tuple(a for a in (self.udp, self.stream) if a is not None)
+
+
 class Relays:
-    """Allocations by relay id."""
+    """Links by relay id."""
 
     def __init__(self, *, software: str, entropy: Entropy) -> None:
         self._software = software
         self._entropy = entropy
-        self._allocations: dict[RelayId, Allocation] = {}
-        self._relays: dict[RelayId, Relay] = {}
+        self._links: dict[RelayId, Link] = {}
 
     def __iter__(self) -> Iterator[tuple[RelayId, Allocation]]:
-        return iter(tuple(self._allocations.items()))
+        """Every allocation, with its relay's id."""
+        for relay_id, link in self.links():
+            for allocation in link.allocations:
+                yield relay_id, allocation
 
     def __len__(self) -> int:
-        return len(self._allocations)
+        return len(self._links)
 
     def __contains__(self, relay: object) -> bool:
-        return relay in self._allocations
+        return relay in self._links
 
-    def get(self, relay: RelayId) -> Allocation | None:
-        return self._allocations.get(relay)
+    def links(self) -> tuple[tuple[RelayId, Link], ...]:
+        return tuple(self._links.items())
 
-    def remove(self, relay: RelayId) -> Allocation | None:
-        self._relays.pop(relay, None)
-        return self._allocations.pop(relay, None)
+    def get(self, relay: RelayId) -> Link | None:
+        return self._links.get(relay)
+
+    def remove(self, relay: RelayId) -> Link | None:
+        return self._links.pop(relay, None)
 
     def unchanged(self, relay: Relay) -> bool:
         """Whether we have it, with the same sockets and credentials."""
-        return self._relays.get(relay.id) == relay
+        link = self._links.get(relay.id)
+        return link is not None and link.relay == relay
 
     def add(self, relay: Relay, now: int) -> None:
-        self._relays[relay.id] = relay
-        self._allocations[relay.id] = Allocation(
-            server=relay.server,
+        """Raises LocalError for credentials that STUN cannot bear."""
+        udp = self.allocate(relay, relay.server, now)
+        self._links[relay.id] = Link(relay, Fallback(now), udp)
+
+    def allocate(
+        self, relay: Relay, server: RelayServer, now: int, *, over_stream: bool = False
+    ) -> Allocation:
+        """An allocation on this relay, which is reached at `server`."""
+        return Allocation(
+            server=server,
             username=relay.username,
             password=relay.password,
             realm=REALM,
             software=self._software,
             entropy=self._entropy,
+            over_stream=over_stream,
             now=now,
         )
 
+    def answers_over_udp(self) -> bool:
+        """Whether any relay does."""
+        links = self._links.values()
+        return any(k.udp is not None and k.udp.active_socket is not None for k in links)
+
     def draw(self) -> RelayId | None:
         """One at random."""
-        if not self._allocations:
+        if not self._links:
             return None
-        ids = sorted(self._allocations)
+        ids = sorted(self._links)
         return ids[int.from_bytes(self._entropy(4), "big") % len(ids)]
 
     def at(self, source: Endpoint) -> Allocation | None:
         """The allocation whose server sends from here."""
-        return next((a for a in self._allocations.values() if a.matches(source)), None)
+        return next((a for _, a in self if a.matches(source)), None)
 
     def owning(self, address: Endpoint) -> Allocation | None:
         """The allocation that this relayed address belongs to."""
-        return next(
-            (a for a in self._allocations.values() if address in a.relayed_addresses()), None
-        )
+        return next((a for _, a in self if address in a.relayed_addresses()), None)
 
     def refresh(self, named: Iterable[RelayId], now: int) -> None:
         """Probe every allocation that was not just named: it may have died with its relay."""
         skip = set(named)
-        for relay, allocation in self._allocations.items():
-            if relay not in skip:
+        for relay_id, allocation in self:
+            if relay_id not in skip:
                 allocation.refresh(now)

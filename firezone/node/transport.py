@@ -15,9 +15,12 @@ from firezone.commands import CloseChannel, Command, OpenChannel, Path
 from firezone.errors import LocalError
 from firezone.ice import Nominated
 from firezone.model import Endpoint, Entropy, RelayId, Timeout, Transmit, earliest
-from firezone.node.relays import Relay, Relays
+from firezone.node.events import StreamEvent, StreamUnwanted, StreamWanted
+from firezone.node.fallback import UDP_RETRY, Step
+from firezone.node.relays import Link, Relay, Relays
 from firezone.stun import looks_like_stun
 from firezone.turn import (
+    NO_RESPONSE,
     Allocation,
     CandidateAdded,
     CandidateInvalidated,
@@ -73,10 +76,11 @@ class Transport:
         self.lost_relays: deque[LostRelay] = deque(maxlen=REMEMBERED_RELAYS)
         """The last ones that we gave up, for whoever looks on."""
         self._channel_received_at = channel_received_at
-        self._channels: dict[tuple[Endpoint, int], RelayId] = {}
+        self._channels: set[tuple[Endpoint, int]] = set()
         self._transmits: deque[Transmit] = deque()
         self._commands: deque[Command] = deque()
         self._events: deque[RelayEvent] = deque()
+        self._streams: deque[StreamEvent] = deque()
 
     def receive(
         self, local: Endpoint, source: Endpoint, payload: bytes, now: int
@@ -125,8 +129,8 @@ class Transport:
 
     def bind(self, relay: RelayId, peer: Endpoint, now: int) -> None:
         """Have a channel ready for this peer."""
-        allocation = self.relays.get(relay)
-        if allocation is not None:
+        link = self.relays.get(relay)
+        for allocation in link.allocations if link is not None else ():
             allocation.bind_channel(peer, now)
 
     def update(self, remove: Iterable[RelayId], add: Iterable[Relay], now: int) -> None:
@@ -147,22 +151,38 @@ class Transport:
 
     def clear(self) -> None:
         """Drop every relay, with no word to them."""
-        for relay_id, _ in self.relays:
+        for relay_id, _ in self.relays.links():
             self._drop(relay_id)
         self._transmits.clear()
 
+    def handle_stream_opened(self, relay: RelayId, local: Endpoint, now: int) -> None:
+        """The stream that was wanted stands; datagrams for `local` go over it."""
+        link = self.relays.get(relay)
+        if link is None or link.fallback.step is not Step.OPENING:
+            self._streams.append(StreamUnwanted(relay))
+            return
+        link.fallback.handle_opened()
+        server = RelayServer(local) if local.family == 4 else RelayServer(ipv6=local)
+        link.stream = self.relays.allocate(link.relay, server, now, over_stream=True)
+
+    def handle_stream_closed(self, relay: RelayId, now: int) -> None:
+        """It could not be opened, or broke."""
+        link = self.relays.get(relay)
+        if link is None or not link.fallback.is_in_use:
+            return
+        self._end_stream(relay, link)
+        if link.fallback.handle_closed(now):
+            self._want_stream(relay, link)
+
     def handle_timeout(self, now: int) -> None:
-        for (socket, number), relay_id in tuple(self._channels.items()):
-            allocation = self.relays.get(relay_id)
-            seen = self._channel_received_at(socket, number)
-            if allocation is not None and seen:
-                allocation.handle_channel_activity(number, seen)
+        self._pass_on_activity()
         for relay_id, allocation in self.relays:
             allocation.handle_timeout(now)
             self._drain(relay_id, allocation)
-            reason = allocation.can_be_freed()
+        for relay_id, link in self.relays.links():
+            reason = self._tend(relay_id, link, now)
             if reason is not None:
-                self.lost_relays.append(LostRelay(relay_id, allocation.server, reason, now))
+                self.lost_relays.append(LostRelay(relay_id, link.relay.server, reason, now))
                 self._drop(relay_id)
 
     def drain(self) -> None:
@@ -171,7 +191,9 @@ class Transport:
             self._drain(relay_id, allocation)
 
     def poll_timeout(self) -> Timeout | None:
-        return earliest(*(allocation.poll_timeout() for _, allocation in self.relays))
+        return earliest(
+            *(allocation.poll_timeout() for _, allocation in self.relays), *self._link_timeouts()
+        )
 
     def poll_transmit(self) -> Transmit | None:
         return self._transmits.popleft() if self._transmits else None
@@ -182,27 +204,93 @@ class Transport:
     def poll_event(self) -> RelayEvent | None:
         return self._events.popleft() if self._events else None
 
+    def poll_stream(self) -> StreamEvent | None:
+        return self._streams.popleft() if self._streams else None
+
     def candidates(self) -> Iterator[tuple[RelayId, CandidateAdded]]:
         """Every candidate of every allocation."""
         for relay_id, allocation in self.relays:
             for candidate in allocation.candidates():
                 yield relay_id, candidate
 
+    # Relays that come and go.
+
+    def _tend(self, relay_id: RelayId, link: Link, now: int) -> str | None:
+        """Choose between UDP and a stream. Why the relay is of no use any more, if so."""
+        if self.relays.answers_over_udp():
+            link.fallback.handle_udp_answers(now)
+        elif link.fallback.wants_stream(now):
+            self._want_stream(relay_id, link)
+        if link.stream is not None and (reason := link.stream.can_be_freed()) is not None:
+            self._leave_stream(relay_id, link, now)
+            if reason != NO_RESPONSE:
+                return reason
+        if link.udp is not None:
+            return self._tend_udp(relay_id, link, link.udp, now)
+        if not link.fallback.is_in_use:
+            return NO_RESPONSE
+        if now >= link.udp_retry_at:
+            link.udp = self.relays.allocate(link.relay, link.relay.server, now)
+        return None
+
+    def _tend_udp(self, relay_id: RelayId, link: Link, udp: Allocation, now: int) -> str | None:
+        if udp.has_allocation and link.fallback.is_in_use:
+            self._leave_stream(relay_id, link, now)
+        reason = udp.can_be_freed()
+        if reason != NO_RESPONSE or not link.fallback.is_in_use:
+            return reason
+        self._end(relay_id, udp)
+        link.udp, link.udp_retry_at = None, now + UDP_RETRY
+        return None
+
+    def _want_stream(self, relay_id: RelayId, link: Link) -> None:
+        wanted = StreamWanted(relay_id, link.relay.server.sockets, link.fallback.kind)
+        self._streams.append(wanted)
+
+    def _leave_stream(self, relay_id: RelayId, link: Link, now: int) -> None:
+        self._end_stream(relay_id, link)
+        link.fallback.handle_left(now)
+        self._streams.append(StreamUnwanted(relay_id))
+
+    def _end_stream(self, relay_id: RelayId, link: Link) -> None:
+        if link.stream is not None:
+            self._end(relay_id, link.stream)
+            link.stream = None
+
     def _drop(self, relay_id: RelayId) -> None:
-        allocation = self.relays.remove(relay_id)
-        if allocation is None:
+        link = self.relays.remove(relay_id)
+        if link is None:
             return
-        for channel, owner in tuple(self._channels.items()):
-            if owner == relay_id:
-                self._close(channel)
+        for allocation in link.allocations:
+            self._end(relay_id, allocation)
+        if link.fallback.is_in_use:
+            self._streams.append(StreamUnwanted(relay_id))
+
+    def _end(self, relay_id: RelayId, allocation: Allocation) -> None:
+        for socket, number in tuple(self._channels):
+            if allocation.matches(socket):
+                self._close((socket, number))
         for candidate in allocation.candidates():
             if candidate.kind == "relay":
-                self._events.append(
-                    RelayEvent(
-                        relay_id,
-                        CandidateInvalidated(candidate.kind, candidate.address, candidate.base),
-                    )
-                )
+                gone = CandidateInvalidated(candidate.kind, candidate.address, candidate.base)
+                self._events.append(RelayEvent(relay_id, gone))
+
+    def _link_timeouts(self) -> Iterator[Timeout | None]:
+        udp_answers = self.relays.answers_over_udp()
+        for _, link in self.relays.links():
+            if not udp_answers:
+                yield link.fallback.poll_timeout()
+            if link.udp is None:
+                yield Timeout(link.udp_retry_at, "UDP to the relay once more")
+
+    # What the allocations say.
+
+    def _pass_on_activity(self) -> None:
+        for socket, number in self._channels:
+            allocation = self.relays.at(socket)
+            seen = self._channel_received_at(socket, number)
+            if allocation is not None and seen:
+                allocation.handle_channel_activity(number, seen)
 
     def _drain(self, relay_id: RelayId, allocation: Allocation) -> None:
         while (transmit := allocation.poll_transmit()) is not None:
@@ -210,12 +298,13 @@ class Transport:
         while (event := allocation.poll_event()) is not None:
             match event:
                 case ChannelConfirmed():
-                    self._channels[event.socket, event.number] = relay_id
+                    self._channels.add((event.socket, event.number))
                     self._commands.append(OpenChannel(event.socket, event.number))
                 case ChannelLost():
                     self._close((event.socket, event.number))
             self._events.append(RelayEvent(relay_id, event))
 
     def _close(self, channel: tuple[Endpoint, int]) -> None:
-        if self._channels.pop(channel, None) is not None:
+        if channel in self._channels:
+            self._channels.remove(channel)
             self._commands.append(CloseChannel(*channel))

@@ -9,6 +9,7 @@ from typing import Any
 from firezone import commands
 from firezone.dataplane import SingleThreaded
 from firezone.model import Endpoint, Entropy, IPAddress, RelayId, Transmit
+from firezone.node import StreamKind, StreamUnwanted, StreamWanted
 from firezone.roles import ConfigureTun, Progress, Rebind, ReconnectPortal, Role, TellPortal
 from firezone.sim.clock import Clock
 from firezone.sim.network import Host
@@ -31,6 +32,9 @@ class Peer:
         self.progress: list[Progress] = []
         self.tell_portal: Callable[[str, Any], None] = lambda event, payload: None
         self.reconnect_portal: Callable[[], None] = lambda: None
+        self.streams = False
+        """Whether relays can be reached by TCP."""
+        self._streams: dict[RelayId, Endpoint] = {}
         self._entropy = entropy
         self._armed: int | None = None
         host.handler = self._handle_datagram
@@ -123,6 +127,29 @@ class Peer:
             case Rebind():
                 self.port += 1
                 self.dataplane = self._make_dataplane()
+            case StreamWanted():
+                self.clock.at(self.clock.now + 2 * self.host.network.latency, self._answer(event))
+            case StreamUnwanted(relay):
+                self.cut_stream(relay)
+
+    def cut_stream(self, relay: RelayId) -> bool:
+        """Whether there was one."""
+        near = self._streams.pop(relay, None)
+        if near is not None:
+            self.host.network.close_stream(near)
+        return near is not None
+
+    def _answer(self, wanted: StreamWanted) -> Callable[[], None]:
+        def answer() -> None:
+            if self.streams and wanted.kind is StreamKind.TCP:
+                near = self.host.network.open_stream(self.host, wanted.servers[0])
+                self._streams[wanted.relay] = near
+                self.role.handle_stream_opened(wanted.relay, near, self.clock.now)
+            else:
+                self.role.handle_stream_closed(wanted.relay, self.clock.now)
+            self.pump()
+
+        return answer
 
     def _make_dataplane(self) -> SingleThreaded:
         return SingleThreaded(own_public_key=self.role.node.public_key, entropy=self._entropy)

@@ -1,6 +1,6 @@
 """TURN (RFC 8656): the client's allocation and the relay."""
 
-from firezone.turn.allocation import Allocation
+from firezone.turn.allocation import NO_RESPONSE, Allocation
 from firezone.turn.channel_data import (
     ChannelData,
     ChannelDataError,
@@ -22,6 +22,7 @@ from firezone.turn.events import (
 )
 
 __all__ = [
+    "NO_RESPONSE",
     "Allocation",
     "AllocationEvent",
     "AllocationState",

@@ -54,6 +54,8 @@ KEEPALIVE_INTERVAL = 25 * SECOND
 PROBE_BUDGET = 1 * SECOND
 """A `refresh` on demand is one attempt: it is there to find rebooted relays fast."""
 REFRESH_RETRY = 30 * SECOND
+NO_RESPONSE = "no response"
+"""Why an allocation whose relay does not answer can be freed."""
 MAX_BUFFERED_BINDS = 100
 MAX_CHALLENGES = 8
 """How often one request is resent with another nonce before that counts as an error."""
@@ -91,8 +93,12 @@ class Allocation:
         software: str,
         entropy: Entropy,
         now: int,
+        over_stream: bool = False,
     ) -> None:
         self.server = server
+        self.over_stream = over_stream
+        """Whether the way to the server is TCP or TLS. Then the addresses it sees us at, and the
+        local ones, are of no use over UDP, and only relayed candidates are told."""
         self.credentials: Credentials | None = Credentials(username, password, realm)
         """None once the relay has refused them."""
         self.counters: Counter[str] = Counter()
@@ -164,7 +170,7 @@ class Allocation:
         if self._requests or self._transmits or self._events:
             return None
         if self._active is None:
-            return "no response"
+            return NO_RESPONSE
         return "authentication error" if self.credentials is None else None
 
     def channel_to(self, peer: Endpoint, now: int) -> Channel | None:
@@ -331,7 +337,7 @@ class Allocation:
         self, request: Request, response: Message, local: Endpoint, now: int
     ) -> None:
         mapped = response.get(stun.XOR_MAPPED_ADDRESS)
-        if _is_candidate(local):
+        if _is_candidate(local) and not self.over_stream:
             self._set_candidate(CandidateAdded("host", local, base=local))
             if mapped is not None and mapped.family == local.family and _is_candidate(mapped):
                 self._set_candidate(CandidateAdded("srflx", mapped, base=local))
