@@ -19,43 +19,35 @@ so does the persistent keepalive, which goes on.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from ipaddress import ip_address
 
 from firezone.commands import (
     NOBODY,
     Activity,
-    AddPeer,
     BumpGeneration,
     Command,
     DeliverPacket,
     Direction,
-    InstallKeypair,
-    Path,
     Reinject,
     RemovePeer,
-    SealPacket,
-    SendKeepalive,
-    SetPath,
     Traffic,
 )
+from firezone.dataplane import SLOTS
 from firezone.durations import SECOND
-from firezone.model import Endpoint, Entropy, IPAddress, Timeout, Transmit, earliest
+from firezone.model import Endpoint, Entropy, IPAddress, Timeout, Transmit
 from firezone.node.deadlines import Deadlines
 from firezone.node.slots import Slots
 from firezone.noise import (
     Accepted,
     CookieReply,
-    Expired,
     MessageType,
     NoiseError,
     RateLimiter,
     Rejected,
-    SessionEstablished,
     StaticKeypair,
-    Tunnel,
     TunnelIds,
     message_type,
     open_initiation,
@@ -65,6 +57,7 @@ from firezone.noise import (
 from firezone.policy.flow import Flow, forward, refuse
 from firezone.policy.icmp import prohibited
 from firezone.wg.allowed_ips import AllowedIPs
+from firezone.wg.peer import Arrival, Outbox, Peer
 from firezone.wg.settings import (
     NO_KEY,
     DeviceChange,
@@ -74,14 +67,8 @@ from firezone.wg.settings import (
     SettingsError,
 )
 
-REKEY_ATTEMPT_TIME = 90 * SECOND
-"""The standard's, unlike the tunnels that a portal sets up."""
-
-STAGED_PACKETS = 128
-"""How many packets of a peer wait for a session; then the oldest goes."""
-
-_RACE_WINDOW = 1 * SECOND
-"""A packet that comes back this soon after a session was installed had only missed it."""
+MAX_PEERS = SLOTS
+"""As many as the data plane has slots."""
 
 
 class Device:
@@ -100,7 +87,6 @@ class Device:
         unix_now: int,
         now: int,
     ) -> None:
-        self.counters: Counter[str] = Counter()
         self.listen_port = 0
         """What `status` shows; whoever owns the sockets sets it."""
         self.fwmark = 0
@@ -111,15 +97,19 @@ class Device:
         self._private_key: bytes | None = None
         self._static: StaticKeypair | None = None
         self._limiter: RateLimiter | None = None
-        self._peers: dict[bytes, _Peer] = {}
-        self._by_slot: dict[int, _Peer] = {}
-        self._by_tunnel_id: dict[int, _Peer] = {}
+        self._peers: dict[bytes, Peer] = {}
+        self._by_slot: dict[int, Peer] = {}
+        self._by_tunnel_id: dict[int, Peer] = {}
         self._allowed: AllowedIPs[int] = AllowedIPs()
         self._slots = Slots()
         self._tunnel_ids = TunnelIds(entropy)
         self._deadlines = Deadlines()
-        self._commands: deque[Command] = deque()
-        self._transmits: deque[Transmit] = deque()
+        self._outbox = Outbox()
+
+    @property
+    def counters(self) -> Counter[str]:
+        """What was dropped, by reason."""
+        return self._outbox.counters
 
     @property
     def public_key(self) -> bytes | None:
@@ -148,16 +138,18 @@ class Device:
     def check(self, change: DeviceChange) -> None:
         """Raise SettingsError for a change that `configure` would refuse."""
         _check_keys(change)
+        present = set() if change.replace_peers else self._peers.keys()
+        added = {peer.public_key for peer in change.peers if not peer.remove}
+        if len(present | added) > MAX_PEERS:
+            raise SettingsError(f"there can be {MAX_PEERS} peers")
 
     def replay(self, now: int) -> None:
         """Tell a data plane that knows nothing of the peers; their sessions begin anew."""
-        self._commands.clear()
         for peer in self._peers.values():
-            self._reset_tunnel(peer, now)
-        self._commands.clear()
+            self._reset(peer, now)
+        self._outbox.commands.clear()
         for peer in self._peers.values():
-            self._commands.append(AddPeer(peer.slot, peer.tunnel_id))
-            self._apply_path(peer)
+            peer.introduce()
 
     def status(self) -> DeviceStatus:
         """Everything, secrets included."""
@@ -180,7 +172,7 @@ class Device:
                 self.counters[reason] += 1
             case CookieReply(message):
                 self.counters["under_load"] += 1
-                self._transmits.append(Transmit(message, source, local))
+                self._outbox.transmits.append(Transmit(message, source, local))
             case Accepted():
                 self._handle_handshake(self._static, local, source, payload, now)
 
@@ -204,11 +196,7 @@ class Device:
             self.counters["packet for a peer without endpoint"] += 1
             self._refuse_to_sender(packet)
             return
-        if peer.tunnel.has_session(now) and now - peer.session_at < _RACE_WINDOW:
-            self._commands.append(SealPacket(slot, packet))
-            return
-        peer.staged.append(packet)
-        peer.tunnel.handle_unsent_data(now)
+        peer.stage(packet, now)
         self._settle(peer, now)
 
     def handle_session_confirmed(self, slot: int, local_index: int, now: int) -> None:
@@ -222,37 +210,37 @@ class Device:
         """The last authenticated transport data of a peer came from `remote` to `local`."""
         peer = self._by_slot.get(slot)
         if peer is not None:
-            self._move(peer, local, remote)
+            peer.move(Arrival(local, remote))
 
     def handle_send_failed(self, transmit: Transmit) -> None:
         """The host could not send a message of ours. Maybe its local address is gone: once more
         from any."""
         if transmit.source is not None:
             self.forget_sources(transmit.source)
-            self._transmits.append(replace(transmit, source=None))
+            self._outbox.transmits.append(replace(transmit, source=None))
 
     def forget_sources(self, source: Endpoint | None = None) -> None:
         """Let the host choose where to send from, instead of `source`, or of all local addresses
         at which peers reached us."""
         for peer in self._peers.values():
-            if peer.source is not None and source in (None, peer.source):
-                peer.source = None
-                self._apply_path(peer)
+            if source in (None, peer.source):
+                peer.forget_source()
 
     def handle_timeout(self, now: int) -> None:
         """Do what is due."""
         for key in self._deadlines.due(now):
             peer = self._by_slot.get(int(key))
-            if peer is not None and peer.tunnel is not None:
-                self._handle_peer_timeout(peer, peer.tunnel, now)
+            if peer is not None:
+                peer.handle_timeout(self._activity(peer.slot), now)
+                self._settle(peer, now)
 
     # Outputs. Commands are to be carried out before the transmits of the same moment.
 
     def poll_command(self) -> Command | None:
-        return self._commands.popleft() if self._commands else None
+        return self._outbox.commands.popleft() if self._outbox.commands else None
 
     def poll_transmit(self) -> Transmit | None:
-        return self._transmits.popleft() if self._transmits else None
+        return self._outbox.transmits.popleft() if self._outbox.transmits else None
 
     def poll_timeout(self) -> Timeout | None:
         return self._deadlines.first()
@@ -276,7 +264,7 @@ class Device:
         if own is not None:
             self._remove(own)
         for peer in self._peers.values():
-            self._reset_tunnel(peer, now)
+            self._reset(peer, now)
 
     def _configure_peer(self, change: PeerChange, now: int) -> None:
         peer = self._peers.get(change.public_key)
@@ -290,63 +278,39 @@ class Device:
             peer = self._add(change.public_key, now)
         if change.preshared_key is not None:
             peer.set_preshared_key(change.preshared_key)
-        if change.endpoint is not None and change.endpoint != peer.endpoint:
-            peer.endpoint, peer.source = change.endpoint, None
-            self._apply_path(peer)
+        if change.endpoint is not None:
+            peer.set_endpoint(change.endpoint)
         self._set_allowed_ips(peer, change)
         if change.persistent_keepalive is not None:
-            self._set_keepalive(peer, change.persistent_keepalive * SECOND, now)
+            peer.set_keepalive(change.persistent_keepalive * SECOND, now)
         self._settle(peer, now)
 
-    def _add(self, public_key: bytes, now: int) -> _Peer:
-        peer = _Peer(public_key, self._slots.allocate(), self._tunnel_ids.allocate())
+    def _add(self, public_key: bytes, now: int) -> Peer:
+        slot, tunnel_id = self._slots.allocate(), self._tunnel_ids.allocate()
+        peer = Peer(public_key, slot, tunnel_id, self._outbox)
         self._peers[public_key] = self._by_slot[peer.slot] = peer
         self._by_tunnel_id[peer.tunnel_id] = peer
-        self._commands.append(AddPeer(peer.slot, peer.tunnel_id))
-        self._reset_tunnel(peer, now)
+        peer.introduce()
+        self._reset(peer, now)
         return peer
 
-    def _remove(self, peer: _Peer) -> None:
+    def _remove(self, peer: Peer) -> None:
         if peer.tunnel is not None:
             peer.tunnel.close()
         self._allowed.remove_all(peer.slot)
         self._deadlines.set(str(peer.slot), None)
-        self._commands.append(RemovePeer(peer.slot))
+        self._outbox.commands.append(RemovePeer(peer.slot))
         self._slots.release(peer.slot)
         self._tunnel_ids.release(peer.tunnel_id)
         del self._peers[peer.public_key]
         del self._by_slot[peer.slot]
         del self._by_tunnel_id[peer.tunnel_id]
 
-    def _reset_tunnel(self, peer: _Peer, now: int) -> None:
-        """Forget every session; with the keys as they are now."""
-        if peer.tunnel is not None:
-            peer.tunnel.close()
-            self._drain(peer, now)
-        peer.staged.clear()
-        peer.tunnel = None
-        if self._static is None:
-            return
-        peer.tunnel = Tunnel(
-            slot=peer.slot,
-            tunnel_id=peer.tunnel_id,
-            static=self._static,
-            peer_public_key=peer.public_key,
-            preshared_key=peer.preshared_key,
-            entropy=self._entropy,
-            unix_now=self._unix_offset + now,
-            now=now,
-            rekey_attempt_time=REKEY_ATTEMPT_TIME,
-            renew_idle=False,
-        )
+    def _reset(self, peer: Peer, now: int) -> None:
+        peer.reset(self._static, self._entropy, self._unix_offset + now, now)
         self._settle(peer, now)
 
-    def _set_keepalive(self, peer: _Peer, interval: int, now: int) -> None:
-        if interval and not peer.keepalive_interval:
-            peer.keepalive_at = now - interval
-        peer.keepalive_interval = interval
-
-    def _set_allowed_ips(self, peer: _Peer, change: PeerChange) -> None:
+    def _set_allowed_ips(self, peer: Peer, change: PeerChange) -> None:
         touched: set[int] = set()
         if change.replace_allowed_ips:
             kept = {allowed.network for allowed in change.allowed_ips if not allowed.remove}
@@ -362,7 +326,7 @@ class Device:
             before = self._allowed.insert(allowed.network, peer.slot)
             if before != peer.slot:
                 touched |= {before or NOBODY, peer.slot}
-        self._commands.extend(BumpGeneration(group) for group in sorted(touched))
+        self._outbox.commands.extend(BumpGeneration(group) for group in sorted(touched))
 
     # Packets.
 
@@ -370,26 +334,26 @@ class Device:
         slot = self._allowed.lookup(flow.destination)
         if slot is None:
             self.counters["packet for nobody"] += 1
-            self._commands.append(refuse(flow, Direction.UP, NOBODY, now))
+            self._outbox.commands.append(refuse(flow, Direction.UP, NOBODY, now))
             self._refuse_to_sender(packet)
             return
-        self._commands.extend(forward(flow, Direction.UP, slot))
-        self._commands.append(Reinject(Direction.UP, slot, packet))
+        self._outbox.commands.extend(forward(flow, Direction.UP, slot))
+        self._outbox.commands.append(Reinject(Direction.UP, slot, packet))
 
     def _decide_down(self, flow: Flow, slot: int, packet: bytes, now: int) -> None:
         if slot not in self._by_slot:
             self.counters["packet of nobody"] += 1
         elif self._allowed.lookup(flow.source) == slot:
-            self._commands.extend(forward(flow, Direction.DOWN, slot))
-            self._commands.append(Reinject(Direction.DOWN, slot, packet))
+            self._outbox.commands.extend(forward(flow, Direction.DOWN, slot))
+            self._outbox.commands.append(Reinject(Direction.DOWN, slot, packet))
         else:
             self.counters["packet with a foreign source"] += 1
-            self._commands.append(refuse(flow, Direction.DOWN, slot, now))
+            self._outbox.commands.append(refuse(flow, Direction.DOWN, slot, now))
 
     def _refuse_to_sender(self, packet: bytes) -> None:
         answer = prohibited(packet) if _is_unicast(packet) else None
         if answer is not None:
-            self._commands.append(DeliverPacket(answer))
+            self._outbox.commands.append(DeliverPacket(answer))
 
     # Handshakes.
 
@@ -400,9 +364,9 @@ class Device:
         if peer is None:
             self.counters["handshake of nobody"] += 1
             return
-        self._settle(peer, now, (local, source))
+        self._settle(peer, now, Arrival(local, source))
 
-    def _take_handshake(self, static: StaticKeypair, message: bytes, now: int) -> _Peer | None:
+    def _take_handshake(self, static: StaticKeypair, message: bytes, now: int) -> Peer | None:
         """Give a message to the tunnel it is for: an initiation names its sender's key, the others
         an index of ours."""
         if message_type(message) is MessageType.HANDSHAKE_INITIATION:
@@ -419,79 +383,12 @@ class Device:
         peer.tunnel.handle_handshake(message, now)
         return peer
 
-    def _handle_peer_timeout(self, peer: _Peer, tunnel: Tunnel, now: int) -> None:
-        tunnel.handle_timeout(self._activity(peer.slot), now)
-        keepalive = self._keepalive_due(peer)
-        if keepalive is not None and keepalive.deadline <= now:
-            peer.keepalive_at = now
-            if tunnel.has_session(now):
-                self._commands.append(SendKeepalive(peer.slot))
-            elif peer.endpoint is not None:
-                tunnel.handle_unsent_data(now)
-        self._settle(peer, now)
+    def _settle(self, peer: Peer, now: int, arrival: Arrival | None = None) -> None:
+        """Let out all that the peer has to say, then wait for its next deadline."""
+        peer.settle(now, arrival)
+        self._deadlines.set(str(peer.slot), peer.next_timeout(self._activity(peer.slot)))
 
-    def _settle(self, peer: _Peer, now: int, arrival: _Arrival | None = None) -> None:
-        """Let out all that the tunnel has to say, then wait for its next deadline."""
-        self._drain(peer, now, arrival)
-        if peer.tunnel is None:
-            return
-        tunnel = peer.tunnel.poll_timeout(self._activity(peer.slot))
-        self._deadlines.set(str(peer.slot), earliest(tunnel, self._keepalive_due(peer)))
-
-    def _drain(self, peer: _Peer, now: int, arrival: _Arrival | None = None) -> None:
-        tunnel = peer.tunnel
-        if tunnel is None:
-            return
-        while (command := tunnel.poll_command()) is not None:
-            if isinstance(command, InstallKeypair):
-                peer.handshake_sent = 0
-                if arrival is not None:  # only an authentic message leads to keys
-                    self._move(peer, *arrival)
-            self._commands.append(command)
-        while (message := tunnel.poll_transmit()) is not None:
-            self._send(peer, message)
-        while (event := tunnel.poll_event()) is not None:
-            match event:
-                case SessionEstablished():
-                    peer.session_at = now
-                    self._release(peer)
-                case Expired():
-                    peer.handshake_sent = 0
-                    peer.staged.clear()
-
-    def _send(self, peer: _Peer, message: bytes) -> None:
-        if peer.endpoint is None:
-            self.counters["handshake without an endpoint"] += 1
-            return
-        if message_type(message) is MessageType.HANDSHAKE_INITIATION:
-            peer.handshake_sent += 1
-            if peer.handshake_sent > 1 and peer.source is not None:
-                peer.source = None
-                self._apply_path(peer)
-        self._transmits.append(Transmit(message, peer.endpoint, peer.source))
-
-    def _release(self, peer: _Peer) -> None:
-        while peer.staged:
-            self._commands.append(SealPacket(peer.slot, peer.staged.popleft()))
-
-    def _move(self, peer: _Peer, local: Endpoint, remote: Endpoint) -> None:
-        source = None if local.address.is_unspecified else local
-        if (peer.endpoint, peer.source) != (remote, source):
-            peer.endpoint, peer.source = remote, source
-            self._apply_path(peer)
-
-    def _apply_path(self, peer: _Peer) -> None:
-        path = None if peer.endpoint is None else Path(peer.endpoint, peer.source)
-        self._commands.append(SetPath(peer.slot, path))
-
-    def _keepalive_due(self, peer: _Peer) -> Timeout | None:
-        if not peer.keepalive_interval:
-            return None
-        seen = self._activity(peer.slot)
-        last = max(seen.sent_any, seen.received_any, peer.keepalive_at)
-        return Timeout(last + peer.keepalive_interval, "persistent keepalive")
-
-    def _peer_status(self, peer: _Peer) -> PeerStatus:
+    def _peer_status(self, peer: Peer) -> PeerStatus:
         established = None if peer.tunnel is None else peer.tunnel.established_at
         return PeerStatus(
             public_key=peer.public_key,
@@ -502,34 +399,6 @@ class Device:
             persistent_keepalive=peer.keepalive_interval // SECOND,
             allowed_ips=self._allowed.of(peer.slot),
         )
-
-
-_Arrival = tuple[Endpoint, Endpoint]
-"""Local and remote endpoint of a message from a peer."""
-
-
-@dataclass(slots=True)
-class _Peer:
-    public_key: bytes
-    slot: int
-    tunnel_id: int
-    preshared_key: bytes | None = field(default=None, repr=False)
-    tunnel: Tunnel | None = None
-    endpoint: Endpoint | None = None
-    source: Endpoint | None = None
-    """The local address that the peer reaches us at; None lets the host choose."""
-    keepalive_interval: int = 0
-    keepalive_at: int = 0
-    session_at: int = 0
-    handshake_sent: int = 0
-    """Initiations since the last one that was answered."""
-    staged: deque[bytes] = field(default_factory=lambda: deque(maxlen=STAGED_PACKETS), repr=False)
-
-    def set_preshared_key(self, key: bytes) -> None:
-        """Of the next handshake on; sessions stay, as with every other WireGuard."""
-        self.preshared_key = None if key == NO_KEY else key
-        if self.tunnel is not None:
-            self.tunnel.set_preshared_key(self.preshared_key)
 
 
 def _check_keys(change: DeviceChange) -> None:

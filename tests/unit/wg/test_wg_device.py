@@ -13,7 +13,7 @@ from firezone.durations import SECOND
 from firezone.model import Endpoint, Transmit
 from firezone.noise import StaticKeypair
 from firezone.wg import DeviceChange, PeerChange, SettingsError
-from firezone.wg.device import STAGED_PACKETS
+from firezone.wg.peer import STAGED_PACKETS
 from firezone.wg.settings import NO_KEY
 
 
@@ -337,6 +337,17 @@ def test_a_bad_key_changes_nothing(wire: Wire):
     with pytest.raises(SettingsError):
         one.device.configure(change, wire.now)
     assert one.device.status() == before
+
+
+def test_more_peers_than_slots_are_refused(wire: Wire, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("firezone.wg.device.MAX_PEERS", 3)
+    one, _ = wire.sides
+    others = [PeerChange(bytes([n]) * 32) for n in range(3, 6)]
+    with pytest.raises(SettingsError):
+        one.configure(wire.now, *others)
+    assert len(one.device.status().peers) == 1
+    one.configure(wire.now, *others, replace_peers=True)
+    assert len(one.device.status().peers) == 3
 
 
 def test_slots_are_used_again():
