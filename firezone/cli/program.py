@@ -22,6 +22,7 @@ PROGRAMS = {
     "wg": "Run a WireGuard interface by itself, without a portal.",
     "status": "Show what the client or gateway of this host is doing.",
     "explain": "Tell why packets to a peer take the path they take.",
+    "netcheck": "Find out what the network of this host lets through.",
     "lab": "Open a whole private network on this machine.",
     "demo": "Show the whole system at work on this machine.",
 }

@@ -43,6 +43,8 @@ class UdpSocket:
         """Bind to `port`, or to any free one if that is taken. Raises OSError without family."""
         self.family = family
         self.counters: Counter[str] = Counter()
+        self.last_error = 0
+        """The errno of the last datagram that could not be sent; 0 = none."""
         self._socket = _open(family)
         self.marked = set_mark(self._socket, mark)
         try:
@@ -65,6 +67,13 @@ class UdpSocket:
             return False
         return True
 
+    def forbid_fragmentation(self) -> None:
+        """Send what fits the interface as it is, whatever the path was last said to take."""
+        if self.family == 4:
+            self._socket.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_PROBE)
+        else:
+            self._socket.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE)
+
     def receive(self) -> tuple[bytes, Endpoint, Endpoint] | None:
         """The next datagram with its local and remote endpoint, or None. For tests and probes."""
         try:
@@ -77,6 +86,7 @@ class UdpSocket:
         self._socket.close()
 
     def _count(self, error: OSError) -> None:
+        self.last_error = error.errno or 0
         name = errno.errorcode.get(error.errno or 0, "unknown")
         if error.errno in (errno.EPERM, errno.EACCES) and not self.counters[name]:
             logger.warning("a firewall of this host refuses to send", extra={"family": self.family})
@@ -139,7 +149,10 @@ logger = logging.getLogger(__name__)
 _AF = {4: socket.AF_INET, 6: socket.AF_INET6}
 # Not all of these have a name in the socket module of Python 3.11.
 _IP_PKTINFO = 8
+_IP_MTU_DISCOVER = 10
 _IP_RECVTOS = 13
+_IPV6_MTU_DISCOVER = 23
+_PMTUDISC_PROBE = 3
 _IPV6_PKTINFO = socket.IPV6_PKTINFO
 _SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33

@@ -24,9 +24,11 @@ FAR_END = IPv4Address("192.0.0.8")
 
 
 class NatKind(Enum):
-    """How a NAT maps: one public port per private one, or one per destination (RFC 4787)."""
+    """How a NAT maps: one public port per private one, or one more per destination address, or per
+    address and port (RFC 4787)."""
 
     ENDPOINT_INDEPENDENT = auto()
+    ADDRESS_DEPENDENT = auto()
     SYMMETRIC = auto()
 
 
@@ -37,7 +39,7 @@ class Nat:
         self.kind = kind
         self._public: dict[int, IPAddress] = {a.version: a for a in public}
         self._next_port = 40_000
-        self._out: dict[tuple[Endpoint, Endpoint | None], Endpoint] = {}
+        self._out: dict[tuple[Endpoint, Endpoint | IPAddress | None], Endpoint] = {}
         self._in: dict[Endpoint, Endpoint] = {}
         self._allowed: set[tuple[Endpoint, Endpoint]] = set()
 
@@ -49,7 +51,7 @@ class Nat:
         """The public source of a private one; None without an address of that family."""
         if source.family not in self._public:
             return None
-        key = (source, destination if self.kind is NatKind.SYMMETRIC else None)
+        key = (source, self._distinguished(destination))
         public = self._out.get(key)
         if public is None:
             public = Endpoint(self._public[source.family], self._next_port)
@@ -64,6 +66,16 @@ class Nat:
         if (destination, source) not in self._allowed:
             return None
         return self._in[destination]
+
+    def _distinguished(self, destination: Endpoint) -> Endpoint | IPAddress | None:
+        """What of a destination has a port of its own."""
+        match self.kind:
+            case NatKind.ENDPOINT_INDEPENDENT:
+                return None
+            case NatKind.ADDRESS_DEPENDENT:
+                return destination.address
+            case NatKind.SYMMETRIC:
+                return destination
 
 
 class Host:

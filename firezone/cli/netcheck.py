@@ -1,0 +1,99 @@
+"""`firezone netcheck`: what the network of this host lets through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from firezone.cli.options import (
+    ca_option,
+    interface_option,
+    json_option,
+    status_path,
+    status_socket_option,
+)
+from firezone.errors import ConfigurationError, FirezoneError
+
+if TYPE_CHECKING:
+    from firezone.explain import Status
+    from firezone.netcheck import Server
+
+
+@click.command()
+@click.option(
+    "--stun",
+    "stun",
+    multiple=True,
+    metavar="HOST[:PORT]",
+    help="A STUN server or relay to ask; repeat it for more. Two at different addresses tell how "
+    "a NAT maps. [default: the relays of the running client or gateway]",
+)
+@click.option(
+    "-u",
+    "--api-url",
+    envvar="FIREZONE_API_URL",
+    help="The portal to try. [default: that of the running client or gateway]",
+)
+@ca_option
+@interface_option
+@status_socket_option
+@json_option
+def netcheck(
+    stun: tuple[str, ...],
+    api_url: str | None,
+    ca: Path | None,
+    interface: str,
+    status_socket: str | None,
+    json_: bool,
+) -> None:
+    """Find out what the network of this host lets through.
+
+    Whether UDP reaches the servers, over IPv4 and IPv6, and how fast; how a NAT on the way maps
+    addresses and ports, which decides whether direct paths are possible; the path MTU; and whether
+    the portal answers. Takes a few seconds.
+    """
+    from firezone.cli.netcheck_text import netcheck_lines
+    from firezone.cli.options import echo_json
+    from firezone.shell.netcheck import check_network, resolve
+    from firezone.shell.websocket import tls_context
+
+    running = None if stun else _running(status_path(status_socket, interface))
+    servers = [resolve(text) for text in stun] or list(_relays(running))
+    if api_url is None and running is not None:
+        api_url = _api_url(running)
+    report = check_network(servers, api_url, tls_context(ca) if ca is not None else None)
+    if json_:
+        echo_json(report)
+    else:
+        click.echo("\n".join(netcheck_lines(report)))
+
+
+def _running(path: Path) -> Status:
+    from firezone.explain import Status
+    from firezone.shell.status_socket import Request, ask
+
+    try:
+        return ask(path, Request("status"), Status)
+    except FirezoneError as error:
+        raise ConfigurationError(
+            "STUN servers", "--stun", f"none is named, and {error}", "name some with --stun"
+        ) from None
+
+
+def _relays(status: Status | None) -> Iterator[Server]:
+    from firezone.model import Endpoint
+    from firezone.netcheck import Server
+
+    if status is not None:
+        known = {r.id: r.addresses for r in status.lost_relays}
+        known |= {r.id: r.addresses for r in status.relays}
+        for name, addresses in known.items():
+            yield Server(name, tuple(map(Endpoint.parse, addresses)))
+
+
+def _api_url(status: Status) -> str:
+    """Without what a role appends to it."""
+    return status.portal.url.removesuffix(f"/{status.role}/websocket")

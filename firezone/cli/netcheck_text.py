@@ -1,0 +1,71 @@
+"""The report of `firezone netcheck` for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from textwrap import wrap
+
+from firezone.cli.tables import WIDTH, cut, fields, section, table
+from firezone.netcheck import FamilyReport, Mapping, NetcheckReport, PortalReport, ServerReport
+
+
+def netcheck_lines(report: NetcheckReport) -> Iterator[str]:
+    """What was found, and at the end what it means."""
+    for number, family in enumerate(report.families):
+        if number:
+            yield ""
+        yield f"IPv{family.family}"
+        yield from fields(_family(family))
+    heads = ("SERVER", "ANSWERED", "FASTEST", "MEDIAN", "PATH MTU", "SEES US AS")
+    yield from section("servers", table(heads, map(_server, report.servers)))
+    unanswered = (cut(f"  {s.address}: {s.error}") for s in report.servers if s.error)
+    yield from section("problems", unanswered)
+    if report.portal is not None:
+        yield from section("portal", fields(_portal(report.portal)))
+    yield from section("in short", _findings(report))
+
+
+def _family(family: FamilyReport) -> Iterator[tuple[str, str]]:
+    if not family.reachable:
+        yield "UDP", "no server to ask" if family.reachable is None else "no server answered"
+        return
+    yield "UDP", "works"
+    yield "our address", family.local or "unknown"
+    yield "seen as", ", ".join(family.mapped) or "unknown"
+    yield "NAT mapping", str(family.mapping.value)
+    if family.mapping is not Mapping.NO_NAT:
+        yield "keeps the port", _answer(family.port_preserved)
+        yield "hairpins", _answer(family.hairpin)
+
+
+def _server(server: ServerReport) -> tuple[str, ...]:
+    return (
+        server.address,
+        f"{server.answered} of {server.sent}",
+        _milliseconds(server.round_trip_min_ms),
+        _milliseconds(server.round_trip_median_ms),
+        "-" if server.path_mtu is None else str(server.path_mtu),
+        server.mapped or "-",
+    )
+
+
+def _portal(portal: PortalReport) -> Iterator[tuple[str, str]]:
+    yield "address", portal.url
+    took = _milliseconds(portal.milliseconds)
+    yield "answers", f"yes, in {took}" if portal.reachable else f"no: {portal.error}"
+    if portal.tls is not None:
+        yield "certificate", portal.tls
+
+
+def _findings(report: NetcheckReport) -> Iterator[str]:
+    found = report.findings or ("nothing stands in the way of tunnels, as far as was asked",)
+    for finding in found:
+        yield from wrap(finding, WIDTH, initial_indent="  - ", subsequent_indent="    ")
+
+
+def _answer(known: bool | None) -> str:
+    return "unknown" if known is None else "yes" if known else "no"
+
+
+def _milliseconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f} ms"

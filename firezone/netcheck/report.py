@@ -1,0 +1,103 @@
+"""What a check of the network found: plain values that stand in JSON as they stand here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from firezone.netcheck.mapping import Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class ServerReport:
+    """One address of one STUN server or relay."""
+
+    name: str
+    address: str
+    family: int
+    """0 for a name without any address."""
+    sent: int
+    answered: int
+    round_trip_min_ms: float | None
+    round_trip_median_ms: float | None
+    mapped: str | None
+    """As whom it sees us."""
+    path_mtu: int | None
+    """The largest IP packet, of at most 1500 bytes, that reached it unfragmented; None: unknown."""
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyReport:
+    """What is known of IPv4 or IPv6. None is unknown."""
+
+    family: int
+    reachable: bool | None
+    """Whether any server answered; None if there was none to ask."""
+    local: str | None
+    mapped: tuple[str, ...]
+    """All addresses that servers see us at."""
+    mapping: Mapping
+    port_preserved: bool | None
+    """Whether the NAT keeps our port; None also without NAT."""
+    hairpin: bool | None
+    """Whether hosts behind the NAT reach each other at their outer addresses (RFC 4787 section 6);
+    None also without NAT."""
+
+
+@dataclass(frozen=True, slots=True)
+class PortalReport:
+    """Whether the portal answers `GET /healthz`. `tls` tells of its certificate, None without."""
+
+    url: str
+    reachable: bool
+    status: int | None = None
+    milliseconds: float | None = None
+    tls: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NetcheckReport:
+    """Everything. `findings` says what it means for tunnels."""
+
+    families: tuple[FamilyReport, ...]
+    servers: tuple[ServerReport, ...]
+    portal: PortalReport | None = None
+    findings: tuple[str, ...] = field(default=())
+
+
+_TUNNEL_MTU = 1280
+_WIREGUARD_OVERHEAD = 32
+_CHANNEL_HEADER = 4
+_HEADERS = {4: 28, 6: 48}
+
+
+def findings(report: NetcheckReport) -> Iterator[str]:
+    """What the report means for tunnels, the gravest first."""
+    portal = report.portal
+    if portal is not None and not portal.reachable:
+        yield f"the portal cannot be reached: {portal.error}"
+    families = [family for family in report.families if family.reachable is not None]
+    if families and not any(family.reachable for family in families):
+        yield "no server answered over UDP: a firewall blocks it, or the servers are down"
+    for family in families:
+        if family.mapping.is_symmetric:
+            yield (
+                f"the NAT for IPv{family.family} maps each destination differently: direct paths "
+                "only to peers without such a NAT; all others are relayed"
+            )
+        elif family.mapping is Mapping.UNKNOWN and family.reachable:
+            yield (
+                f"one server cannot tell how the NAT for IPv{family.family} maps: name a second "
+                "one, at another address"
+            )
+    for server in report.servers:
+        if server.path_mtu is None:
+            continue
+        needed = _TUNNEL_MTU + _WIREGUARD_OVERHEAD + _CHANNEL_HEADER + _HEADERS[server.family]
+        if server.path_mtu < needed:
+            yield (
+                f"the path to {server.address} takes packets of {server.path_mtu} bytes, full ones "
+                f"of the tunnel have {needed}: they are fragmented or lost"
+            )
