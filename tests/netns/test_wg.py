@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from signal import SIGKILL
+from typing import Any
 
 import pytest
 
@@ -43,6 +44,14 @@ def test_both_families_both_ways(net: Net) -> None:
     with net.b.web_server():
         for address in ("10.99.0.2", "[fd99::2]"):
             assert net.a.run("curl", "-sS", "-m", "5", f"http://{address}:8000/page") == "hello"
+
+
+def test_over_ipv6(net: Net) -> None:
+    net.a.up(outer="2001:db8::")
+    net.b.up()
+    net.a.ping("10.99.0.2", "fd99::2")
+    (peer,) = net.b.show()["peers"]
+    assert peer["endpoint"] == "[2001:db8::1]:51820"
 
 
 def test_large_transfer_over_the_interfaces_mtu(net: Net) -> None:
@@ -313,7 +322,12 @@ def net(tmp_path: Path) -> Iterator[Net]:
         )
         for number, namespace in enumerate(namespaces, 1):
             netns.ip_batch(
-                ["link set lo up", f"address add 192.0.2.{number}/24 dev eth0", "link set eth0 up"],
+                [
+                    "link set lo up",
+                    f"address add 192.0.2.{number}/24 dev eth0",
+                    f"address add 2001:db8::{number}/64 dev eth0 nodad",
+                    "link set eth0 up",
+                ],
                 namespace,
             )
         yield made
@@ -362,7 +376,9 @@ class Host:
     def public(self) -> str:
         return base64.b64encode(StaticKeypair.from_private(self.key).public).decode()
 
-    def config(self, *, interface: str = "", peer: str = "", allowed: str = "") -> str:
+    def config(
+        self, *, interface: str = "", peer: str = "", allowed: str = "", outer: str = "192.0.2."
+    ) -> str:
         other = self.other
         return f"""
 [Interface]
@@ -373,7 +389,7 @@ ListenPort = 51820
 [Peer]
 PublicKey = {other.public}
 AllowedIPs = {allowed or f"10.99.0.{other.number}/32, fd99::{other.number}/128"}
-Endpoint = 192.0.2.{other.number}:51820
+Endpoint = {f"{outer}{other.number}" if "." in outer else f"[{outer}{other.number}]"}:51820
 {peer}
 """
 
@@ -444,8 +460,8 @@ Endpoint = 192.0.2.{other.number}:51820
     def wg(self, *arguments: str) -> str:
         return self.run("wg", *arguments)
 
-    def show(self) -> dict[str, object]:
-        shown: dict[str, object] = json.loads(self.run(*FIREZONE, "show", self.name, "--json"))
+    def show(self) -> dict[str, Any]:
+        shown: dict[str, Any] = json.loads(self.run(*FIREZONE, "show", self.name, "--json"))
         return shown
 
     def ping(self, *addresses: str) -> None:
