@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -77,6 +78,25 @@ def test_a_killed_gateway_is_found_again_as_soon_as_it_is_back(lab: Lab) -> None
         assert leaked() == 0, "no packet for the resource may take the way past the tunnel"
     fetched = lab.fetch(WEB, timeout=3 * SECOND)
     assert fetched.status == 200, fetched
+
+
+@pytest.mark.parametrize("blocked", [False, True], ids=["direct", "relayed"])
+def test_a_client_that_moves_keeps_its_flows(lab: Lab, blocked: bool) -> None:
+    """SIGHUP stands for another network: all connections anew, with another key."""
+    lab.stop("client")
+    lab.block_direct(blocked)
+    try:
+        client = lab.start_client()
+        with flowing(lab) as flow:
+            client.signal(signal.SIGHUP)
+            client.wait_for_event("connection_closed")
+            skip = len(client.lines())
+            client.wait_for_event("handshake_done", skip=skip)
+            time.sleep(0.5)
+            assert all(gap["ms"] < 1000 for gap in events(flow, "gap"))
+            assert fetches(lab)
+    finally:
+        lab.block_direct(False)
 
 
 @contextmanager
