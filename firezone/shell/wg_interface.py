@@ -176,13 +176,14 @@ class Interface:
         """Run commands of the file by a shell, one after the other."""
         for line in lines:
             text = line.replace("%i", self.name)
-            logger.info("running a command", extra={"command": text})
+            shown = _without_keys(text)
+            logger.info("running a command", extra={"command": shown})
             process = await asyncio.create_subprocess_shell(text, executable=_shell())
             code = await process.wait()
             if code and strict:
-                raise InterfaceError(f"{self.name}: exit code {code} of: {text}")
+                raise InterfaceError(f"{self.name}: exit code {code} of: {shown}")
             if code:
-                logger.warning("a command failed", extra={"command": text, "exit_code": code})
+                logger.warning("a command failed", extra={"command": shown, "exit_code": code})
 
     # Inputs.
 
@@ -353,6 +354,10 @@ logger = logging.getLogger(__name__)
 def _shell() -> str:
     """wg-quick's commands are meant for bash."""
     return next((path for path in ("/bin/bash", "/usr/bin/bash") if Path(path).exists()), "/bin/sh")
+
+
+def _without_keys(text: str) -> str:
+    return re.sub(r"[A-Za-z0-9+/]{42,}=*", "(hidden)", text)
 
 
 def _sockets(port: int, mark: int) -> WgSockets:

@@ -265,9 +265,11 @@ def test_a_key_set_by_a_command(net: Net) -> None:
 
 def test_a_failing_command_takes_all_back(net: Net) -> None:
     before = net.a.traces()
-    path = net.a.write(net.a.config(interface="PostUp = exit 7", allowed="::/0"))
+    command = f"PostUp = exit 7; echo {PRESHARED}"
+    path = net.a.write(net.a.config(interface=command, allowed="::/0"))
     code, errors = net.a.fails(*FIREZONE, "up", str(path))
-    assert code == 1 and "exit code 7" in errors
+    assert code == 1 and "exit code 7 of: exit 7; echo (hidden)" in errors
+    assert PRESHARED not in errors
     assert net.a.traces() == before
 
 
