@@ -157,12 +157,9 @@ class ControlPlane:
         match session:
             case ClientSession():
                 self._init_client(session)
-                for gateway in list(self._board.joined(GatewaySession)):
-                    self._renew_flows(session, gateway)
             case GatewaySession():
                 self._init_gateway(session)
-                for client in list(self._board.joined(ClientSession)):
-                    self._renew_flows(client, session)
+        self._renew_flows()
         _log.info("%s joined", session.admission.token.kind, extra=_log_fields(session))
 
     def _join_relay(self, relay: RelaySession, frame: Frame) -> None:
@@ -209,13 +206,15 @@ class ControlPlane:
         self._board.push(gateway, "init", payload)
         self._flows.catch_up(self._config, gateway)
 
-    def _renew_flows(self, client: ClientSession, gateway: GatewaySession) -> None:
-        """Make a client ask anew for what a gateway that has restarted served it.
+    def _renew_flows(self) -> None:
+        """Make clients ask anew for what a gateway served them that has restarted, and for what
+        expired although they may have it again.
 
         No message says so, but every client forgets the gateway of a resource that is deleted.
-        Else it would send to a key that is gone until its connectivity checks time out.
+        Else it would send to a key that is gone until its connectivity checks time out, or to a
+        gateway that refuses it for ever.
         """
-        for id in self._flows.take_outdated(client, gateway):
+        for client, id in self._flows.take_outdated():
             if (resource := client.offered.get(id)) is not None:
                 self._board.push(client, "resource_deleted", id)
                 view = views.client_resource(resource)
@@ -305,6 +304,7 @@ class ControlPlane:
         for client in list(self._board.joined(ClientSession)):
             self._update_client(client)
         self._flows.reevaluate(self._config, self._wall_clock())
+        self._renew_flows()
 
     def _update_client(self, client: ClientSession) -> None:
         """A change of sites is told as a deletion and a creation."""

@@ -60,8 +60,8 @@ class Flows:
         self._flows: dict[FlowKey, Flow] = {flow.key: flow for flow in store.flows()}
         self._pending: dict[str, _Pending] = {}
         self._refs: dict[FlowKey, str] = {}
-        self._told: dict[FlowKey, tuple[str, str]] = {}
-        """The public keys of client and gateway for which the client has its flow."""
+        self._told: dict[FlowKey, tuple[str, str | None]] = {}
+        """What clients go by: the public keys of client and gateway, None for a flow that ended."""
 
     def are_linked(self, client_id: str, gateway_id: str) -> bool:
         """Whether some flow joins the two: only then may they exchange candidates."""
@@ -107,17 +107,25 @@ class Flows:
             if session in (pending.client, pending.gateway):
                 self._forget_pending(key)
 
-    def take_outdated(self, client: ClientSession, gateway: GatewaySession) -> list[str]:
-        """The resources that a client looks for at a key which the gateway no longer has.
+    def take_outdated(self) -> list[tuple[ClientSession, str]]:
+        """Which clients look for a resource at a gateway that does not serve it to them any more:
+        the gateway has another key by now, or the flow has expired there.
 
         Each is named once: from then on the client is taken to have heard of it.
         """
-        ours, theirs = client.admission.public_key, gateway.admission.public_key
-        told = {k: v for k, v in self._told.items() if k[:2] == (client.id, gateway.id)}
-        for key in [key for key, keys in told.items() if keys != (ours, theirs)]:
-            del self._told[key]
-        # A client that has another key itself started anew, and knows no gateway.
-        return [key[2] for key, (mine, its) in told.items() if mine == ours and its != theirs]
+        clients = {client.id: client for client in self._board.joined(ClientSession)}
+        keys = {g.id: g.admission.public_key for g in self._board.joined(GatewaySession)}
+        outdated = []
+        for (client_id, gateway_id, resource_id), (mine, its) in list(self._told.items()):
+            client = clients.get(client_id)
+            is_current = its is not None and keys.get(gateway_id, its) == its
+            if client is None or is_current:
+                continue
+            del self._told[client_id, gateway_id, resource_id]
+            # A client that has another key itself started anew, and knows no gateway.
+            if mine == client.admission.public_key:
+                outdated.append((client, resource_id))
+        return outdated
 
     def in_force(self, gateway: GatewaySession) -> list[Flow]:
         """The flows of a gateway, as last decided."""
@@ -143,7 +151,7 @@ class Flows:
         """Decide every flow anew."""
         for flow in list(self._flows.values()):
             if flow.expires_at <= unix_now:
-                self._delete(flow)
+                self._expire(flow)
             elif not flow.revoked:
                 self._reevaluate(config, flow, unix_now)
 
@@ -240,6 +248,13 @@ class Flows:
         if (gateway := self._board.find(GatewaySession, flow.gateway_id)) is not None:
             payload = {**views.pair(flow), "expires_at": flow.expires_at}
             self._board.push(gateway, "access_authorization_expiry_updated", payload)
+
+    def _expire(self, flow: Flow) -> None:
+        """Its gateway has ended it by itself, but its client was told nothing."""
+        told = self._told.get(flow.key)
+        self._delete(flow)
+        if told is not None:
+            self._told[flow.key] = told[0], None
 
     def _revoke(self, flow: Flow) -> None:
         self._forget_pending(flow.key)

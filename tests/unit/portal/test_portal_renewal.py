@@ -1,9 +1,14 @@
-"""A gateway that restarted has another key: clients that know the old one are made to ask again."""
+"""Clients are made to ask again for what a gateway does not serve them any more."""
 
 import base64
 
-from portal_kit import CLIENT_AGENT, GATEWAY_AGENT, Peer, World
+from portal_kit import CLIENT_AGENT, CONFIG, GATEWAY_AGENT, Peer, World
 
+from firezone.durations import MINUTE
+
+EXPIRY = 1_790_001_000  # 2026-09-21T14:30:00Z
+UNTIL = 'group = "staff"\nresource = "web"\nexpires_at = 2026-09-21T14:30:00Z\n'
+EXPIRING = CONFIG.replace('group = "staff"\nresource = "web"\n', UNTIL)
 AGAIN = ["resource_deleted", "resource_created_or_updated"]
 
 
@@ -77,6 +82,30 @@ def test_access_that_was_taken_back_stays_so() -> None:
     world.edit('group = "staff"\nresource = "web"', 'group = "guests"\nresource = "web"')
     assert events(client) == ["resource_deleted"]
     gateway_with(world, b"another")
+    assert events(client) == []
+
+
+def test_a_flow_that_expired_and_is_allowed_again_is_asked_for_again() -> None:
+    """The gateway ended it by itself, and goes on refusing until it hears of it anew."""
+    world = World(EXPIRING)
+    gateway, client = world.gateway(), world.client()
+    world.flow(client, gateway)
+    world.wall = EXPIRY
+    world.edit(UNTIL, UNTIL.replace("14:30", "15:30"))
+    assert events(client) == AGAIN
+    assert world.flow(client, gateway)
+    world.advance(2 * MINUTE)
+    assert events(client) == []
+
+
+def test_a_flow_that_expired_for_good_is_only_deleted() -> None:
+    world = World(EXPIRING)
+    gateway, client = world.gateway(), world.client()
+    world.flow(client, gateway)
+    world.wall = EXPIRY
+    world.advance(MINUTE)
+    assert events(client) == ["resource_deleted"]
+    world.advance(2 * MINUTE)
     assert events(client) == []
 
 
