@@ -5,14 +5,21 @@
  *   check BACKEND secrets         lengths up to 700, and up to 950 in batches, with keys and plaintext marked as undefined:
  *                                 under Valgrind, a branch or address that depends on them is an error
  *   check BACKEND stack           no key, one-time key or plaintext stays on the stack
+ *   check BACKEND trace           step by step, the path through the code is the same for different
+ *                                 keys and texts: for what Valgrind cannot run, AVX-512
  *
- * Exit code 0: fine; 1: wrong; 3: this CPU cannot run the backend. */
+ * Exit code 0: fine; 1: wrong; 3: it cannot be checked here. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/user.h>
+#include <sys/wait.h>
+#include <signal.h>
+#include <unistd.h>
 
 #include "aead.h"
 
@@ -308,10 +315,74 @@ static void check_stack(const aead_backend *backend)
     }
 }
 
+/* A child is stepped through from its first stop to its second. */
+
+static void run_between_stops(const aead_backend *backend, aead_item *seal, aead_item *open, size_t n)
+{
+    if (ptrace(PTRACE_TRACEME, 0, NULL, NULL))
+        _exit(3);
+    raise(SIGSTOP);
+    backend->seal(seal, n);
+    backend->open(open, n);
+    raise(SIGSTOP);
+    _exit(0);
+}
+
+static uint64_t path_of(const aead_backend *backend, aead_item *seal, aead_item *open, size_t n)
+{
+    uint64_t hash = 0;
+    long steps = 0;
+    int status;
+    pid_t child = fork();
+    if (child == 0)
+        run_between_stops(backend, seal, open, n);
+    for (int stops = 0; waitpid(child, &status, 0) == child && !WIFEXITED(status); steps++) {
+        struct user_regs_struct registers;
+        stops += WIFSTOPPED(status) && WSTOPSIG(status) == SIGSTOP;
+        if (stops == 2 || ptrace(PTRACE_GETREGS, child, NULL, &registers))
+            break;
+        hash = (hash ^ registers.rip) * 0x9e3779b97f4a7c15ULL;
+        hash ^= hash >> 29;
+        ptrace(PTRACE_SINGLESTEP, child, NULL, NULL);
+    }
+    kill(child, SIGKILL);
+    waitpid(child, &status, 0);
+    if (steps < 1000)
+        exit(3);
+    return hash;
+}
+
+static void check_trace(const aead_backend *backend)
+{
+    static const uint32_t lengths[][9] = {
+        {40}, {600}, {200, 200, 200, 200, 200, 200, 200, 200}, {0, 1, 64, 100, 333, 17, 200, 450, 65},
+    };
+    static const size_t counts[] = {1, 1, 8, 9};
+    for (size_t at = 0; at < sizeof counts / sizeof *counts; at++) {
+        uint64_t first = 0;
+        for (int variant = 0; variant < 2; variant++) {
+            aead_item seal[9], open[9];
+            for (size_t i = 0; i < counts[at]; i++) {
+                uint32_t length = lengths[at][i];
+                for (uint32_t b = 0; b < 32; b++) keys[i][b] = variant ? (uint8_t)rnd() : 255;
+                for (uint32_t b = 0; b < length; b++) in[i][b] = variant ? (uint8_t)rnd() : 255;
+                plain_seal(sealed[i], in[i], length, keys[i], i);
+                sealed[i][length] ^= i % 3 == 2;
+                seal[i] = (aead_item){keys[i], in[i], out[i], i, length, 0};
+                open[i] = (aead_item){keys[i], sealed[i], text[i], i, length, 0};
+            }
+            uint64_t path = path_of(backend, seal, open, counts[at]);
+            if (variant == 0)
+                first = path;
+            CHECK(path == first, "the path depends on secrets: lengths %zu, variant %d", at, variant);
+        }
+    }
+}
+
 int main(int argc, char **argv)
 {
     const aead_backend *backend = NULL;
-    CHECK(argc > 2, "BACKEND random|secrets|stack [ROUNDS]");
+    CHECK(argc > 2, "BACKEND random|secrets|stack|trace [ROUNDS]");
     for (size_t i = 0; (backend = aead_backend_at(i)) != NULL; i++)
         if (!strcmp(backend->name, argv[1]))
             break;
@@ -322,6 +393,8 @@ int main(int argc, char **argv)
         check_secrets(backend);
     else if (!strcmp(argv[2], "stack"))
         check_stack(backend);
+    else if (!strcmp(argv[2], "trace"))
+        check_trace(backend);
     else
         for (long rounds = argc > 3 ? atol(argv[3]) : 100; rounds > 0; rounds--) random_batch(backend);
     return 0;
