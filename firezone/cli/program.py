@@ -47,6 +47,11 @@ def run(arguments: list[str]) -> int:
         return _fail(str(error), 1)
     except FirezoneError as error:
         return _fail(str(error), 1)
+    except ValueError as error:
+        # The kernels know none of our exceptions: they name their variable of the environment.
+        if not str(error).startswith("FIREZONE_AEAD: "):
+            raise
+        return _fail(str(error), 2)
     except (click.Abort, KeyboardInterrupt):
         return 130
     except BrokenPipeError:
