@@ -58,6 +58,7 @@ def relay_lines(relays: Iterable[RelayStatus]) -> Iterator[str]:
     rows = [
         (
             relay.active_address or next(iter(relay.addresses), "-"),
+            relay.transport.upper(),
             relay.state,
             "-" if relay.expires_in_seconds is None else duration(relay.expires_in_seconds),
             str(relay.channels),
@@ -65,7 +66,7 @@ def relay_lines(relays: Iterable[RelayStatus]) -> Iterator[str]:
         )
         for relay in relays
     ]
-    return table(("ADDRESS", "STATE", "EXPIRES IN", "CHANNELS", "SEES US AS"), rows)
+    return table(("ADDRESS", "OVER", "STATE", "EXPIRES IN", "CHANNELS", "SEES US AS"), rows)
 
 
 def lost_lines(lost: Iterable[LostStatus]) -> Iterator[str]:

@@ -24,6 +24,7 @@ from firezone.explain.values import (
     seconds_or_none,
 )
 from firezone.node import Connection, LostConnection, PathChange
+from firezone.node.relays import Link
 from firezone.noise import SessionReport
 from firezone.roles import Role
 from firezone.turn import Allocation, RelayServer
@@ -110,9 +111,12 @@ def path_status(path: PathChange, now: int) -> PathStatus:
 
 
 def relay_statuses(role: Role, now: int) -> tuple[RelayStatus, ...]:
-    """Every relay that we use or try to."""
-    relays = role.node.transport.relays
-    return tuple(_relay(relay_id, allocation, now) for relay_id, allocation in relays)
+    """Every relay that we use or try to, twice while it is reached over UDP and a stream."""
+    return tuple(
+        _relay(link, allocation, now)
+        for _, link in role.node.transport.relays.links()
+        for allocation in link.allocations or (None,)
+    )
 
 
 def lost_statuses(lost: Iterable[LostConnection], now: int) -> tuple[LostStatus, ...]:
@@ -146,14 +150,21 @@ def _session(session: SessionReport, now: int) -> SessionStatus:
     )
 
 
-def _relay(relay_id: str, allocation: Allocation, now: int) -> RelayStatus:
+def _relay(link: Link, allocation: Allocation | None, now: int) -> RelayStatus:
+    addresses, stream = _addresses(link.relay.server), link.fallback.kind.value
+    if allocation is None:
+        return RelayStatus(
+            link.relay.id, addresses, stream, "opening a stream", None, None, 0, (), ()
+        )
     active, expires_at = allocation.active_socket, allocation.expires_at
     found = allocation.candidates()
     return RelayStatus(
-        id=relay_id,
-        addresses=_addresses(allocation.server),
+        id=link.relay.id,
+        addresses=addresses,
+        transport=stream if allocation.over_stream else "udp",
         state=allocation.state.value,
-        active_address=None if active is None else str(active),
+        # Over a stream it is a stand-in of ours.
+        active_address=None if active is None or allocation.over_stream else str(active),
         expires_in_seconds=None if expires_at is None else seconds(expires_at - now),
         channels=allocation.channels(),
         mapped=tuple(str(c.address) for c in found if c.kind == "srflx"),

@@ -29,9 +29,11 @@ class RelayStatus:
 
     id: str
     addresses: tuple[str, ...]
+    transport: str
+    """`udp`, or `tcp` or `tls` where UDP is blocked."""
     state: str
     active_address: str | None
-    """The address that we talk to."""
+    """The address that we talk to over UDP."""
     expires_in_seconds: float | None
     channels: int
     mapped: tuple[str, ...]

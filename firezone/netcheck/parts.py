@@ -125,7 +125,7 @@ class PathMtu:
     """Finds the largest request that is answered, of sizes `SMALLEST` to `LARGEST`.
 
     A dozen sizes spread over what is still open go out at once, and twice more those that nobody
-    answered; then what is open is what lies between two neighbours. `result` is None if not even the
+    answered; then what lies between two neighbours is open. `result` is None if not even the
     smallest passes. Nothing that a router says counts, only answers (RFC 8899).
     """
 

@@ -80,7 +80,10 @@ def findings(report: NetcheckReport) -> Iterator[str]:
         yield f"the portal cannot be reached: {portal.error}"
     families = [family for family in report.families if family.reachable is not None]
     if families and not any(family.reachable for family in families):
-        yield "no server answered over UDP: a firewall blocks it, or the servers are down"
+        yield (
+            "no server answered over UDP: a firewall blocks it, or the servers are down; without "
+            "UDP a tunnel needs a relay that takes TCP or TLS"
+        )
     for family in families:
         if family.mapping.is_symmetric:
             yield (

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import stat
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,6 +61,13 @@ def test_status_and_explain_of_a_direct_path() -> None:
                 assert max(map(len, done.stdout.splitlines())) <= 100, done.stdout
                 assert "direct" in done.stdout
         assert run(lab, "client", "explain", "nobody").returncode == 1
+
+        inode = lab.exec("client", ["stat", "-Lc", "%i", "/proc/self/ns/net"]).stdout.strip()
+        path = Path(f"/run/firezone/tun-firezone-{inode}.sock")
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert stat.S_ISSOCK(path.stat().st_mode)
+        lab.stop("client")
+        assert not path.exists()
 
 
 @pytest.mark.slow

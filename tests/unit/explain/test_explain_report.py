@@ -87,7 +87,7 @@ def test_relays_are_reported_with_state_and_lifetime():
     relays = status_of(world, world.client).relays
     assert len(relays) == 2
     for relay in relays:
-        assert relay.state == "allocated"
+        assert (relay.transport, relay.state) == ("udp", "allocated")
         assert 0 < relay.expires_in_seconds <= 600
         assert relay.active_address in relay.addresses
         assert relay.mapped[0].startswith("192.0.2.1:")
@@ -113,6 +113,24 @@ def test_a_relay_that_is_away_from_the_start():
     world.clock.run_for(1 * SECOND)
     (relay,) = status_of(world, world.client).relays
     assert (relay.state, relay.active_address) == ("no answer yet", None)
+
+
+def test_a_relay_that_is_reached_over_a_stream():
+    world = World(relays=1)
+    world.client.streams = True
+    silent = set(world.client.host.nat.addresses)
+    world.network.blocked = lambda s, d: s.address in silent or d.address in silent
+    world.client.role.reset(world.clock.now)
+    world.client.pump()
+    seen = set()
+    for _ in range(300):
+        world.clock.run_for(SECOND // 10)
+        for relay in status_of(world, world.client).relays:
+            seen.add((relay.transport, relay.state))
+            assert relay.addresses == (f"{world.relays[0].host.addresses[4]}:3478",)
+            assert relay.active_address is None
+    assert ("udp", "no answer yet") in seen
+    assert ("tcp", "allocated") in seen
 
 
 @pytest.mark.parametrize("who", ["id", "prefix", "resource", "tunnel address"])
