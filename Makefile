@@ -46,7 +46,8 @@ check:
 build: $(STAMPS)/built
 
 bench: build $(STAMPS)/dev
-	$(BIN)/python -m pytest benchmarks --benchmark-only -o python_files='bench_*.py' $(ARGS)
+	$(BIN)/python -m pytest benchmarks -q --benchmark-only --benchmark-disable-gc \
+	    --benchmark-columns=min,median,iqr,rounds -o python_files='bench_*.py' $(ARGS)
 	@scripts/require lab test
 	$(BIN)/python -m firezone.lab.userns --or-without $(BIN)/python -m benchmarks.end_to_end
 

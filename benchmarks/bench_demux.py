@@ -18,8 +18,8 @@ DATA = b"\4\0\0\0" + bytes(508)
 RELAYED = CHANNEL.to_bytes(2, "big") + len(DATA).to_bytes(2, "big") + DATA
 INITIATION = b"\1\0\0\0" + bytes(112)
 INITIATION += slow.mac1(KEY, INITIATION) + bytes(16)
-DATAGRAMS = {"data": DATA, "relayed": RELAYED, "initiation": INITIATION, "bad_mac1": DATA[:148]}
-DATAGRAMS["bad_mac1"] = b"\1" + DATAGRAMS["bad_mac1"][1:]
+FORGED = INITIATION[:116] + bytes(32)
+DATAGRAMS = {"data": DATA, "relayed": RELAYED, "initiation": INITIATION, "forged": FORGED}
 
 
 @by_batch
