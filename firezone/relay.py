@@ -105,6 +105,11 @@ class RelayRole:
         self.server.handle_socket_opened(port, family, ok, now)
         self.handle_activity(now)
 
+    def handle_stream_closed(self, bridge: Endpoint, now: int) -> None:
+        """See `Relay.handle_stream_closed`."""
+        self.server.handle_stream_closed(bridge, now)
+        self.handle_activity(now)
+
     def handle_portal_event(self, event: Event[messages.Message], now: int) -> None:
         """What happened on the channel to the portal. Its messages ask nothing of a relay."""
         match event:

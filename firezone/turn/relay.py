@@ -1,4 +1,7 @@
-"""The relay: a STUN and TURN server (RFC 8489, RFC 8656) over UDP, without sockets.
+"""The relay: a STUN and TURN server (RFC 8489, RFC 8656), without sockets.
+
+All messages are datagrams to it. A client over a stream is one at an address of this host, where
+its stream is joined with our port; `handle_stream_opened` says so.
 
 Data crosses it on bound channels only, both ways, for as long as the channel is bound; Send and
 Data indications are not served, so permissions decide nothing and CreatePermission is only checked.
@@ -131,6 +134,8 @@ class Relay:
         self._table = RelayTable(ports)
         self._opening: dict[int, _Opening] = {}
         self._commands: deque[RelayCommand] = deque()
+        self._listen_port = listen_port
+        self._bridged: dict[Endpoint, Endpoint] = {}
         self.is_draining = False
         self.counters: Counter[str] = Counter()
         """Requests, refusals and drops by reason; relayed payload bytes as `relayed_bytes`."""
@@ -152,6 +157,22 @@ class Relay:
     def handle_wall_clock(self, unix_now: int, now: int) -> None:
         """The wall time in nanoseconds: credentials expire by it."""
         self._auth.set_wall_clock(unix_now, now)
+
+    def handle_stream_opened(self, bridge: Endpoint, client: Endpoint) -> None:
+        """A client has come over a stream. Its messages will arrive as datagrams from `bridge`, an
+        address of this host; `client` is where it is itself, which it is told as its address."""
+        self._bridged[bridge] = client
+
+    def handle_stream_closed(self, bridge: Endpoint, now: int) -> None:
+        """The stream is gone, and with it its allocation (RFC 8656 section 3.1)."""
+        if self._bridged.pop(bridge, None) is not None:
+            allocation = self._allocation_at(bridge)
+            if allocation is not None:
+                self._remove(allocation)
+
+    def has_allocation(self, bridge: Endpoint) -> bool:
+        """Whether the client of that stream has one."""
+        return self._allocation_at(bridge) is not None
 
     def handle_client_datagram(
         self, local: Endpoint | None, source: Endpoint, data: bytes, now: int
@@ -275,7 +296,7 @@ class Relay:
 
     def _on_binding(self, exchange: Exchange) -> None:
         unsigned = replace(exchange, key=None)
-        self._succeed(unsigned, (stun.XOR_MAPPED_ADDRESS, exchange.five_tuple.client))
+        self._succeed(unsigned, (stun.XOR_MAPPED_ADDRESS, self._mapped(exchange)))
 
     def _on_allocate(self, exchange: Exchange) -> None:
         request = exchange.request
@@ -350,7 +371,7 @@ class Relay:
             for family in allocation.families
         ]
         values += [
-            (stun.XOR_MAPPED_ADDRESS, exchange.five_tuple.client),
+            (stun.XOR_MAPPED_ADDRESS, self._mapped(exchange)),
             (stun.LIFETIME, lifetime),
         ]
         values += missing_families(exchange.request, allocation.families)
@@ -410,6 +431,15 @@ class Relay:
         """The allocation of a 5-tuple, once its sockets are open."""
         allocation = self._table.by_client.get(exchange.five_tuple)
         return None if allocation is None or allocation.opening else allocation
+
+    def _allocation_at(self, bridge: Endpoint) -> Allocation | None:
+        """That of a client over a stream; it came to us by the same address as it has itself."""
+        local = Endpoint(bridge.address, self._listen_port)
+        return self._table.by_client.get(FiveTuple(bridge, local))
+
+    def _mapped(self, exchange: Exchange) -> Endpoint:
+        client = exchange.five_tuple.client
+        return self._bridged.get(client, client)
 
     def _judge_peer(self, allocation: Allocation, peer: Endpoint) -> int | None:
         """The error code for a peer that this allocation cannot or may not reach."""

@@ -464,3 +464,30 @@ class TestTimers:
             world.wait(100 if second == 0 else 1)
             assert world.relay.allocation_count == 28 - second
         assert world.now == (1_000 + 128) * SECOND
+
+
+class TestStreams:
+    """A client over TCP or TLS is one at an address of the relay's own host."""
+
+    BRIDGE = Endpoint.of("127.0.0.1", 41000)
+
+    def test_the_client_is_told_its_own_address(self, world: World) -> None:
+        world.relay.handle_stream_opened(self.BRIDGE, CLIENT_4)
+        client = Client(world, self.BRIDGE)
+        [response] = client.read(world.send(client.request(Method.BINDING).encode(), self.BRIDGE))
+        assert response.get(stun.XOR_MAPPED_ADDRESS) == CLIENT_4
+
+    def test_its_allocation_ends_with_the_stream(self, world: World) -> None:
+        world.relay.handle_stream_opened(self.BRIDGE, CLIENT_4)
+        Client(world, self.BRIDGE).allocate()
+        assert world.relay.allocation_count == 1
+        assert world.relay.has_allocation(self.BRIDGE)
+        world.relay.handle_stream_closed(self.BRIDGE, world.now)
+        assert "CloseSocket" in kinds(world.commands())
+        assert world.relay.allocation_count == 0
+        assert not world.relay.has_allocation(self.BRIDGE)
+
+    def test_the_end_of_an_unknown_stream_ends_nothing(self, world: World) -> None:
+        Client(world, self.BRIDGE).allocate()
+        world.relay.handle_stream_closed(self.BRIDGE, world.now)
+        assert world.relay.allocation_count == 1

@@ -74,6 +74,8 @@ class World:
 
     def send(self, data: bytes, source: Endpoint = CLIENT_4) -> list[RelayCommand]:
         local = RELAY_4 if source.family == 4 else RELAY_6
+        if source.address.is_loopback:
+            local = Endpoint(source.address, local.port)
         self.relay.handle_client_datagram(local, source, data, self.now)
         return self.commands()
 
