@@ -14,6 +14,7 @@ from firezone.cli.options import (
     set_up_logs,
     status_address,
     status_socket_option,
+    streams_option,
     token_option,
 )
 from firezone.shell import logs
@@ -33,6 +34,7 @@ ID_FILE = Path("/var/lib/dev.firezone.client/config/firezone-id.json")
 )
 @click.option("--check", is_flag=True, help="Check the configuration and exit.")
 @click.option("--exit", "exit_", is_flag=True, help="Exit as soon as the tunnel stands.")
+@streams_option
 @status_socket_option
 @log_options
 def client(
@@ -45,6 +47,7 @@ def client(
     max_partition_time: str | None,
     check: bool,
     exit_: bool,
+    streams: bool,
     status_socket: str | None,
     log_format: logs.Format,
     log_level: str | None,
@@ -87,6 +90,7 @@ def client(
         decode,
         CLIENT_VERSION,
         budget,
+        streams=streams,
         ssl_context=ssl_context,
         status=status_address(status_socket, interface),
     )

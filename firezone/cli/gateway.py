@@ -16,6 +16,7 @@ from firezone.cli.options import (
     set_up_logs,
     status_address,
     status_socket_option,
+    streams_option,
     token_option,
 )
 from firezone.shell import logs
@@ -34,6 +35,7 @@ ID_FILE = Path("/var/lib/firezone/gateway-id.json")
     help="Leave forwarding and NAT on this host alone: they are set up already.",
 )
 @health_option
+@streams_option
 @status_socket_option
 @log_options
 def gateway(
@@ -45,6 +47,7 @@ def gateway(
     ca: Path | None,
     no_masquerade: bool,
     health_check_addr: str,
+    streams: bool,
     status_socket: str | None,
     log_format: logs.Format,
     log_level: str | None,
@@ -80,6 +83,7 @@ def gateway(
         GATEWAY_VERSION,
         15 * MINUTE,
         prepare_host=None if no_masquerade else GatewayNat,
+        streams=streams,
         ssl_context=tls_context(ca) if ca is not None else None,
         health=health_address(health_check_addr),
         status=status_address(status_socket, interface),

@@ -13,6 +13,8 @@ from firezone.errors import ConfigurationError
 from firezone.shell import logs
 
 if TYPE_CHECKING:
+    import ssl
+
     from firezone.shell.health import HealthAddress
     from firezone.shell.status_socket import StatusAddress
 
@@ -94,6 +96,17 @@ def ca_option(f: F) -> F:
     )(f)
 
 
+def streams_option(f: F) -> F:
+    """Whether relays may be reached by other means than UDP."""
+    return click.option(
+        "--streams/--no-streams",
+        envvar="FIREZONE_RELAY_STREAMS",
+        default=True,
+        show_default=True,
+        help="Reach relays over TCP 3478 or TLS 443 where no UDP gets through.",
+    )(f)
+
+
 def health_option(f: F) -> F:
     """Where to answer health checks."""
     return click.option(
@@ -125,6 +138,24 @@ def health_address(text: str) -> HealthAddress | None:
     source = click.get_current_context().get_parameter_source("health_check_addr")
     optional = source is click.core.ParameterSource.DEFAULT
     return HealthAddress(host.strip("[]"), int(port), optional)
+
+
+def server_tls_context(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
+    """What to serve TLS with; None if there is no certificate. Raises ConfigurationError."""
+    import ssl
+
+    if cert is None and key is None:
+        return None
+    if cert is None:
+        raise ConfigurationError("tls-cert", "--tls-cert", "is missing", "give it with --tls-key")
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(cert, key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(
+            "tls-cert", f"{cert}", str(error), "give a PEM certificate and its key"
+        ) from None
+    return context
 
 
 def interface_option(f: F) -> F:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import ssl
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from firezone.cli.options import log_options, set_up_logs
+from firezone.cli.options import log_options, server_tls_context, set_up_logs
 from firezone.errors import ConfigurationError, LocalError
 from firezone.model import Endpoint
 from firezone.shell import logs
@@ -79,7 +78,7 @@ def portal(
         config=config,
         state=state or config.with_name("portal.db"),
         listen=_endpoint(listen),
-        ssl_context=_ssl_context(tls_cert, tls_key),
+        ssl_context=server_tls_context(tls_cert, tls_key),
     )
     asyncio.run(run_portal(settings))
     return 0
@@ -149,18 +148,3 @@ def _endpoint(text: str) -> Endpoint:
         raise ConfigurationError(
             "listen", "--listen or FIREZONE_PORTAL_LISTEN", str(error), "give it as 0.0.0.0:8080"
         ) from None
-
-
-def _ssl_context(cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
-    if cert is None and key is None:
-        return None
-    if cert is None:
-        raise ConfigurationError("tls-cert", "--tls-cert", "is missing", "give it with --tls-key")
-    try:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(cert, key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigurationError(
-            "tls-cert", f"{cert}", str(error), "give a PEM certificate and its key"
-        ) from None
-    return context

@@ -14,6 +14,7 @@ from firezone.cli.options import (
     health_address,
     health_option,
     log_options,
+    server_tls_context,
     set_up_logs,
     token_option,
 )
@@ -77,6 +78,33 @@ _PORT = click.IntRange(1, 65535)
     help="Do not relay to addresses of private networks.",
 )
 @click.option(
+    "--streams/--no-streams",
+    envvar="FIREZONE_RELAY_STREAMS",
+    default=True,
+    show_default=True,
+    help="Serve clients that cannot send UDP over TCP, on the same port.",
+)
+@click.option(
+    "--tls-port",
+    envvar="FIREZONE_TLS_PORT",
+    type=_PORT,
+    default=443,
+    show_default=True,
+    help="The TCP port for clients over TLS, if there is a certificate. Clients insist on 443.",
+)
+@click.option(
+    "--tls-cert",
+    envvar="FIREZONE_TLS_CERT",
+    type=click.Path(path_type=Path),
+    help="A PEM file with a certificate chain: serve clients over TLS, too.",
+)
+@click.option(
+    "--tls-key",
+    envvar="FIREZONE_TLS_KEY",
+    type=click.Path(path_type=Path),
+    help="Its private key, unless it is in the same file.",
+)
+@click.option(
     "--gso/--no-gso",
     envvar="FIREZONE_GSO",
     default=True,
@@ -104,6 +132,10 @@ def relay(
     health_check_addr: str,
     allow_loopback_peers: bool,
     deny_private_peers: bool,
+    streams: bool,
+    tls_port: int,
+    tls_cert: Path | None,
+    tls_key: Path | None,
     gso: bool,
     gro: bool,
     rng_seed: int | None,
@@ -139,6 +171,9 @@ def relay(
         ssl_context=tls_context(ca) if ca is not None else None,
         auth_secret=None if auth_secret_path is None else _secret(auth_secret_path),
         health=health_address(health_check_addr),
+        streams=streams,
+        tls=server_tls_context(tls_cert, tls_key),
+        tls_port=tls_port,
         gso=gso,
         gro=gro,
         seed=rng_seed,

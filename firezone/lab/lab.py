@@ -141,18 +141,19 @@ class Lab:
         program.wait_for_event("ready")
         return program
 
-    def start_relay(self, number: int = 1) -> Program:
-        """Start a relay and wait until the portal knows it."""
+    def start_relay(self, number: int = 1, environment: Mapping[str, str] | None = None) -> Program:
+        """Start a relay and wait until the portal knows it. `environment` adds settings."""
         name = topology.relay_name(number)
         addresses = self.plan.internet[name]
-        environment = {
+        settings = {
             "PUBLIC_IP4_ADDR": str(addresses.v4),
             "PUBLIC_IP6_ADDR": str(addresses.v6),
             "FIREZONE_API_URL": self.portal_url(BOTH),
             "FIREZONE_TOKEN": self.portal_file.tokens["relay"],
             "FIREZONE_NAME": name,
+            **(environment or {}),
         }
-        program = self._start_firezone(name, name, [], environment, command="relay")
+        program = self._start_firezone(name, name, [], settings, command="relay")
         program.wait_for_event("portal_connected")
         return program
 

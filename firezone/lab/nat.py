@@ -51,7 +51,7 @@ UNBLOCK_RULES = "table inet block\ndelete table inet block\n"
 """Removes what `block_rules` added; fine if it was never there."""
 
 UDP_RULES = """
-table inet udp {
+table inet no_udp {
   chain forward {
     type filter hook forward priority filter - 20;
     meta l4proto udp drop
@@ -60,7 +60,7 @@ table inet udp {
 """
 """Let no UDP through."""
 
-NO_UDP_RULES = "table inet udp\ndelete table inet udp\n"
+NO_UDP_RULES = "table inet no_udp\ndelete table inet no_udp\n"
 """Removes `UDP_RULES`; fine if they were never there."""
 
 

@@ -22,6 +22,8 @@ from typing import Any, Protocol
 from firezone import commands
 from firezone.durations import MILLISECOND, SECOND
 from firezone.errors import FirezoneError, LocalError
+from firezone.model import Endpoint, RelayId
+from firezone.node import StreamUnwanted, StreamWanted
 from firezone.phoenix import Channel, Failed, Hiccup, Inbound, Joined, LoginUrl
 from firezone.roles import ConfigureTun, Progress, Rebind, ReconnectPortal, Role, TellPortal
 from firezone.shell.clock import boottime_ns, unix_ns
@@ -29,6 +31,7 @@ from firezone.shell.dataplane import Dataplane
 from firezone.shell.health import HealthAddress, start_health
 from firezone.shell.introspection import Introspection, PortalWatch
 from firezone.shell.netlink import TunnelRoutes
+from firezone.shell.relay_streams import RelayStreams
 from firezone.shell.rtnetlink import IPNetwork
 from firezone.shell.sockets import UdpSockets, set_mark
 from firezone.shell.status_socket import StatusAddress, start_status
@@ -63,6 +66,8 @@ class Profile:
     """How long the portal may be away before the program gives up, ns; None is for ever."""
     prepare_host: Callable[[str], Closeable] | None = None
     """Sets the host up around the interface of that name, until closed."""
+    streams: bool = True
+    """Whether to reach relays over TCP and TLS where UDP is blocked."""
     ssl_context: ssl.SSLContext | None = None
     """Whom to trust for the portal; None is the system's choice."""
     health: HealthAddress | None = None
@@ -195,6 +200,14 @@ class Program:
             self._fail(ProgramError(f"the data plane has stopped: {failure}"))
         self._pump()
 
+    def _handle_stream_opened(self, relay: RelayId, local: Endpoint) -> None:
+        self._role.handle_stream_opened(relay, local, boottime_ns())
+        self._pump()
+
+    def _handle_stream_closed(self, relay: RelayId) -> None:
+        self._role.handle_stream_closed(relay, boottime_ns())
+        self._pump()
+
     def _handle_timer(self) -> None:
         self._timer = None
         now = boottime_ns()
@@ -237,6 +250,16 @@ class Program:
                 self._connect()
             case Rebind():
                 self._rebind()
+            case StreamWanted() | StreamUnwanted():
+                self._handle_stream_event(event)
+
+    def _handle_stream_event(self, event: StreamWanted | StreamUnwanted) -> None:
+        if self._streams is not None:
+            self._streams.handle(event)
+        elif isinstance(event, StreamWanted):
+            # Not at once: the role is in the middle of something.
+            loop = asyncio.get_running_loop()
+            loop.call_soon(self._handle_stream_closed, event.relay)
 
     def _configure_tun(self, wanted: ConfigureTun) -> None:
         self._routes.set_addresses(wanted.ipv4, wanted.ipv6)
@@ -310,6 +333,8 @@ class Program:
             opened.callback(self._profile.prepare_host(interface).close)
         self._sockets = UdpSockets()
         opened.callback(lambda: self._sockets.close())
+        self._streams = self._make_streams()
+        opened.callback(self._close_streams)
         self._dataplane = self._make_dataplane()
         opened.callback(lambda: self._dataplane.close())
 
@@ -320,6 +345,23 @@ class Program:
     def _counters(self) -> Mapping[str, Mapping[str, int]]:
         sockets = {f"socket v{s.family}": s.counters for s in self._sockets.all()}
         return {**sockets, "sockets": self._sockets.counters, "portal": self._channel.counters}
+
+    def _make_streams(self) -> RelayStreams | None:
+        """None where they are not wanted, or there is no IPv4 to join them with the data plane."""
+        v4 = self._sockets.v4
+        if v4 is None or not self._profile.streams:
+            return None
+        return RelayStreams(
+            port=v4.port,
+            clock=boottime_ns,
+            open_socket=_marked_socket,
+            on_opened=self._handle_stream_opened,
+            on_closed=self._handle_stream_closed,
+        )
+
+    def _close_streams(self) -> None:
+        if self._streams is not None:
+            self._streams.close()
 
     def _make_dataplane(self) -> Dataplane:
         v4, v6 = self._sockets.v4, self._sockets.v6
@@ -339,8 +381,10 @@ class Program:
         """New sockets, and a data plane that knows the new key."""
         asyncio.get_running_loop().remove_reader(self._dataplane.events_fd)
         self._dataplane.close()
+        self._close_streams()
         self._sockets.close()
         self._sockets = UdpSockets()
+        self._streams = self._make_streams()
         self._dataplane = self._make_dataplane()
         self._start_dataplane()
 

@@ -14,13 +14,15 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 
 from firezone.durations import MILLISECOND
-from firezone.model import Entropy, IPAddress
+from firezone.model import Endpoint, Entropy, IPAddress
 from firezone.phoenix import Event, Failed, LoginUrl
 from firezone.phoenix.messages import relay as messages
 from firezone.relay import LeavePortal, Progress, RelayRole, RoleEvent, Stop, portal_channel
 from firezone.shell.clock import boottime_ns, unix_ns
 from firezone.shell.health import HealthAddress, start_health
 from firezone.shell.relay_dataplane import RelayDataplane
+from firezone.shell.relay_listener import StreamListener
+from firezone.shell.relay_streams import TLS_PORT
 from firezone.shell.websocket import PortalLink
 from firezone.turn.relay import Relay
 from firezone.turn.relay_auth import make_stamp_secret
@@ -44,6 +46,11 @@ class RelaySettings:
     ssl_context: ssl.SSLContext | None = None
     auth_secret: str | None = field(default=None, repr=False)
     health: HealthAddress | None = None
+    streams: bool = True
+    """Whether to serve clients over TCP, too, on the same port."""
+    tls: ssl.SSLContext | None = None
+    """To serve clients over TLS with, on `tls_port`."""
+    tls_port: int = TLS_PORT
     gso: bool = True
     gro: bool = True
     """Whether the kernel may split and merge datagrams, where it can."""
@@ -88,6 +95,14 @@ class RelayProgram:
             gso=settings.gso,
             gro=settings.gro,
         )
+        self._streams = StreamListener(
+            public=settings.public,
+            port=settings.listen_port,
+            clock=boottime_ns,
+            on_opened=self._server.handle_stream_opened,
+            on_closed=self._handle_stream_closed,
+            has_allocation=self._server.has_allocation,
+        )
         self._portal = None if settings.url is None else self._link(settings.url, secret, entropy)
 
     async def run(self) -> int:
@@ -97,6 +112,7 @@ class RelayProgram:
         self._handle_signals()
         link = None
         try:
+            await self._listen_on_streams()
             self._announce()
             if self._portal is not None:
                 link = asyncio.create_task(self._portal.run())
@@ -105,6 +121,7 @@ class RelayProgram:
             return await self._exit_code
         finally:
             await self._leave(link)
+            self._streams.close()
             self._dataplane.close()
             if health is not None:
                 health.close()
@@ -125,6 +142,12 @@ class RelayProgram:
         }
         return await start_health(self._settings.health, checks)
 
+    async def _listen_on_streams(self) -> None:
+        if self._settings.streams:
+            await self._streams.listen(self._settings.listen_port)
+        if self._settings.tls is not None:
+            await self._streams.listen(self._settings.tls_port, self._settings.tls)
+
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._handle_signal, self._role.handle_terminate)
@@ -140,12 +163,18 @@ class RelayProgram:
             "ready",
             public=[str(address) for address in settings.public],
             listen_port=settings.listen_port,
+            tcp=settings.streams,
+            tls_port=None if settings.tls is None else settings.tls_port,
             ports=f"{settings.ports[0]}-{settings.ports[-1]}",
             portal=settings.url.display if settings.url is not None else None,
         )
 
     def _handle_portal_event(self, event: Event[messages.Message]) -> None:
         self._role.handle_portal_event(event, boottime_ns())
+        self._dataplane.flush()
+
+    def _handle_stream_closed(self, bridge: Endpoint) -> None:
+        self._role.handle_stream_closed(bridge, boottime_ns())
         self._dataplane.flush()
 
     def _handle_failure(self, error: OSError) -> None:
@@ -186,7 +215,10 @@ class RelayProgram:
 
     def _log_drops(self) -> None:
         self._server.handle_wall_clock(unix_ns(), boottime_ns())
-        logger.debug("counters", extra={**self._server.counters, **self._dataplane.counters})
+        logger.debug(
+            "counters",
+            extra={**self._server.counters, **self._dataplane.counters, **self._streams.counters},
+        )
 
 
 _FAREWELL_SECONDS = 1.0

@@ -34,7 +34,9 @@ class World:
     """A relay, coturn's echoing peer, and as many clients as wanted."""
 
     def __init__(self, directory: Path) -> None:
-        self.listen_port, self.peer_port = free_port(), free_port()
+        self.listen_port, self.peer_port, self.tls_port = free_port(), free_port(), free_port()
+        certificate = directory / "certificate.pem"
+        _make_certificate(certificate)
         (directory / "secret").write_text(SECRET)
         self.log = (directory / "log").open("w+")
         settings = {
@@ -45,6 +47,8 @@ class World:
             "--highest-port": 21999,
             "--health-check-addr": "",
             "--auth-secret-path": directory / "secret",
+            "--tls-port": self.tls_port,
+            "--tls-cert": certificate,
         }
         options = [str(part) for pair in settings.items() for part in pair]
         command = [sys.executable, "-m", "firezone", "relay", "--allow-loopback-peers", *options]
@@ -61,7 +65,8 @@ class World:
         password = password_of(username, SECRET)
         assert password is not None
         settings = ["-u", username, "-w", password, "-n", "30"]
-        ports = ["-p", str(self.listen_port), "-r", str(self.peer_port)]
+        port = self.tls_port if "-S" in arguments else self.listen_port
+        ports = ["-p", str(port), "-r", str(self.peer_port)]
         return subprocess.Popen(
             ["turnutils_uclient", *settings, *ports, *arguments],
             stdout=subprocess.PIPE,
@@ -75,6 +80,13 @@ class World:
                 process.kill()
             process.wait()
         self.log.close()
+
+
+def _make_certificate(path: Path) -> None:
+    argv = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=relay -out".split()
+    subprocess.run([*argv, str(path), "-keyout", f"{path}.key"], check=True, capture_output=True)
+    with path.open("a") as both:
+        both.write(Path(f"{path}.key").read_text())
 
 
 @pytest.fixture
@@ -109,6 +121,9 @@ def test_every_byte_comes_back(world: World) -> None:
         "padded": ["-m", "2", "-l", "171", "-c", "-X", "-D", *v4],
         "IPv6": ["-m", "2", "-l", "1200", "-c", *v6],
         "between two allocations": ["-m", "2", "-l", "100", "-c", "-y", *v4],
+        "TCP": ["-t", "-m", "2", "-l", "171", "-c", "-X", *v4],
+        "TCP over IPv6": ["-t", "-m", "2", "-l", "1200", "-c", *v6],
+        "TLS": ["-t", "-S", "-m", "2", "-l", "999", "-c", "-X", *v4],
         "more permissions and binds": ["-m", "4", "-l", "100", "-c", "-G", *v4],
     }
     clients = {name: world.client(*arguments) for name, arguments in runs.items()}

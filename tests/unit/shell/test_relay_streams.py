@@ -1,0 +1,329 @@
+"""TURN over TCP and TLS, both ends joined over loopback: what is sent, dropped, limited, ended."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import socket
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from firezone.errors import ConfigurationError
+from firezone.model import Endpoint, RelayId
+from firezone.node import StreamKind, StreamUnwanted, StreamWanted
+from firezone.shell import relay_listener, turn_bridge
+from firezone.shell.relay_listener import StreamListener
+from firezone.shell.relay_streams import RelayStreams
+from firezone.stun import Message, Method
+from firezone.turn import encode_channel_data
+from firezone.turn import stream as turn_stream
+
+RELAY = RelayId("relay")
+BINDING = Message.request(Method.BINDING, bytes).encode()
+V4 = IPv4Address("127.0.0.1")
+
+
+class Udp:
+    """A UDP socket that stands for the data plane, or for the relay's."""
+
+    def __init__(self) -> None:
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self.socket.bind(("127.0.0.1", 0))
+        self.port: int = self.socket.getsockname()[1]
+
+    def send(self, data: bytes, to: Endpoint) -> None:
+        self.socket.sendto(data, to.sockaddr)
+
+    async def receive(self) -> tuple[bytes, Endpoint]:
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(3):
+            data, source = await loop.sock_recvfrom(self.socket, 0x10000)
+        return data, Endpoint.of(*source)
+
+
+class World:
+    """A relay that takes streams, and somebody who opens one."""
+
+    def __init__(self) -> None:
+        self.relay, self.dataplane = Udp(), Udp()
+        self.seen: dict[Endpoint, Endpoint] = {}
+        self.gone: list[Endpoint] = []
+        self.allocated: set[Endpoint] = set()
+        self.answers: asyncio.Queue[Endpoint | None] = asyncio.Queue()
+        self.listener = StreamListener(
+            public=[V4],
+            port=self.relay.port,
+            clock=time.monotonic_ns,
+            on_opened=self.seen.__setitem__,
+            on_closed=self.gone.append,
+            has_allocation=self.allocated.__contains__,
+        )
+        self.port = free_port()
+        self.tls_port = free_port()
+        self.streams = RelayStreams(
+            port=self.dataplane.port,
+            clock=time.monotonic_ns,
+            open_socket=socket.socket,
+            on_opened=lambda relay, local: self.answers.put_nowait(local),
+            on_closed=lambda relay: self.answers.put_nowait(None),
+            tls_port=self.tls_port,
+        )
+
+    async def open(self, kind: StreamKind = StreamKind.TCP) -> Endpoint | None:
+        self.streams.handle(StreamWanted(RELAY, (Endpoint(V4, self.port),), kind))
+        async with asyncio.timeout(6):
+            return await self.answers.get()
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Somebody else's stream."""
+        return await asyncio.open_connection("127.0.0.1", self.port)
+
+    def close(self) -> None:
+        self.streams.close()
+        self.listener.close()
+        self.relay.socket.close()
+        self.dataplane.socket.close()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def run(test: Callable[[World], Awaitable[None]], tls: ssl.SSLContext | None = None) -> None:
+    async def inside() -> None:
+        world = World()
+        try:
+            await world.listener.listen(world.port)
+            if tls is not None:
+                await world.listener.listen(world.tls_port, tls)
+            await test(world)
+        finally:
+            world.close()
+            await asyncio.sleep(0.01)
+
+    asyncio.run(inside())
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(3):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def closed(reader: asyncio.StreamReader) -> None:
+    async with asyncio.timeout(3):
+        try:
+            while await reader.read(65536):
+                pass
+        except ConnectionResetError:
+            pass
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> ssl.SSLContext:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "relay")])
+    now = datetime.datetime.now(datetime.UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now.replace(year=2099))
+    pem = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    path = tmp_path / "both.pem"
+    path.write_bytes(pem + private)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(path)
+    return context
+
+
+@pytest.mark.parametrize("kind", StreamKind)
+def test_datagrams_pass_both_ways(kind: StreamKind, certificate: ssl.SSLContext) -> None:
+    async def test(world: World) -> None:
+        near = await world.open(kind)
+        assert near is not None
+        sent = [BINDING, *(encode_channel_data(0x4000, b"x" * n) for n in (0, 1, 2, 3, 1316))]
+        for data in sent:
+            world.dataplane.send(data, near)
+        arrived = [await world.relay.receive() for _ in sent]
+        assert [data for data, _ in arrived] == sent
+        (far,) = {source for _, source in arrived}
+        assert world.seen[far].address == V4
+        for data in sent:
+            world.relay.send(data, far)
+        back = [await world.dataplane.receive() for _ in sent]
+        assert back == [(data, near) for data in sent]
+
+    run(test, certificate)
+
+
+def test_no_other_local_program_speaks_through_a_bridge() -> None:
+    async def test(world: World) -> None:
+        near = await world.open()
+        assert near is not None
+        stranger = Udp()
+        stranger.send(encode_channel_data(0x4000, b"evil"), near)
+        world.dataplane.send(BINDING, near)
+        assert (await world.relay.receive())[0] == BINDING
+        stranger.socket.close()
+
+    run(test)
+
+
+def test_what_is_not_turn_is_dropped_on_the_way_in() -> None:
+    async def test(world: World) -> None:
+        near = await world.open()
+        assert near is not None
+        for data in (b"\x90\x00", b"\x40\x00\x00\x09short", b""):
+            world.dataplane.send(data, near)
+        world.dataplane.send(BINDING, near)
+        assert (await world.relay.receive())[0] == BINDING
+
+    run(test)
+
+
+def test_a_relay_that_takes_no_streams() -> None:
+    async def test(world: World) -> None:
+        world.listener.close()
+        for kind in StreamKind:
+            assert await world.open(kind) is None
+
+    run(test)
+
+
+def test_a_relay_that_ends_the_stream() -> None:
+    async def test(world: World) -> None:
+        assert await world.open() is not None
+        await until(lambda: world.seen)
+        world.listener.close()
+        assert await asyncio.wait_for(world.answers.get(), 3) is None
+        assert world.gone == [*world.seen]
+
+    run(test)
+
+
+def test_a_stream_that_is_not_wanted_any_more() -> None:
+    async def test(world: World) -> None:
+        assert await world.open() is not None
+        await until(lambda: world.listener.count)
+        world.streams.handle(StreamUnwanted(RELAY))
+        await until(lambda: not world.listener.count)
+        assert world.answers.empty()
+        world.streams.handle(StreamWanted(RELAY, (Endpoint(V4, world.port),), StreamKind.TCP))
+        world.streams.handle(StreamUnwanted(RELAY))
+        await asyncio.sleep(0.05)
+        assert world.answers.empty()
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"\x16\x03\x01\x02\x00", b"\xff", b"\x00\x01\x00\x01\x00\x00\x00\x00"]
+)
+def test_garbage_ends_a_stream(garbage: bytes) -> None:
+    async def test(world: World) -> None:
+        reader, writer = await world.connect()
+        writer.write(garbage)
+        await closed(reader)
+        await until(lambda: not world.listener.count)
+        assert world.listener.counters["stream_ended_stream_not_turn"] == 1
+        writer.close()
+
+    run(test)
+
+
+def test_a_byte_now_and_then_is_too_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turn_stream, "MESSAGE_TIMEOUT", 50_000_000)
+
+    async def test(world: World) -> None:
+        reader, writer = await world.connect()
+        writer.write(BINDING[:1])
+        await closed(reader)
+        await until(lambda: not world.listener.count)
+        assert world.listener.counters["stream_ended_stream_too_slow"] == 1
+        writer.close()
+
+    run(test)
+
+
+def test_who_is_silent_needs_an_allocation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay_listener, "QUIET", 50_000_000)
+    monkeypatch.setattr(relay_listener, "SWEEP_SECONDS", 0.02)
+
+    async def test(world: World) -> None:
+        _, allocated = await world.connect()
+        await until(lambda: world.seen)
+        world.allocated.update(world.seen)
+        reader, silent = await world.connect()
+        await closed(reader)
+        assert world.listener.count == 1
+        for writer in (allocated, silent):
+            writer.close()
+
+    run(test)
+
+
+def test_streams_of_one_source_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay_listener, "MAX_STREAMS_OF_SOURCE", 2)
+
+    async def test(world: World) -> None:
+        writers = [(await world.connect())[1] for _ in range(2)]
+        await until(lambda: world.listener.count == 2)
+        reader, writer = await world.connect()
+        await closed(reader)
+        assert world.listener.counters["too_many_streams"] == 1
+        assert len(world.seen) == world.listener.count == 2
+        writers[0].close()
+        await until(lambda: world.listener.count == 1)
+        writers.append((await world.connect())[1])
+        await until(lambda: world.listener.count == 2)
+        for each in (*writers, writer):
+            each.close()
+
+    run(test)
+
+
+def test_who_does_not_read_loses_data_and_costs_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turn_bridge, "MAX_BACKLOG", 20_000)
+
+    async def test(world: World) -> None:
+        _, writer = await world.connect()
+        writer.write(BINDING)
+        _, far = await world.relay.receive()
+        bridge = next(iter(world.listener._bridges))
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        data = encode_channel_data(0x4000, bytes(1300))
+
+        def full() -> int:
+            for _ in range(50):
+                world.relay.send(data, far)
+            return bridge.counters["stream_full"]
+
+        await until(full)
+        assert bridge._transport is not None
+        assert bridge._transport.get_write_buffer_size() < 20_000 + 64 * 1304
+        writer.close()
+
+    run(test)
+
+
+def test_a_port_that_is_taken_is_a_wrong_setting() -> None:
+    async def test(world: World) -> None:
+        with pytest.raises(ConfigurationError, match="no-streams"):
+            await World().listener.listen(world.port)
+
+    run(test)
