@@ -31,7 +31,8 @@ def _family(family: FamilyReport) -> Iterator[tuple[str, str]]:
         return
     yield "UDP", "works"
     yield "our address", family.local or "unknown"
-    yield "seen as", ", ".join(family.mapped) or "unknown"
+    for number, mapped in enumerate(family.mapped):
+        yield "" if number else "seen as", mapped
     yield "NAT mapping", str(family.mapping.value)
     if family.mapping is not Mapping.NO_NAT:
         yield "keeps the port", _answer(family.port_preserved)

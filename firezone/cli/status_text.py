@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from firezone.cli.tables import ago, cut, duration, fields, section, short_ids, size, table
+from firezone.cli.tables import WIDTH, ago, cut, duration, fields, section, short_ids, size, table
 from firezone.explain import (
     CandidateStatus,
     ConnectionStatus,
@@ -26,7 +26,7 @@ def status_lines(status: Status) -> Iterator[str]:
     yield from fields(_overview(status))
     names = short_ids(c.peer for c in status.connections)
     rows = [_connection_row(c, names) for c in status.connections]
-    heads = ("PEER", "STATE", "PATH", "TO", "SINCE", "RECEIVED", "SENT", "SESSION")
+    heads = ("PEER", "STATE", "PATH", "SINCE", "RECEIVED", "SENT", "SESSION", "TO")
     shown = "" if len(rows) == status.connection_count else f", {len(rows)} shown"
     title = f"connections ({status.connection_count}{shown})"
     yield from section(title, table(heads, rows))
@@ -50,7 +50,7 @@ def explain_lines(report: Explanation) -> Iterator[str]:
     yield from section("pairs, the best first (* is in use)", _pair_lines(report.pairs))
     yield from section("candidates", _candidate_lines(report.candidates))
     yield from section("relay", relay_lines(report.relays))
-    yield from section("paths, the newest last", map(_path_line, report.paths))
+    yield from section("paths, the newest last", _path_lines(report.paths))
     yield from section("connections before that ended", lost_lines(report.lost))
 
 
@@ -96,11 +96,11 @@ def _connection_row(c: ConnectionStatus, names: dict[str, str]) -> tuple[str, ..
         names[c.peer],
         c.state,
         c.path.kind if c.path else "-",
-        c.path.remote.partition(" ")[2] if c.path else "-",
         "-" if c.established_ago_seconds is None else duration(c.established_ago_seconds),
         size(c.received_bytes),
         size(c.sent_bytes),
         session,
+        c.path.remote.partition(" ")[2] if c.path else "-",
     )
 
 
@@ -109,7 +109,9 @@ def _facts(c: ConnectionStatus, report: Explanation) -> Iterator[tuple[str, str]
     packets = "no packet has passed yet" if since is None else f"packets flow for {duration(since)}"
     yield "state", f"{c.state}; {packets}; ICE {report.ice_state}"
     if c.path is not None:
-        yield "path", f"{c.path.kind}, {_ends(c.path)}, for {duration(c.path.chosen_ago_seconds)}"
+        yield "path", f"{c.path.kind} for {duration(c.path.chosen_ago_seconds)}"
+        yield "from", c.path.local
+        yield "to", c.path.remote
     else:
         yield "path", "none yet"
     yield "addresses", ", ".join(c.addresses) or "-"
@@ -140,7 +142,7 @@ def _session(session: SessionStatus) -> str:
 
 def _pair_lines(pairs: Iterable[PairStatus]) -> Iterator[str]:
     for pair in pairs:
-        yield cut(f"{'*' if pair.nominated else ' ':>3} {pair.local} -> {pair.remote}")
+        yield from _ends(f"{'*' if pair.nominated else ' ':>3} ", pair)
         answers = f"{pair.answered} of {pair.sent} answered"
         trip = "" if pair.round_trip_ms is None else f", {pair.round_trip_ms:.1f} ms"
         yield cut(f"      {pair.verdict} ({answers}{trip}, priority {pair.priority})")
@@ -151,9 +153,16 @@ def _candidate_lines(candidates: Iterable[CandidateStatus]) -> Iterator[str]:
     return table(("SIDE", "KIND", "ADDRESS", "PRIORITY", "NOTE"), rows)
 
 
-def _path_line(path: PathStatus) -> str:
-    return cut(f"  {ago(path.chosen_ago_seconds):>16}  {path.kind:<8} {_ends(path)}")
+def _path_lines(paths: Iterable[PathStatus]) -> Iterator[str]:
+    for path in paths:
+        yield from _ends(f"  {ago(path.chosen_ago_seconds):>16}  {path.kind:<8} ", path)
 
 
-def _ends(path: PathStatus) -> str:
-    return f"{path.local} -> {path.remote}"
+def _ends(start: str, path: PathStatus | PairStatus) -> Iterator[str]:
+    """Both ends on one line, or on two where they are too long for it."""
+    line = f"{start}{path.local} -> {path.remote}"
+    if len(line) <= WIDTH:
+        yield line
+    else:
+        yield f"{start}{path.local}"
+        yield f"{'':{len(start)}}-> {path.remote}"

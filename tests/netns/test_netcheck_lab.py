@@ -68,11 +68,11 @@ def test_one_server_cannot_tell_and_a_running_client_knows_the_relays() -> None:
         assert any("name a second one" in finding for finding in report["findings"])
 
 
-def test_a_narrow_link_on_the_way() -> None:
-    with Lab(client=Site(Nat.NONE, frozenset({4}))) as lab:
+@pytest.mark.parametrize("host", ["client-nat", "client"])
+def test_a_narrow_link_on_the_way_or_at_its_begin(host: str) -> None:
+    with Lab(client=Site(Nat.NONE)) as lab:
         lab.start_portal()
         lab.start_relay()
-        router = lab.plan.client.router
-        netns.ip_batch(["link set eth0 mtu 1400"], lab.namespace(router))
-        (server,) = netcheck(lab, "--stun", str(lab.plan.internet[relay_name(1)].v4))["servers"]
-        assert server["path_mtu"] == 1400
+        netns.ip_batch(["link set eth0 mtu 1400"], lab.namespace(host))
+        servers = netcheck(lab, *relays(lab, 1))["servers"]
+        assert [server["path_mtu"] for server in servers] == [1400, 1400]

@@ -25,7 +25,9 @@ LONG = "srflx [2001:db8:1111:2222:3333:4444:5555:6666]:52625"
 PEER = "a2f35127-4218-46ea-861d-80025f61252d"
 PATH = PathStatus("direct", LONG, LONG, 3.0)
 SESSION = SessionStatus(0x1234, True, 4.0, 176.0, True)
-RELAY = RelayStatus("r1", ("203.0.113.1:3478",), "udp", "allocated", None, 500.0, 2, (LONG,) * 2, ())
+RELAY = RelayStatus(
+    "r1", ("203.0.113.1:3478",), "udp", "allocated", None, 500.0, 2, (LONG,) * 2, ()
+)
 LOST = LostStatus(PEER, "ICE disconnected", 5.0, 1.5, False)
 CONNECTION = ConnectionStatus(
     peer=PEER,
@@ -96,7 +98,8 @@ def test_an_explanation_marks_the_pair_in_use() -> None:
     text = "\n".join(lines)
     assert max(map(len, lines)) <= WIDTH
     assert lines[0] == f"gateway {PEER}"
-    assert [line[2] for line in lines if " -> " in line and line[4:9] == "srflx"] == ["*", " "]
+    assert [line[2] for line in lines if line[4:] == LONG] == ["*", " "]
+    assert lines.count(f"    -> {LONG}") == 2
     assert "in use (8 of 9 answered, 1.2 ms, " in text
     assert "unanswered for 1 s; the last 4 s ago" in text
     assert "0x00001234: we began it 4 s ago, ends in 2 min 56 s, in use" in text

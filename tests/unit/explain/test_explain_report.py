@@ -6,6 +6,7 @@ from packets import udp
 
 from firezone.durations import SECOND
 from firezone.explain import (
+    MAX_CONNECTIONS,
     Explanation,
     FlowTableStatus,
     PortalStatus,
@@ -16,7 +17,9 @@ from firezone.explain import (
     status,
 )
 from firezone.ice import Candidate
-from firezone.model import Endpoint
+from firezone.model import Endpoint, IceCredentials
+from firezone.node import PeerKeys
+from firezone.noise import StaticKeypair
 from firezone.sim import NatKind, World
 from firezone.sim.portal import CLIENT_ADDRESSES, GATEWAY_ADDRESSES
 from firezone.sim.world import RESOURCE
@@ -80,6 +83,25 @@ def test_a_connection_is_reported_from_both_ends():
         assert report.traffic["tun_read_packets"] >= 1
         assert report.drops["sockets: EPERM"] == 3
         assert not any(reason.startswith("data plane: slow") for reason in report.drops)
+
+
+def test_a_report_is_bounded():
+    world = World()
+    node = world.gateway.role.node
+    keys = StaticKeypair.generate(world.random.randbytes)
+    for n in range(MAX_CONNECTIONS + 50):
+        ice = [IceCredentials(f"{side}{n}", "secret") for side in "ab"]
+        node.upsert_connection(
+            f"client {n}", PeerKeys(keys.public, bytes(32), *ice), world.clock.now + n
+        )
+    report = status_of(world, world.gateway)
+    assert report.connection_count == MAX_CONNECTIONS + 50
+    assert len(report.connections) == MAX_CONNECTIONS
+    assert report.connections[0].peer == f"client {MAX_CONNECTIONS + 49}"
+    with pytest.raises(UnknownPeerError) as error:
+        explained(world, world.gateway, "client")
+    assert "more than one client" in str(error.value)
+    assert len(str(error.value)) < 500
 
 
 def test_relays_are_reported_with_state_and_lifetime():
