@@ -1,24 +1,33 @@
-"""The relay: data through its sockets on loopback, system calls included, and its requests."""
+"""The relay: its kernel, its requests, and the whole program beside coturn.
+
+The first part calls the kernel on loopback sockets, system calls included. The last one loads the
+real programs (`benchmarks/relay_load.py`) and counts what a datagram costs them in CPU time; with
+FIREZONE_BENCH_TREE=DIR also that of another checkout of this project.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import random
+import shutil
 import socket
+import statistics
 from collections.abc import Iterator
 from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.common import by_batch, by_size, main, measure
+from benchmarks.relay_load import SECRET, USERNAME, Coturn, Firezone, RelayProcess, load, udp_socket
 from firezone import stun
+from firezone._ext.relay import Forwarder
+from firezone._ext.ring import Ring
 from firezone.model import Endpoint, Transmit
-from firezone.relay import RelayRole
 from firezone.shell.clock import boottime_ns, unix_ns
-from firezone.shell.relay_sockets import RelaySockets
 from firezone.stun import Message, Method
 from firezone.turn.channel_data import encode_channel_data
 from firezone.turn.relay import Relay
@@ -26,83 +35,34 @@ from firezone.turn.relay_auth import password_of
 from firezone.turn.relay_commands import OpenSocket
 from firezone.turn.relay_peers import PeerPolicy
 
-LOOPBACK = IPv4Address("127.0.0.1")
-SECRET, USERNAME = "0f" * 32, "4000000000:salt"
 CHANNEL = 0x4000
+TREE = os.environ.get("FIREZONE_BENCH_TREE")
+RELAYS = ["coturn", "firezone", *(["firezone, other tree"] if TREE else [])]
+
+# The kernel
 
 
-def signed(method: Method, nonce: str, *values: tuple[stun.Attribute[object], object]) -> bytes:
-    message = Message.request(method, os.urandom)
-    for attribute, value in values:
-        message = message.with_(attribute, value)
-    message = message.with_(stun.USERNAME, USERNAME).with_(stun.NONCE, nonce)
-    password = password_of(USERNAME, SECRET) or ""
-    return message.encode(stun.long_term_key(USERNAME, "firezone", password))
-
-
-def server(port: int) -> Relay:
-    return Relay(
-        public_ipv4=LOOPBACK,
-        public_ipv6=None,
-        listen_port=port,
-        ports=range(20000, 30000),
-        auth_secret=SECRET,
-        peers=PeerPolicy(allow_loopback=True),
-        entropy=random.Random(1).randbytes,
-        unix_now=unix_ns(),
-        now=boottime_ns(),
-    )
-
-
-class Path:
-    """One client with a channel to one peer, through the sockets of one relay."""
+class Channel:
+    """One client with a channel to one peer, through the kernel."""
 
     def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
         self.client, self.peer = udp_socket(), udp_socket()
-        with udp_socket() as probe:
-            port = probe.getsockname()[1]
-        role = RelayRole(server(port), now=boottime_ns())
-        self.sockets = RelaySockets(
-            role, public=[LOOPBACK], listen_port=port, clock=boottime_ns, on_event=print
-        )
-        self.loop.run_until_complete(self._open())
-        self.listen = ("127.0.0.1", port)
-        transport = (stun.REQUESTED_TRANSPORT, 17)
-        nonce = self.ask(signed(Method.ALLOCATE, "", transport)).get(stun.NONCE) or ""
-        relayed = self.ask(signed(Method.ALLOCATE, nonce, transport)).get(stun.XOR_RELAYED_ADDRESS)
-        assert relayed is not None
-        self.relayed = relayed.sockaddr
-        peer = Endpoint.of(*self.peer.getsockname())
-        bind = [(stun.CHANNEL_NUMBER, CHANNEL), (stun.XOR_PEER_ADDRESS, peer)]
-        self.ask(signed(Method.CHANNEL_BIND, nonce, *bind))
-
-    async def _open(self) -> None:
-        self.sockets.open()
-
-    def ask(self, data: bytes) -> Message:
-        self.client.sendto(data, self.listen)
-        self.turn()
-        return stun.decode(self.client.recv(2048))
-
-    def turn(self) -> None:
-        """One turn of the loop: what is readable is read."""
-        self.loop.call_soon(self.loop.stop)
-        self.loop.run_forever()
+        self.listener, self.relay = udp_socket(), udp_socket()
+        self.kernel = Forwarder(os.urandom(16), Ring(64))
+        port = self.relay.getsockname()[1]
+        self.kernel.add(self.listener.fileno(), 4, self.listener.getsockname()[1], listens=True)
+        self.kernel.add(self.relay.fileno(), 4, port)
+        ends = [address_of(end) for end in (self.client, self.listener, self.peer)]
+        self.kernel.bind(ends[0], ends[1], CHANNEL, port, ends[2])
 
     def close(self) -> None:
-        self.loop.call_soon(self.sockets.close)
-        self.turn()
-        self.loop.close()
-        self.client.close()
-        self.peer.close()
+        for end in (self.client, self.peer, self.listener, self.relay):
+            end.close()
 
 
-def udp_socket() -> socket.socket:
-    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    made.setblocking(False)
-    made.bind(("127.0.0.1", 0))
-    return made
+def address_of(end: socket.socket) -> tuple[int, bytes, int]:
+    host, port = end.getsockname()
+    return (4, socket.inet_aton(host), port)
 
 
 def drain(source: socket.socket) -> int:
@@ -115,8 +75,8 @@ def drain(source: socket.socket) -> int:
 
 
 @pytest.fixture
-def path() -> Iterator[Path]:
-    made = Path()
+def path() -> Iterator[Channel]:
+    made = Channel()
     yield made
     made.close()
 
@@ -124,33 +84,59 @@ def path() -> Iterator[Path]:
 @by_size
 @by_batch
 def test_client_to_peer(
-    benchmark: BenchmarkFixture, path: Path, size: int, batch_size: int
+    benchmark: BenchmarkFixture, path: Channel, size: int, batch_size: int
 ) -> None:
-    data = encode_channel_data(CHANNEL, bytes(size))
+    data, listener = encode_channel_data(CHANNEL, bytes(size)), path.listener.getsockname()
 
     def prepare() -> None:
         drain(path.peer)
         for _ in range(batch_size):
-            path.client.sendto(data, path.listen)
+            path.client.sendto(data, listener)
 
-    measure(benchmark, prepare, path.turn, batch_size, f"client to peer {size}")
+    measure(benchmark, prepare, path.kernel.turn, batch_size, f"client to peer {size}")
     assert drain(path.peer) == batch_size
 
 
 @by_size
 @by_batch
 def test_peer_to_client(
-    benchmark: BenchmarkFixture, path: Path, size: int, batch_size: int
+    benchmark: BenchmarkFixture, path: Channel, size: int, batch_size: int
 ) -> None:
-    data = bytes(size)
+    data, relayed = bytes(size), path.relay.getsockname()
 
     def prepare() -> None:
         drain(path.client)
         for _ in range(batch_size):
-            path.peer.sendto(data, path.relayed)
+            path.peer.sendto(data, relayed)
 
-    measure(benchmark, prepare, path.turn, batch_size, f"peer to client {size}")
+    measure(benchmark, prepare, path.kernel.turn, batch_size, f"peer to client {size}")
     assert drain(path.client) == batch_size
+
+
+# Requests
+
+
+def signed(method: Method, nonce: str, *values: tuple[stun.Attribute[Any], Any]) -> bytes:
+    message = Message.request(method, os.urandom)
+    for attribute, value in values:
+        message = message.with_(attribute, value)
+    message = message.with_(stun.USERNAME, USERNAME).with_(stun.NONCE, nonce)
+    password = password_of(USERNAME, SECRET) or ""
+    return message.encode(stun.long_term_key(USERNAME, "firezone", password))
+
+
+def server(port: int) -> Relay:
+    return Relay(
+        public_ipv4=IPv4Address("127.0.0.1"),
+        public_ipv6=None,
+        listen_port=port,
+        ports=range(20000, 30000),
+        auth_secret=SECRET,
+        peers=PeerPolicy(allow_loopback=True),
+        entropy=random.Random(1).randbytes,
+        unix_now=unix_ns(),
+        now=boottime_ns(),
+    )
 
 
 @pytest.mark.parametrize("kind", ["binding", "unauthenticated", "refresh"])
@@ -178,6 +164,64 @@ def test_request(benchmark: BenchmarkFixture, kind: str) -> None:
         "refresh": signed(Method.REFRESH, nonce, (stun.LIFETIME, 600)),
     }[kind]
     measure(benchmark, lambda: None, lambda: answer(data), 1, "request")
+
+
+# Beside coturn
+
+
+@pytest.fixture(scope="module", params=RELAYS)
+def program(request: pytest.FixtureRequest) -> Iterator[RelayProcess]:
+    cpus = os.sched_getaffinity(0)
+    match request.param:
+        case "coturn" if shutil.which("turnserver") is None:
+            pytest.skip("needs coturn")
+        case "coturn":
+            made: RelayProcess = Coturn()
+        case "firezone":
+            made = Firezone()
+        case _:
+            made = Firezone(Path(TREE or "."))
+    with made:
+        yield made
+    os.sched_setaffinity(0, cpus)
+
+
+@pytest.mark.parametrize("to_peer", [True, False], ids=["up", "down"])
+@pytest.mark.parametrize("flows", [1, 32], ids=["1 flow", "32 flows"])
+@pytest.mark.parametrize("size", [120, 1200])
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+@pytest.mark.parametrize("merging", [False, True], ids=["plain", "merging"])
+def test_program(
+    benchmark: BenchmarkFixture,
+    program: RelayProcess,
+    merging: bool,
+    busy: bool,
+    size: int,
+    flows: int,
+    to_peer: bool,
+) -> None:
+    """CPU time of the relay for each datagram that arrived."""
+    results = []
+
+    def run() -> None:
+        results.append(
+            load(
+                program,
+                flows=flows,
+                to_peer=to_peer,
+                size=size,
+                merging=merging,
+                busy=busy,
+                seconds=0.3,
+            )
+        )
+
+    ends, relay = "merging" if merging else "plain", "busy" if busy else "idle"
+    benchmark.group = f"{ends}, {relay}, {size} B, {flows}"
+    benchmark.pedantic(run, rounds=3)  # type: ignore[no-untyped-call]
+    cost = statistics.median(result.cpu_ns / result.delivered for result in results)
+    benchmark.extra_info["ns_per_packet"] = round(cost, 1)
+    benchmark.extra_info["loss"] = round(statistics.median(result.loss for result in results), 4)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@
 enum {
     RELAY_TO_PEER,
     RELAY_TO_CLIENT,
-    RELAY_BUFFERS = 256,     /* of one read */
+    RELAY_BUFFERS = 128,     /* of one read */
     RELAY_FEW_BUFFERS = 16,  /* when they come merged: these stay in the cache */
     RELAY_RUNS = 256,
     RELAY_SEGMENTS = 64,     /* of a run: UDP_MAX_SEGMENTS of all kernels */

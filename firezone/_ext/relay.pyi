@@ -24,9 +24,7 @@ class Forwarder:
     stays in `run`, one other thread calls everything else. It owns no descriptor it is given.
     """
 
-    def __new__(
-        cls, secret: bytes, ring: Ring, *, gso: bool = True, gro: bool = True
-    ) -> Self: ...
+    def __new__(cls, secret: bytes, ring: Ring, *, gso: bool = True, gro: bool = True) -> Self: ...
     def __len__(self) -> int:
         """Channels that are bound."""
 

@@ -106,7 +106,9 @@ class RelayDataplane:
         self._tell_missing()
         loop = asyncio.get_running_loop()
         loop.add_reader(self._wake_fd, self._on_wake)
-        self._thread = threading.Thread(target=self._forward, args=(loop,), name="relay")
+        self._thread = threading.Thread(
+            target=self._forward, args=(loop,), name="relay", daemon=True
+        )
         self._thread.start()
         self.flush()
 

@@ -1,0 +1,302 @@
+"""Relays to compare, each as the program it is, and a load on bound channels through any of them.
+
+Costs are the relay's own CPU time by the scheduler's account; on one host that holds the sending of
+a datagram up to the receiver's socket. Clients and peers are *plain*, one datagram a piece, or
+*merging*: they send with UDP_SEGMENT and receive with UDP_GRO. The relay has a CPU for itself and
+is soon done with what has come, or it is *busy* elsewhere until a whole window has, as a relay is
+at its limit: then the load is on its CPU and before it in turn, which takes a real-time priority.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from firezone import stun
+from firezone._ext.batch import PacketBatch
+from firezone._ext.udp import UdpSockets
+from firezone.model import Endpoint
+from firezone.stun import Message, Method
+from firezone.turn.channel_data import encode_channel_data
+from firezone.turn.relay_auth import password_of
+
+HOST = "127.0.0.1"
+SECRET, USERNAME = "0f" * 32, "4000000000:salt"
+CHANNEL = 0x4000
+SOL_UDP, UDP_SEGMENT, UDP_GRO = 17, 103, 104
+WINDOW = 256
+"""Datagrams on their way at a time; with many flows 16 of each."""
+
+Value = tuple[stun.Attribute[Any], Any]
+
+
+def udp_socket() -> socket.socket:
+    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    made.setblocking(False)
+    made.bind((HOST, 0))
+    return made
+
+
+class RelayProcess:
+    """A relay on the first CPU. Subclasses give the command."""
+
+    name = ""
+    username, password = USERNAME, password_of(USERNAME, SECRET) or ""
+
+    def __init__(self) -> None:
+        with udp_socket() as probe:
+            self.address: tuple[str, int] = probe.getsockname()
+        self._directory = tempfile.TemporaryDirectory()
+        command, cwd = self.command(Path(self._directory.name))
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self._process = subprocess.Popen(command, cwd=cwd, **quiet)  # type: ignore[call-overload]
+
+    def command(self, directory: Path) -> tuple[list[str], Path | None]:
+        raise NotImplementedError
+
+    def __enter__(self) -> RelayProcess:
+        self._wait_until_ready()
+        for task in self._tasks():
+            os.sched_setaffinity(int(task.name), {0})
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._directory.cleanup()
+
+    def cpu_ns(self) -> int:
+        """CPU time of all its threads."""
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in self._tasks())
+
+    def _tasks(self) -> list[Path]:
+        return list(Path(f"/proc/{self._process.pid}/task").iterdir())
+
+    def _wait_until_ready(self) -> None:
+        request = Message.request(Method.BINDING, os.urandom).encode()
+        deadline = time.monotonic() + 15
+        with udp_socket() as client:
+            while time.monotonic() < deadline:
+                client.sendto(request, self.address)
+                time.sleep(0.1)
+                with contextlib.suppress(BlockingIOError):
+                    client.recv(2048)
+                    return
+        raise RuntimeError(f"{self.name} does not answer")
+
+
+class Firezone(RelayProcess):
+    """This relay, or that of another tree of this project."""
+
+    name = "firezone"
+
+    def __init__(self, tree: Path | None = None, options: tuple[str, ...] = ()) -> None:
+        self._tree, self._options = tree, options
+        super().__init__()
+
+    def command(self, directory: Path) -> tuple[list[str], Path | None]:
+        (directory / "secret").write_text(SECRET)
+        settings = {
+            "--listen-port": self.address[1],
+            "--public-ip4-addr": HOST,
+            "--lowest-port": 20000,
+            "--highest-port": 29999,
+            "--health-check-addr": "",
+            "--auth-secret-path": directory / "secret",
+        }
+        options = [str(part) for pair in settings.items() for part in pair]
+        program = [sys.executable, "-m", "firezone", "relay", "--allow-loopback-peers"]
+        return [*program, *options, *self._options], self._tree
+
+
+class Coturn(RelayProcess):
+    """Debian's coturn with one relay thread, which is what one CPU has work for."""
+
+    name = "coturn"
+    username, password = "bench", "bench"
+
+    def command(self, directory: Path) -> tuple[list[str], Path | None]:
+        command = ["turnserver", "-n", "-m", "1", "-L", HOST, "-E", HOST, "-r", "firezone"]
+        command += ["-p", str(self.address[1]), "--min-port", "20000", "--max-port", "29999"]
+        command += ["--lt-cred-mech", "-u", "bench:bench", "--allow-loopback-peers", "--no-cli"]
+        command += ["--no-tls", "--no-dtls", "--log-file", str(directory / "log")]
+        return [*command, "--pidfile", str(directory / "pid")], directory
+
+
+class Flow:
+    """A client with a channel to a peer of its own."""
+
+    def __init__(self, relay: RelayProcess, merging: bool) -> None:
+        self.relay = relay
+        self.client, self.peer = udp_socket(), udp_socket()
+        while (relayed := self.allocate()) is None:
+            self.client.close()  # the host gave us a port that the relay still has a use for
+            self.client = udp_socket()
+        self.relayed = relayed
+        peer = Endpoint.of(*self.peer.getsockname())
+        bound = self.ask(
+            Method.CHANNEL_BIND, (stun.CHANNEL_NUMBER, CHANNEL), (stun.XOR_PEER_ADDRESS, peer)
+        )
+        assert bound.class_ is stun.Class.SUCCESS
+        for end in (self.client, self.peer):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+            end.setsockopt(SOL_UDP, UDP_GRO, merging)
+
+    def allocate(self) -> Endpoint | None:
+        transport: Value = (stun.REQUESTED_TRANSPORT, 17)
+        self.nonce = ""
+        self.nonce = self.ask(Method.ALLOCATE, transport).get(stun.NONCE) or ""
+        return self.ask(Method.ALLOCATE, transport).get(stun.XOR_RELAYED_ADDRESS)
+
+    def ask(self, method: Method, *values: Value) -> Message:
+        message = Message.request(method, os.urandom)
+        for attribute, value in values:
+            message = message.with_(attribute, value)
+        key = None
+        if self.nonce:
+            name, password = self.relay.username, self.relay.password
+            message = message.with_(stun.USERNAME, name).with_(stun.REALM, "firezone")
+            message = message.with_(stun.NONCE, self.nonce)
+            key = stun.long_term_key(name, "firezone", password)
+        self.client.sendto(message.encode(key), self.relay.address)
+        self.client.settimeout(5)
+        while (answer := self.client.recv(0x10000))[0] > 3:
+            pass  # data that is late
+        self.client.setblocking(False)
+        return stun.decode(answer)
+
+    def close(self) -> None:
+        """Ends the allocation, too: another flow may get the same ports."""
+        self.ask(Method.REFRESH, (stun.LIFETIME, 0))
+        self.client.close()
+        self.peer.close()
+
+
+class Lane:
+    """One direction of a flow: sends a burst, and counts what arrived."""
+
+    def __init__(self, flow: Flow, to_peer: bool, size: int, burst: int, merging: bool) -> None:
+        payload = bytes(size)
+        data = encode_channel_data(CHANNEL, payload) if to_peer else payload
+        self.merging = merging
+        self.destination = flow.relay.address if to_peer else flow.relayed.sockaddr
+        self.source = flow.client if to_peer else flow.peer
+        self.sink = flow.peer if to_peer else flow.client
+        self.arriving = size if to_peer else size + 4
+        room = min(burst, 65_000 // len(data), 64)
+        self.pieces = [min(room, burst - at) for at in range(0, burst, room)]
+        self.data, self.split = data, [(SOL_UDP, UDP_SEGMENT, len(data).to_bytes(2, "little"))]
+        self.buffer = bytearray(0x10000)
+        self.outgoing = PacketBatch(burst, stride=2048)
+        for _ in range(burst):
+            slot = self.outgoing.append(data)
+            self.outgoing.set_remote(slot, 4, socket.inet_aton(HOST), self.destination[1])
+        self.incoming = PacketBatch(64, stride=2048)
+        self.sender = UdpSockets(self.source.fileno())
+        self.receiver = UdpSockets(self.sink.fileno())
+
+    def send(self) -> None:
+        if not self.merging:
+            self.sender.send(self.outgoing)
+            return
+        for count in self.pieces:
+            self.source.sendmsg([self.data * count], self.split, 0, self.destination)
+
+    def receive(self) -> int:
+        if self.merging:
+            return self._receive_merged()
+        self.incoming.clear()
+        return self.receiver.receive(self.incoming, 4)
+
+    def _receive_merged(self) -> int:
+        count = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                count += self.sink.recv_into(self.buffer) // self.arriving
+        return count
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a relay did, and for how much of its CPU time."""
+
+    sent: int
+    delivered: int
+    cpu_ns: int
+    elapsed_ns: int
+
+    @property
+    def per_cpu_second(self) -> float:
+        return self.delivered * 1e9 / max(self.cpu_ns, 1)
+
+    @property
+    def loss(self) -> float:
+        return 1 - self.delivered / self.sent
+
+
+def load(
+    relay: RelayProcess,
+    *,
+    flows: int,
+    to_peer: bool,
+    size: int,
+    merging: bool,
+    busy: bool,
+    seconds: float,
+) -> Result:
+    """Windows of datagrams over all flows, the next when the last one arrived or no more comes."""
+    made = [Flow(relay, merging) for _ in range(flows)]
+    burst = max(WINDOW // flows, 16)
+    lanes = [Lane(flow, to_peer, size, burst, merging) for flow in made]
+    with _placed(busy):
+        _run(lanes, burst, busy, time.monotonic_ns() + 100_000_000)
+        cpu, started = relay.cpu_ns(), time.monotonic_ns()
+        sent, delivered = _run(lanes, burst, busy, started + int(seconds * 1e9))
+        elapsed = time.monotonic_ns() - started
+        cpu = relay.cpu_ns() - cpu
+    for flow in made:
+        flow.close()
+    return Result(sent, delivered, cpu, elapsed)
+
+
+def _run(lanes: list[Lane], burst: int, busy: bool, until: int) -> tuple[int, int]:
+    sent = delivered = 0
+    while time.monotonic_ns() < until:
+        for lane in lanes:
+            lane.send()
+        wanted, arrived = burst * len(lanes), 0
+        patience = time.monotonic_ns() + 20_000_000
+        while arrived < wanted and time.monotonic_ns() < patience:
+            if busy:
+                time.sleep(0.001)  # the relay's turn
+            arrived += sum(lane.receive() for lane in lanes)
+        sent += wanted
+        delivered += arrived
+    return sent, delivered
+
+
+@contextlib.contextmanager
+def _placed(busy: bool) -> Iterator[None]:
+    """On the relay's CPU and before it, or on the last one."""
+    os.sched_setaffinity(0, {0 if busy else (os.cpu_count() or 1) - 1})
+    if busy:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
