@@ -225,7 +225,7 @@ class Gateway(Role):
     def _handle_control(self, slot: int, kind: int, now: int) -> None:
         connection = self.node.connection_at(slot)
         if kind == ControlKind.GOODBYE and connection is not None:
-            self.node.close_connection(connection, now)
+            self.node.close_connection(connection, "the peer said goodbye", now)
         else:
             self.counters["control packet of an unknown kind"] += 1
 

@@ -228,7 +228,7 @@ class Role(ABC):
         """A control packet came through the tunnel of this slot."""
         connection = self.node.connection_at(slot)
         if kind == ControlKind.GOODBYE and connection is not None:
-            self.node.close_connection(connection, now)
+            self.node.close_connection(connection, "the peer said goodbye", now)
         else:
             self.counters["control packet of an unknown kind"] += 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from textwrap import wrap
 
 from firezone.cli.tables import WIDTH, ago, cut, duration, fields, section, short_ids, size, table
 from firezone.explain import (
@@ -145,7 +146,8 @@ def _pair_lines(pairs: Iterable[PairStatus]) -> Iterator[str]:
         yield from _ends(f"{'*' if pair.nominated else ' ':>3} ", pair)
         answers = f"{pair.answered} of {pair.sent} answered"
         trip = "" if pair.round_trip_ms is None else f", {pair.round_trip_ms:.1f} ms"
-        yield cut(f"      {pair.verdict} ({answers}{trip}, priority {pair.priority})")
+        told = f"{pair.verdict} ({answers}{trip}, priority {pair.priority})"
+        yield from wrap(told, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 8)
 
 
 def _candidate_lines(candidates: Iterable[CandidateStatus]) -> Iterator[str]:

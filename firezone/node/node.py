@@ -154,12 +154,12 @@ class Node:
         self._settle(c, now)
         return c.slot
 
-    def close_connection(self, connection: str, now: int) -> None:
-        """Drop a connection. Unknown ones are none already."""
+    def close_connection(self, connection: str, reason: str, now: int) -> None:
+        """Drop a connection. Unknown ones are none already. `reason` is for `lost` only."""
         c = self._connections.get(connection)
         if c is not None:
             self._remove(c)
-            self._note_lost(c, "closed", now)
+            self._note_lost(c, reason, now)
             self._events.append(ConnectionClosed(connection))
 
     def add_remote_candidate(self, connection: str, candidate: Candidate, now: int) -> None:

@@ -285,6 +285,15 @@ def test_a_lost_peer_is_remembered_with_the_reason():
     assert status_of(world, world.client).lost == (lost,)
 
 
+def test_a_peer_that_said_goodbye():
+    world = connected()
+    world.gateway.role.shut_down(world.clock.now)
+    world.gateway.pump()
+    world.clock.run_for(1 * SECOND)
+    (lost,) = status_of(world, world.client).lost
+    assert (lost.reason, lost.established) == ("the peer said goodbye", True)
+
+
 def test_a_handshake_in_progress_is_seen():
     world = World()
     world.client.send_packet(udp(ME, SERVER, 5000, 53, b"q"))
