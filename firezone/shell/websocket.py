@@ -309,7 +309,10 @@ def tls_context(ca: Path | None) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=str(ca) if ca else None)
     except (OSError, ssl.SSLError) as error:
         raise ConfigurationError(
-            "ca", "--ca or FIREZONE_CA", f"{ca}: {error}", "give a PEM file with the certificates to trust"
+            "ca",
+            "--ca or FIREZONE_CA",
+            f"{ca}: {error}",
+            "give a PEM file with the certificates to trust",
         ) from None
 
 
