@@ -193,10 +193,10 @@ cdef void finish_opening(
     for i in range(count):
         o = &openings[i]
         slot = o.slot
-        if not items[i].ok:
-            b.verdict[slot] = BAD_TAG
-        elif not window_allows(o.keypair, items[i].counter):
+        if not window_allows(o.keypair, items[i].counter):
             b.verdict[slot] = REPLAYED           # twice in one batch
+        elif not items[i].ok:
+            b.verdict[slot] = BAD_TAG
         else:
             window_mark(o.keypair, items[i].counter)
             b.peer[slot] = o.peer.slot
