@@ -5,8 +5,8 @@ A backend is a pair of functions over items, chosen once at import: our own for 
 FIREZONE_AEAD names another one. libsodium also seals the single messages with associated data.
 
 Nothing is trusted before it has reproduced RFC 8439: libsodium, because PyNaCl's pointers are not
-part of its public interface, on the vector of section 2.8.2; our own backends on the text of that of
-appendix A.5 and, because they know no associated data, on libsodium's tags over batches.
+part of its public interface, on the vector of section 2.8.2; our own backends on the text of that
+of appendix A.5 and, because they know no associated data, on libsodium's tags over batches.
 """
 
 import ctypes

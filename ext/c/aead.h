@@ -1,5 +1,6 @@
 /* ChaCha20-Poly1305 (RFC 8439) over a batch of packets, as WireGuard uses it: no associated data, a
- * nonce of four zero bytes and the 64-bit counter in little endian. Keys and lengths may be mixed. */
+ * nonce of four zero bytes and the 64-bit counter in little endian. Keys and lengths may be
+ * mixed. */
 #ifndef FIREZONE_AEAD_H
 #define FIREZONE_AEAD_H
 
@@ -13,7 +14,7 @@ typedef struct aead_item {
     uint8_t *dst;         /* seal: room for ciphertext and tag; open: for the plaintext */
     uint64_t counter;
     uint32_t length;      /* of the plaintext, both ways; less than 2^31 */
-    uint32_t ok;          /* set by open: 1 = authentic, dst is written; 0 = not, dst is as it was */
+    uint32_t ok;          /* set by open: 1 = authentic, dst written; 0 = not, dst as it was */
 } aead_item;
 
 typedef struct aead_backend {

@@ -1,6 +1,6 @@
 /* The backends for AVX-512 with IFMA. Poly1305 runs in 256-bit registers: sustained multiplications
- * in 512-bit ones lower the clock of some server CPUs by a seventh, for all else in the process, too.
- * avx512z runs it in 512-bit registers. */
+ * in 512-bit ones lower the clock of some server CPUs by a seventh, for all else in the process,
+ * too. avx512z runs it in 512-bit registers. */
 #if defined(__x86_64__)
 #define TARGET __attribute__((target("avx2,bmi2,avx512f,avx512vl,avx512bw,avx512ifma")))
 

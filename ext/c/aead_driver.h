@@ -1,9 +1,9 @@
-/* The driver above the kernels: cuts a batch into chunks, queues ChaCha20's blocks across packets and
- * gives Poly1305 packets of like length together. Included by each backend's file, which has defined
- * TARGET and included its kernels.
+/* The driver above the kernels: cuts a batch into chunks, queues ChaCha20's blocks across packets
+ * and gives Poly1305 packets of like length together. Included by each backend's file, which has
+ * defined TARGET and included its kernels.
  *
- * Sealing: one-time keys, text and tails in one queue, then the tags over what came out. Opening: the
- * keys, then the tags over what came in, then the text of authentic packets only: what does not
+ * Sealing: one-time keys, text and tails in one queue, then the tags over what came out. Opening:
+ * the keys, then the tags over what came in, then the text of authentic packets only: what does not
  * verify is never written. Keys, keystream and copies of plaintext are wiped at the end of a call,
  * with the part of the stack where the kernels' registers were spilled. */
 #include "aead.h"
@@ -167,8 +167,8 @@ TARGET static void seal_chunk(
  * `block`. */
 struct reach { unsigned packet, block, held; };
 
-/* Queues the one-time keys. What is left of their last vector decrypts the first blocks of text, into
- * `held`, as nothing may reach a packet's dst before its tag is known to be right. */
+/* Queues the one-time keys. What is left of their last vector decrypts the first blocks of text,
+ * into `held`, as nothing may reach a packet's dst before its tag is known to be right. */
 TARGET static struct reach append_keys(struct work *w, const aead_item *items, unsigned count)
 {
     struct reach r = {0, 0, 0};
@@ -190,7 +190,8 @@ TARGET static struct reach append_keys(struct work *w, const aead_item *items, u
     return r;
 }
 
-TARGET static void release_held(struct work *w, const aead_item *items, unsigned count, struct reach r)
+TARGET static void release_held(
+    struct work *w, const aead_item *items, unsigned count, struct reach r)
 {
     unsigned h = 0;
     for (unsigned i = 0; i < count && i <= r.packet; i++) {

@@ -1,13 +1,14 @@
 /* What the kernels of ChaCha20 and Poly1305 and the driver above them share.
  *
- * The unit of ChaCha20's work is one 64-byte block of one packet: one lane of a vector. Units are all
- * alike, "src XOR keystream goes to dst", so that lanes fill up across the borders of packets and no
- * kernel has special cases:
+ * The unit of ChaCha20's work is one 64-byte block of one packet: one lane of a vector. Units are
+ * all alike, "src XOR keystream goes to dst", so that lanes fill up across the borders of packets
+ * and no kernel has special cases:
  *   - a packet's Poly1305 key is block 0 with zeros as src (RFC 8439 2.6);
  *   - a last block that is not full goes through a slot of 64 bytes.
  * The queue is a structure of arrays, because a kernel loads its columns as vectors.
  *
- * TARGET is the function attribute that names the instruction set; each backend's file defines it. */
+ * TARGET is the function attribute that names the instruction set; each backend's file defines
+ * it. */
 #ifndef FIREZONE_AEAD_WORK_H
 #define FIREZONE_AEAD_WORK_H
 

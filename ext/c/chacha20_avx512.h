@@ -1,5 +1,6 @@
-/* ChaCha20 with AVX-512: 16 blocks, one in each 32-bit lane of 16 registers, or, at a queue's end, 4
- * or 8 blocks in rows. Lanes differ in key, counter and block; one key for all saves loading them. */
+/* ChaCha20 with AVX-512: 16 blocks, one in each 32-bit lane of 16 registers, or, at a queue's end,
+ * 4 or 8 blocks in rows. Lanes differ in key, counter and block; one key for all saves loading
+ * them. */
 #include "chacha20.h"
 
 #define ADD(a, b) _mm512_add_epi32(a, b)

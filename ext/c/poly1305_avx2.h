@@ -103,7 +103,7 @@ typedef struct {
     power p[4];                        /* r^1 .. r^4 */
     const u8 *at[LANES];
     size_t stride[LANES];              /* 0: the lane idles */
-    ALIGNED long long lead[LANES];     /* blocks of the next group that do not exist; 4: none does */
+    ALIGNED long long lead[LANES];     /* blocks missing in the next group; 4: idle */
 } lane_state;
 
 /* `count` groups of four blocks in every lane. */
@@ -235,8 +235,9 @@ TARGET NOINLINE void run_single(limbs26 *sum, const power p[4], const u8 *from, 
     *sum = a;
 }
 
-/* The same once, for the first and the last 256 bytes. Blocks before `lead` do not exist. With `last`
- * that gets the last vector, not multiplied, and the others are multiplied by one power less. */
+/* The same once, for the first and the last 256 bytes. Blocks before `lead` do not exist. With
+ * `last` that gets the last vector, not multiplied, and the others are multiplied by one power
+ * less. */
 TARGET NOINLINE void edge_single(
     limbs26 *sum, const power *p, const u8 *from, long lead, limbs26 *last)
 {
@@ -245,7 +246,8 @@ TARGET NOINLINE void edge_single(
     limbs26 d = {{{0}}}, m;
     for (int b = 3; b >= 0; b--) {
         vec x = LOAD_VEC(from + 64 * b), y = LOAD_VEC(from + 64 * b + 32);
-        vec exists = (vec)_mm256_cmpgt_epi64((__m256i)(order + (u64)(4 * b + 1)), (__m256i)SET(lead));
+        vec number = order + (u64)(4 * b + 1);
+        vec exists = (vec)_mm256_cmpgt_epi64((__m256i)number, (__m256i)SET(lead));
         m = split(UNPACK_LOW(x, y), UNPACK_HIGH(x, y));
         m.v[4] |= exists & HIGH_BIT;
         if (b == 0)

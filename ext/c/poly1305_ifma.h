@@ -1,15 +1,16 @@
 /* Poly1305 (RFC 8439 2.5) with AVX-512 IFMA, in registers of WIDTH bits: 256 or 512. Included once
  * for each.
  *
- * Theory: numbers are in limbs of 44, 44 and 42 bits. VPMADD52 adds the low or the high 52 bits of a
- * product: the low ones at the product's own weight, the high ones at 2^52 = 2^44 * 2^8, hence the
- * shifts by 8 (by 10 for the top limb) when carrying; 2^132 = 4 * 5 modulo 2^130 - 5, hence s = 20 r.
+ * Theory: numbers are in limbs of 44, 44 and 42 bits. VPMADD52 adds the low or the high 52 bits of
+ * a product: the low ones at the product's own weight, the high ones at 2^52 = 2^44 * 2^8, hence
+ * the shifts by 8 (by 10 for the top limb) when carrying; 2^132 = 4 * 5 modulo 2^130 - 5, hence
+ * s = 20 r.
  *
  * Two ways to fill the lanes. In `poly_lanes` each lane has a packet of its own, and so its own r,
  * and takes four blocks a step with r^4 .. r. Lanes of unequal length are aligned at their ends: a
- * lane starts late, at a multiple of four blocks from the end, with leading blocks that are zero and
- * lack the 2^128 bit, and so leave its sum at zero. In `poly_single` all lanes work on one packet,
- * block by block in turn; that pays for a few long packets. */
+ * lane starts late, at a multiple of four blocks from the end, with leading blocks that are zero
+ * and lack the 2^128 bit, and so leave its sum at zero. In `poly_single` all lanes work on one
+ * packet, block by block in turn; that pays for a few long packets. */
 #include "poly1305_scalar.h"
 
 #define PASTE_(a, b) a##b
@@ -95,6 +96,8 @@ TARGET INLINE void N(powers)(POWER p[4])
 /* (x >> 44 | y << 20) & mask: the middle limb */
 #define MIDDLE(x, y, mask) ((VEC)MM(ternarylogic_epi64)( \
     (REG)((x) >> 44), (REG)((y) << 20), (REG)SET(mask), 0xa8))
+/* Bits 52 to 87 of a block, at the weight of bit 44. */
+#define ROUGH(x, y) MIDDLE(x, y, MASK44 & ~0xffULL)
 
 TARGET INLINE LIMBS N(split)(VEC low, VEC high)
 {
@@ -153,14 +156,14 @@ typedef struct {
     POWER p[4];                        /* r^1 .. r^4 */
     const u8 *at[LANES];
     size_t stride[LANES];              /* 0: the lane idles */
-    ALIGNED long long lead[LANES];     /* blocks of the next group that do not exist; 4: none does */
+    ALIGNED long long lead[LANES];     /* blocks missing in the next group; 4: idle */
 } N(lanes);
 #define LANE_STATE N(lanes)
 
-/* `count` groups of four blocks in every lane.
- * The 2^128 bits are in k from the start. As VPMADD52 reads only the low 52 bits of a factor, blocks
- * 1 to 3 need no exact limbs: bits 0-51 (no instruction), 52-87 shifted by 8, 88-127. Two sets of
- * sums, as one has too few chains to hide the latency. */
+/* `count` groups of four blocks in every lane. The 2^128 bits are in k from the start. As VPMADD52
+ * reads only the low 52 bits of a factor, blocks 1 to 3 need no exact limbs: bits 0-51 (no
+ * instruction), 52-87 shifted by 8, 88-127. Two sets of sums, as one has too few chains to hide the
+ * latency. */
 TARGET NOINLINE void N(groups)(LANE_STATE *s, unsigned count)
 {
     const LIMBS k = N(high_bits)(s->p, *(const VEC *)s->lead);
@@ -171,10 +174,10 @@ TARGET NOINLINE void N(groups)(LANE_STATE *s, unsigned count)
         VEC low[2], high[2];
         SUMS d = {.l0 = k.v[0], .l1 = k.v[1], .l2 = k.v[2]}, e = {0};
         N(load_blocks)(low, high, c, 1);
-        N(multiply_add)(&d, low[1], MIDDLE(low[1], high[1], MASK44 & ~0xffULL), high[1] >> 24, &s->p[0]);
-        N(multiply_add)(&e, low[0], MIDDLE(low[0], high[0], MASK44 & ~0xffULL), high[0] >> 24, &s->p[1]);
+        N(multiply_add)(&d, low[1], ROUGH(low[1], high[1]), high[1] >> 24, &s->p[0]);
+        N(multiply_add)(&e, low[0], ROUGH(low[0], high[0]), high[0] >> 24, &s->p[1]);
         N(load_blocks)(low, high, c, 0);
-        N(multiply_add)(&d, low[1], MIDDLE(low[1], high[1], MASK44 & ~0xffULL), high[1] >> 24, &s->p[2]);
+        N(multiply_add)(&d, low[1], ROUGH(low[1], high[1]), high[1] >> 24, &s->p[2]);
         LIMBS m = N(split)(low[0], high[0]);
         N(multiply_add)(&e, m.v[0] + a.v[0], m.v[1] + a.v[1], m.v[2] + a.v[2], &s->p[3]);
         d.l0 += e.l0; d.l1 += e.l1; d.l2 += e.l2;
@@ -342,7 +345,7 @@ TARGET NOINLINE void N(poly_single)(struct poly_job *j, unsigned at)
     POWER r, v, p[4];
     LIMBS m, a = {{zero, zero, zero}}, k = a, last = a;
 
-    m = N(split)(SET((long long)(load64(key) & CLAMP_LOW)), SET((long long)(load64(key + 8) & CLAMP_HIGH)));
+    m = N(split)(SET(load64(key) & CLAMP_LOW), SET(load64(key + 8) & CLAMP_HIGH));
     N(power_set)(&r, m.v[0], m.v[1], m.v[2]);
     N(power_staircase)(&v, &r);
     PERMUTE(&p[0], zero, &v);          /* r^LANES */
@@ -444,6 +447,7 @@ TARGET static void N(poly1305)(struct poly_job *j, unsigned count)
 #undef LIMBS
 #undef LANE_STATE
 #undef MIDDLE
+#undef ROUGH
 #undef BLEND
 #undef PERMUTE
 #undef WIDTH

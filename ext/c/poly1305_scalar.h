@@ -1,5 +1,5 @@
-/* Poly1305 (RFC 8439 2.5) in general registers, for so little text that the vector code's fixed cost
- * (powers of r, transposes) would dominate; and what ends every computation. */
+/* Poly1305 (RFC 8439 2.5) in general registers, for so little text that the vector code's fixed
+ * cost (powers of r, transposes) would dominate; and what ends every computation. */
 #ifndef FIREZONE_POLY1305_SCALAR_H
 #define FIREZONE_POLY1305_SCALAR_H
 
@@ -64,8 +64,8 @@ INLINE struct limbs plus_block(struct limbs h, u64 low, u64 high)
     return h;
 }
 
-/* `count` <= 4 blocks at once, by r^count .. r: a block alone costs a long chain of multiplications and
- * carries. power[i] = r^(i + 1). */
+/* `count` <= 4 blocks at once, by r^count .. r: a block alone costs a long chain of multiplications
+ * and carries. power[i] = r^(i + 1). */
 INLINE struct limbs step(struct limbs h, const struct limbs *power, const u8 *p, const int count)
 {
     const struct limbs none = {{0, 0, 0}};

@@ -1,9 +1,10 @@
-/* Checks the C backends against a plain implementation of RFC 8439. Run by test_aead_native.py under
- * sanitizers, under Valgrind, and as it is.
+/* Checks the C backends against a plain implementation of RFC 8439. Run by test_aead_native.py
+ * under sanitizers, under Valgrind, and as it is.
  *
  *   check BACKEND random ROUNDS   batches of mixed sizes and keys between canaries and guard pages
- *   check BACKEND secrets         lengths up to 700, and up to 950 in batches, with keys and plaintext marked as undefined:
- *                                 under Valgrind, a branch or address that depends on them is an error
+ *   check BACKEND secrets         lengths up to 700, and up to 950 in batches, with keys and texts
+ *                                 marked as undefined: under Valgrind, a branch or address that
+ *                                 depends on them is an error
  *   check BACKEND stack           no key, one-time key or plaintext stays on the stack
  *   check BACKEND trace           step by step, the path through the code is the same for different
  *                                 keys and texts: for what Valgrind cannot run, AVX-512

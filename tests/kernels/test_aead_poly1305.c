@@ -1,5 +1,5 @@
-/* Every way our backends have to compute Poly1305, each by itself, with any key: through the cipher the
- * rare carries could not be reached. BACKEND is the source file of one. */
+/* Every way our backends have to compute Poly1305, each by itself, with any key: through the cipher
+ * the rare carries could not be reached. BACKEND is the source file of one. */
 #include BACKEND
 
 typedef void (*way)(struct poly_job *, unsigned at);
