@@ -1,4 +1,16 @@
-"""The flow table: one lookup decides forward, rewrite, drop or slow path."""
+"""The flow table: one lookup decides forward, rewrite, drop or slow path.
+
+A look-up hashes the key (SipHash-1-3, keyed, since strangers choose keys), probes the index and
+compares the entry. A batch is looked up in three passes, so that the memory of many flows is
+fetched at once: hash and fetch the index, fetch the entries, decide.
+
+The index is copied to one of another size, a few places with each new entry, when it is five
+eighths full; the readers see it when it is complete.
+
+An entry waits in the list of a tick, the next at which it may have ended. A sweep looks at the
+lists of the ticks that have passed: what has ended goes, what was used goes to a later tick. After
+a revocation the group's own list leads to its older entries, which are at its end.
+"""
 
 cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -6,45 +18,195 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
 from firezone._ext.atomics cimport (
-    load_acquire_u32,
-    load_relaxed_i64,
-    load_relaxed_u8,
-    load_relaxed_u32,
-    load_relaxed_u64,
-    store_relaxed_i64,
-    store_relaxed_u8,
-    store_relaxed_u64,
-    store_release_u32,
+    load_acquire_pointer, load_acquire_u32, load_relaxed_i64, load_relaxed_u8, load_relaxed_u64,
+    store_relaxed_i64, store_relaxed_u8, store_relaxed_u64, store_release_u32,
 )
 from firezone._ext.batch cimport (
-    MALFORMED,
-    MARK_PAST_FLOWS,
-    PASS,
-    REFUSED,
-    SLOW,
-    FLOW_NONE,
-    Batch,
-    PacketBatch,
-    Tuple,
+    FLOW_NONE, MALFORMED, MARK_PAST_FLOWS, PASS, REFUSED, SLOW, Batch, PacketBatch, Tuple,
     slot_packet,
 )
 from firezone._ext.epoch cimport epoch_mark, epoch_passed
-from firezone._ext.ip cimport (
-    IP_OK,
-    REWRITE_DESTINATION,
-    REWRITE_DESTINATION_PORT,
-    REWRITE_SOURCE,
-    REWRITE_SOURCE_PORT,
-    Rewrite,
-    ip_rewrite,
+from firezone._ext.flow_index cimport (
+    FIRST_NUMBER, MOVED_PER_INSTALL, SMALLEST_INDEX, FlowIndex, index_new, index_probe, index_word,
+    indexes_clear, indexes_free, indexes_have_room, indexes_move, indexes_put, indexes_reclaim,
+    indexes_resize_if_due, indexes_swap,
 )
-from firezone._ext.session cimport Sessions
+from firezone._ext.flow_lists cimport (
+    BY_GROUP, BY_TICK, CHUNK_ENTRIES, entry_at, key_slot, list_push, list_remove, rewrite_at,
+)
+from firezone._ext.flow_values cimport (
+    counters_tuple, entry_tuple, parse_direction, parse_key, parse_rewrite,
+)
+from firezone._ext.ip cimport IP_OK, ip_rewrite
 
 cdef extern from "siphash.h" nogil:
     uint64_t siphash13(uint64_t, uint64_t, const uint64_t*, uint32_t) noexcept
 
+cdef extern from "stdlib.h" nogil:
+    int posix_memalign(void**, size_t, size_t)
+
+cdef extern from "sys/mman.h" nogil:
+    enum:
+        MADV_HUGEPAGE
+    int madvise(void*, size_t, int)
+
+cdef extern from *:
+    void prefetch "__builtin_prefetch" (const void*) noexcept nogil
+
 cdef enum:
     IDENTITY = 38          # bytes of a Tuple that tell flows apart
+    LOOKED_UP_AT_ONCE = 64
+
+ctypedef struct Lookup:
+    uint32_t slot
+    uint32_t tag
+
+
+cdef void flows_lookup(FlowTable* t, Batch* b, int direction, int64_t now) noexcept nogil:
+    cdef const FlowIndex* index = <const FlowIndex*>load_acquire_pointer(&t.indexes.current)
+    cdef Lookup lookups[LOOKED_UP_AT_ONCE]
+    cdef uint32_t next_slot = 0
+    cdef uint32_t count = 0
+    cdef uint32_t i
+    while next_slot < b.count:
+        count = hash_keys(t, index, b, direction, &next_slot, lookups)
+        for i in range(count):
+            fetch_entry(t, index, lookups[i].tag)
+        for i in range(count):
+            decide(t, index, b, &lookups[i], direction, now)
+
+
+cdef void flows_rewrite(FlowTable* t, Batch* b) noexcept nogil:
+    cdef uint32_t i
+    for i in range(b.count):
+        if b.verdict[i] != PASS or b.flow[i] == FLOW_NONE:
+            continue
+        if entry_at(&t.entries, b.flow[i]).rewrites and ip_rewrite(
+            slot_packet(b, i), b.length[i], rewrite_at(&t.entries, b.flow[i])
+        ) != IP_OK:
+            b.verdict[i] = MALFORMED
+
+
+# Hashes the next packets that need a look-up, and fetches their places. Neighbours are often of one
+# flow, which is hashed once.
+cdef inline uint32_t hash_keys(
+    const FlowTable* t,
+    const FlowIndex* index,
+    const Batch* b,
+    int direction,
+    uint32_t* next_slot,
+    Lookup* lookups,
+) noexcept nogil:
+    cdef uint32_t count = 0
+    cdef uint32_t i = next_slot[0]
+    cdef Lookup* last = NULL
+    while i < b.count and count < LOOKED_UP_AT_ONCE:
+        if b.verdict[i] == PASS and not b.mark[i] & MARK_PAST_FLOWS:
+            lookups[count].slot = i
+            if last != NULL and same_flow(b, last.slot, i):
+                lookups[count].tag = last.tag
+            else:
+                lookups[count].tag = hash_key(t, &b.tuple[i], origin_of(b, i, direction))
+                prefetch(&index.places[lookups[count].tag & index.mask])
+            last = &lookups[count]
+            count += 1
+        i += 1
+    next_slot[0] = i
+    return count
+
+
+cdef inline bint same_flow(const Batch* b, uint32_t i, uint32_t j) noexcept nogil:
+    return b.peer[i] == b.peer[j] and memcmp(&b.tuple[i], &b.tuple[j], IDENTITY) == 0
+
+
+cdef inline void fetch_entry(
+    const FlowTable* t, const FlowIndex* index, uint32_t tag
+) noexcept nogil:
+    cdef uint32_t place = tag & index.mask
+    cdef uint32_t number = 0
+    cdef const FlowEntry* entry
+    if index_probe(index, tag, &place, &number):
+        entry = entry_at(&t.entries, number)
+        prefetch(entry)
+        prefetch(&entry.expires_at)
+
+
+cdef inline void decide(
+    FlowTable* t, const FlowIndex* index, Batch* b, const Lookup* l, int direction, int64_t now
+) noexcept nogil:
+    cdef uint32_t i = l.slot
+    cdef uint32_t number = find(t, index, l.tag, &b.tuple[i], origin_of(b, i, direction))
+    cdef FlowEntry* entry
+    if number == 0:
+        b.verdict[i] = SLOW
+        return
+    entry = entry_at(&t.entries, number)
+    if entry.action == FLOW_SLOW or is_stale(t, entry, now):
+        b.verdict[i] = SLOW
+        return
+    account(entry, b.tuple[i].tcp_flags, b.length[i], now)
+    if entry.action == FLOW_DROP:
+        b.verdict[i] = REFUSED
+        return
+    b.flow[i] = number
+    if direction == UP:
+        b.peer[i] = entry.slot
+
+
+cdef inline void account(FlowEntry* e, uint8_t flags, uint32_t length, int64_t now) noexcept nogil:
+    store_relaxed_u64(&e.packets, e.packets + 1)
+    store_relaxed_u64(&e.bytes, e.bytes + length)
+    store_relaxed_i64(&e.last_seen, now)
+    store_relaxed_u8(&e.tcp_flags, e.tcp_flags | flags)
+
+
+cdef inline bint is_stale(const FlowTable* t, const FlowEntry* e, int64_t now) noexcept nogil:
+    cdef int64_t until
+    # First: who renews an entry stores it last.
+    if load_acquire_u32(&e.generation) != load_acquire_u32(&t.generation[e.group]):
+        return True
+    if load_acquire_u32(&e.slot_life) != load_acquire_u32(&t.life[e.slot]):
+        return True
+    if load_acquire_u32(&e.key_life) != load_acquire_u32(&t.life[key_slot(e)]):
+        return True
+    until = load_relaxed_i64(&e.expires_at)
+    if until and now >= until:
+        return True
+    until = load_relaxed_i64(&e.idle_timeout)
+    return until != 0 and now - load_relaxed_i64(&e.last_seen) >= until
+
+
+cdef inline uint32_t find(
+    const FlowTable* t, const FlowIndex* index, uint32_t tag, const Tuple* key, uint32_t origin
+) noexcept nogil:
+    cdef uint32_t place = tag & index.mask
+    cdef uint32_t number = 0
+    cdef const FlowEntry* entry
+    while index_probe(index, tag, &place, &number):
+        entry = entry_at(&t.entries, number)
+        if entry.origin == origin and memcmp(&entry.key, key, IDENTITY) == 0:
+            return number
+        place = (place + 1) & index.mask
+    return 0
+
+
+cdef inline uint32_t hash_key(
+    const FlowTable* t, const Tuple* key, uint32_t origin
+) noexcept nogil:
+    cdef uint64_t words[6]
+    words[4] = 0
+    memcpy(words, key, IDENTITY)
+    words[5] = origin
+    return <uint32_t>siphash13(t.key0, t.key1, words, 6)
+
+
+cdef inline uint32_t origin_of(const Batch* b, uint32_t i, int direction) noexcept nogil:
+    return <uint32_t>1 << 31 | b.peer[i] if direction == DOWN else 0
+
+
+cdef inline uint64_t word_of(const FlowTable* t, uint32_t number) noexcept nogil:
+    cdef const FlowEntry* entry = entry_at(&t.entries, number)
+    return index_word(hash_key(t, &entry.key, entry.origin), number)
 
 
 @cython.final
@@ -55,51 +217,64 @@ cdef class Flows:
         self,
         bytes secret not None,
         Sessions sessions=None,
-        uint32_t capacity=65536,
+        uint32_t capacity=1 << 21,
         uint32_t slots=16384,
-        uint32_t per_group=16384,
+        uint32_t per_group=1 << 16,
+        int64_t tick=1_000_000_000,
     ):
         cdef FlowTable* t = &self.table
-        cdef int direction
         if len(secret) != 16:
             raise ValueError("the secret of a flow table has 16 bytes")
-        if capacity < 16 or capacity & (capacity - 1) or capacity > 1 << 24:
-            raise ValueError("the capacity of a flow table is a power of two")
-        if not 0 < slots < 1 << 24:
-            raise ValueError("slots out of range")
+        if not 0 < capacity <= 1 << 24 or not 0 < slots < 1 << 24 or tick <= 0:
+            raise ValueError("capacity, slots or tick out of range")
         memcpy(&t.key0, <const char*>secret, 8)
         memcpy(&t.key1, <const char*>secret + 8, 8)
         self._sessions = sessions
+        self._capacity = capacity
         self._per_group = per_group
+        self._tick = tick
+        self._revoked = {}
+        self._fresh = FIRST_NUMBER
         t.epoch = &self._own_epoch if sessions is None else sessions.table.epoch
         t.slots = slots
-        # calloc, so that the pages of a table that is never full never come into being.
-        for direction in range(2):
-            t.side[direction].mask = capacity - 1
-            t.side[direction].tags = <uint32_t*>calloc(capacity, sizeof(uint32_t))
-            t.side[direction].entries = <FlowEntry*>calloc(capacity, sizeof(FlowEntry))
-            if t.side[direction].tags == NULL or t.side[direction].entries == NULL:
-                raise MemoryError
+        # One chunk more than full, for those that wait to be used again.
+        self._chunks = (capacity + FIRST_NUMBER - 1) // CHUNK_ENTRIES + 2
+        t.indexes.current = index_new(SMALLEST_INDEX)
+        t.entries.chunks = <FlowEntry**>calloc(self._chunks, sizeof(FlowEntry*))
+        t.entries.rewrites = <Rewrite**>calloc(self._chunks, sizeof(Rewrite*))
         t.generation = <uint32_t*>calloc(slots + 1, sizeof(uint32_t))
         t.life = <uint32_t*>calloc(slots + 1, sizeof(uint32_t))
         self._in_group = <uint32_t*>calloc(slots + 1, sizeof(uint32_t))
-        if t.generation == NULL or t.life == NULL or self._in_group == NULL:
+        self._groups = <FlowList*>calloc(slots + 1, sizeof(FlowList))
+        if not (t.indexes.current and t.entries.chunks and t.entries.rewrites and t.generation and t.life
+                and self._in_group and self._groups):
             raise MemoryError
 
     def __dealloc__(self):
-        for direction in range(2):
-            free(self.table.side[direction].tags)
-            free(self.table.side[direction].entries)
+        cdef uint32_t i
+        for i in range(self._chunks):
+            if self.table.entries.chunks != NULL:
+                free(self.table.entries.chunks[i])
+            if self.table.entries.rewrites != NULL:
+                free(self.table.entries.rewrites[i])
+        free(self.table.entries.chunks)
+        free(self.table.entries.rewrites)
+        indexes_free(&self.table.indexes)
         free(self.table.generation)
         free(self.table.life)
         free(self._in_group)
+        free(self._groups)
 
     def __len__(self):
-        return self.table.side[UP].live + self.table.side[DOWN].live
+        return self._live
 
     @property
     def capacity(self):
-        return self.table.side[UP].mask + 1
+        return self._capacity
+
+    @property
+    def places(self):
+        return self.table.indexes.current.mask + 1
 
     def install(
         self,
@@ -113,331 +288,316 @@ cdef class Flows:
         int64_t now,
     ):
         cdef FlowTable* t = &self.table
-        cdef FlowSide* side
-        cdef FlowEntry* old
-        cdef FlowEntry* new
-        cdef FlowEntry fresh
-        cdef int direction = 0
-        cdef uint32_t old_place = 0
-        cdef uint32_t place = 0
-        cdef uint32_t tag
+        cdef FlowEntry entry
+        cdef Rewrite changes
+        cdef uint32_t number
         if action > FLOW_SLOW or slot > t.slots or group > t.slots:
             raise ValueError("action, slot or group out of range")
-        old = self._find(key, &direction, &old_place)
-        side = &t.side[direction]
-        memset(&fresh, 0, sizeof(FlowEntry))
-        tag = self._decide(&fresh, key, rewrite)
-        if old == NULL or old.group != group:
-            if self._in_group[group] >= self._per_group:
-                return False
-        # Three quarters: beyond that, probes get long.
-        if old == NULL and side.live >= (side.mask + 1) // 4 * 3:
-            return False
-        new = self._place(side, tag, &place)
-        if new == NULL:
-            return False
-        fresh.action = action
-        fresh.slot = slot
-        fresh.group = group
-        fresh.generation = t.generation[group]
-        fresh.key_life = t.life[fresh.key_slot]
-        fresh.slot_life = t.life[slot]
-        fresh.expires_at = expires_at
-        fresh.idle_timeout = idle_timeout
-        fresh.last_seen = now
-        if old != NULL:
-            fresh.packets = load_relaxed_u64(&old.packets)
-            fresh.bytes = load_relaxed_u64(&old.bytes)
-            fresh.tcp_flags = load_relaxed_u8(&old.tcp_flags)
-        memcpy(new, &fresh, sizeof(FlowEntry))
-        store_release_u32(&side.tags[place], tag)
-        side.live += 1
-        self._in_group[group] += 1
-        # In this order a lookup finds the one or the other, never neither.
-        if old != NULL:
-            self._remove(side, old_place)
-        return True
+        memset(&entry, 0, sizeof(FlowEntry))
+        memset(&changes, 0, sizeof(Rewrite))
+        parse_key(key, &entry)
+        self._check(key_slot(&entry))
+        if rewrite is not None:
+            parse_rewrite(rewrite, entry.key.family, &changes)
+            entry.rewrites = changes.fields != 0
+        entry.action = action
+        entry.slot = slot
+        entry.group = group
+        entry.generation = t.generation[group]
+        entry.key_life = t.life[key_slot(&entry)]
+        entry.slot_life = t.life[slot]
+        entry.expires_at = expires_at
+        entry.idle_timeout = idle_timeout
+        entry.last_seen = now
+        if self._live == 0:
+            self._swept = now // self._tick
+        indexes_resize_if_due(&t.indexes, self._live)
+        indexes_move(&t.indexes, MOVED_PER_INSTALL, t.epoch)
+        number = self._find(&entry)
+        if number == 0:
+            return self._add(&entry, &changes)
+        return self._renew(number, &entry, &changes) or self._replace(number, &entry, &changes)
 
     def remove(self, tuple key not None):
-        cdef int direction = 0
-        cdef uint32_t place = 0
-        cdef FlowEntry* entry = self._find(key, &direction, &place)
-        if entry == NULL:
+        cdef FlowEntry wanted
+        cdef uint32_t number
+        parse_key(key, &wanted)
+        number = self._find(&wanted)
+        if number == 0:
             return None
-        self._remove(&self.table.side[direction], place)
-        return _counters(entry)
+        counters = counters_tuple(entry_at(&self.table.entries, number))
+        self._forget(number)
+        return counters
 
     def entry(self, tuple key not None):
-        cdef int direction = 0
-        cdef uint32_t place = 0
-        cdef FlowEntry* entry = self._find(key, &direction, &place)
-        return None if entry == NULL else _describe(entry, direction)
+        cdef FlowEntry wanted
+        cdef uint32_t number
+        parse_key(key, &wanted)
+        number = self._find(&wanted)
+        return None if number == 0 else entry_tuple(&self.table.entries, number)
 
     def bump(self, uint32_t group):
         self._check(group)
         store_release_u32(&self.table.generation[group], self.table.generation[group] + 1)
+        if self._groups[group].first:
+            self._revoked[group] = None
 
     def close_slot(self, uint32_t slot):
         self._check(slot)
         if slot == 0:
             raise ValueError("slot 0 is nobody's")
         store_release_u32(&self.table.life[slot], self.table.life[slot] + 1)
+        self.bump(slot)
 
     def sweep(self, int64_t now, uint32_t limit=4096):
-        cdef int direction
-        cdef uint32_t left
-        cdef FlowSide* side
+        cdef uint32_t left = limit
+        cdef uint32_t done
+        cdef int64_t until = now // self._tick
+        cdef uint32_t group
         ended = []
-        for direction in range(2):
-            side = &self.table.side[direction]
-            for left in range(min(limit, side.mask + 1)):
-                self._sweep_place(side, direction, side.cursor, now, ended)
-                # Downwards: a removed place at the end of a run makes the one before it the end.
-                side.cursor = (side.cursor - 1) & side.mask
+        self._recycle()
+        indexes_resize_if_due(&self.table.indexes, self._live)
+        indexes_move(&self.table.indexes, limit, self.table.epoch)
+        while self._revoked and left:
+            group = next(iter(self._revoked))
+            done = self._sweep_group(group, left, ended)
+            if done < left:
+                del self._revoked[group]
+            left -= done
+        # After a long pause each list is looked at once.
+        self._swept = max(self._swept, until - BUCKETS)
+        while self._swept < until and left:
+            done = self._sweep_tick(self._swept + 1, now, left, ended)
+            if done == left:
+                break
+            left -= done
+            self._swept += 1
         return ended
 
     def entries(self):
-        cdef int direction
-        cdef uint32_t place
-        for direction in range(2):
-            for place in range(self.table.side[direction].mask + 1):
-                if self.table.side[direction].tags[place] > TAG_REMOVED:
-                    yield _describe(&self.table.side[direction].entries[place], direction)
+        cdef uint32_t number
+        for number in range(FIRST_NUMBER, self._fresh):
+            if entry_at(&self.table.entries, number).is_live:
+                yield entry_tuple(&self.table.entries, number)
 
     def lookup(self, PacketBatch batch not None, int direction, int64_t now):
-        _check_direction(direction)
+        parse_direction(direction)
         with nogil:
             flows_lookup(&self.table, &batch.b, direction, now)
 
-    def rewrite(self, PacketBatch batch not None, int direction):
-        _check_direction(direction)
+    def rewrite(self, PacketBatch batch not None):
         with nogil:
-            flows_rewrite(&self.table, &batch.b, direction)
+            flows_rewrite(&self.table, &batch.b)
 
     cdef int _check(self, uint32_t slot) except -1:
         if slot > self.table.slots:
             raise ValueError("slot out of range")
         return 0
 
-    cdef uint32_t _decide(self, FlowEntry* entry, tuple key, rewrite) except 0:
-        """Fill in the key and rewrite of an entry; its tag."""
-        cdef int direction = _parse_key(key, &entry.key, &entry.key_slot)
-        self._check(entry.key_slot)
-        if rewrite is not None:
-            _parse_rewrite(rewrite, entry.key.family, &entry.rewrite)
-            entry.rewrites = entry.rewrite.fields != 0
-        return _tag(_hash(&self.table, &entry.key, entry.key_slot))
+    cdef uint32_t _find(self, const FlowEntry* key) noexcept:
+        cdef uint32_t tag = hash_key(&self.table, &key.key, key.origin)
+        return find(&self.table, self.table.indexes.current, tag, &key.key, key.origin)
 
-    cdef FlowEntry* _find(self, tuple key, int* direction, uint32_t* place) except? NULL:
-        cdef Tuple identity
-        cdef uint32_t key_slot = 0
-        direction[0] = _parse_key(key, &identity, &key_slot)
-        return _probe(&self.table, direction[0], &identity, key_slot, place)
+    # Adding, replacing, forgetting.
 
-    cdef FlowEntry* _place(self, FlowSide* side, uint32_t tag_hash, uint32_t* place) noexcept:
-        """The first place for a new entry along its probes, NULL if there is none."""
-        cdef uint32_t i = tag_hash & side.mask
-        cdef int probes
-        for probes in range(FLOW_PROBES):
-            if side.tags[i] == TAG_EMPTY or (
-                side.tags[i] == TAG_REMOVED
-                and epoch_passed(self.table.epoch, side.entries[i].removed)
-            ):
-                place[0] = i
-                return &side.entries[i]
-            i = (i + 1) & side.mask
-        return NULL
+    cdef bint _add(self, const FlowEntry* entry, const Rewrite* rewrite) noexcept:
+        cdef uint32_t number
+        if self._live >= self._capacity or self._in_group[entry.group] >= self._per_group:
+            return False
+        number = self._write(entry, rewrite) if indexes_have_room(&self.table.indexes) else 0
+        if number == 0:
+            return False
+        indexes_put(&self.table.indexes, word_of(&self.table, number))
+        self._enlist(number)
+        return True
 
-    cdef void _remove(self, FlowSide* side, uint32_t place) noexcept:
-        cdef FlowEntry* entry = &side.entries[place]
-        store_release_u32(&side.tags[place], TAG_REMOVED)
-        entry.removed = epoch_mark(self.table.epoch)
-        side.live -= 1
+    # The same decision again: in place, so that what a data thread counts meanwhile is not lost.
+    cdef bint _renew(
+        self, uint32_t number, const FlowEntry* entry, const Rewrite* rewrite
+    ) noexcept:
+        cdef FlowEntry* old = entry_at(&self.table.entries, number)
+        if (old.action != entry.action or old.slot != entry.slot or old.group != entry.group
+                or old.rewrites != entry.rewrites):
+            return False
+        if old.rewrites and memcmp(
+            rewrite_at(&self.table.entries, number), rewrite, sizeof(Rewrite)
+        ) != 0:
+            return False
+        self._unlist(number)
+        store_relaxed_i64(&old.expires_at, entry.expires_at)
+        store_relaxed_i64(&old.idle_timeout, entry.idle_timeout)
+        store_relaxed_i64(&old.last_seen, entry.last_seen)
+        store_release_u32(&old.key_life, entry.key_life)
+        store_release_u32(&old.slot_life, entry.slot_life)
+        store_release_u32(&old.generation, entry.generation)
+        self._enlist(number)
+        return True
+
+    # Another decision: another entry in the same place of the index, so that a look-up finds the
+    # one or the other.
+    cdef bint _replace(
+        self, uint32_t number, const FlowEntry* entry, const Rewrite* rewrite
+    ) noexcept:
+        cdef FlowEntry* old = entry_at(&self.table.entries, number)
+        cdef FlowEntry* new
+        cdef uint32_t fresh
+        if old.group != entry.group and self._in_group[entry.group] >= self._per_group:
+            return False
+        fresh = self._write(entry, rewrite)
+        if fresh == 0:
+            return False
+        new = entry_at(&self.table.entries, fresh)
+        new.packets = load_relaxed_u64(&old.packets)
+        new.bytes = load_relaxed_u64(&old.bytes)
+        new.tcp_flags = load_relaxed_u8(&old.tcp_flags)
+        indexes_swap(
+            &self.table.indexes, word_of(&self.table, number), word_of(&self.table, fresh))
+        self._unlist(number)
+        self._enlist(fresh)
+        self._retire(number)
+        return True
+
+    # An entry that nobody can find yet; its number, 0 if there is no room.
+    cdef uint32_t _write(self, const FlowEntry* entry, const Rewrite* rewrite) noexcept:
+        cdef FlowEntries* entries = &self.table.entries
+        cdef uint32_t number = self._take()
+        cdef uint32_t chunk = number // CHUNK_ENTRIES
+        if number == 0:
+            return 0
+        memcpy(entry_at(entries, number), entry, sizeof(FlowEntry))
+        if entry.rewrites:
+            if entries.rewrites[chunk] == NULL:
+                entries.rewrites[chunk] = <Rewrite*>calloc(CHUNK_ENTRIES, sizeof(Rewrite))
+            if entries.rewrites[chunk] == NULL:
+                self._retire(number)
+                return 0
+            memcpy(rewrite_at(entries, number), rewrite, sizeof(Rewrite))
+        return number
+
+    cdef void _forget(self, uint32_t number) noexcept:
+        indexes_clear(&self.table.indexes, word_of(&self.table, number))
+        self._unlist(number)
+        self._retire(number)
+
+    cdef void _enlist(self, uint32_t number) noexcept:
+        cdef FlowEntry* entry = entry_at(&self.table.entries, number)
+        list_push(&self.table.entries, &self._groups[entry.group], number, BY_GROUP)
+        self._schedule(number)
+        entry.is_live = True
+        self._in_group[entry.group] += 1
+        self._live += 1
+
+    cdef void _unlist(self, uint32_t number) noexcept:
+        cdef FlowEntry* entry = entry_at(&self.table.entries, number)
+        list_remove(&self.table.entries, &self._groups[entry.group], number, BY_GROUP)
+        list_remove(&self.table.entries, &self._ticks[entry.bucket], number, BY_TICK)
+        entry.is_live = False
         self._in_group[entry.group] -= 1
+        self._live -= 1
 
-    cdef int _sweep_place(
-        self, FlowSide* side, int direction, uint32_t place, int64_t now, list ended
-    ) except -1:
-        cdef FlowEntry* entry = &side.entries[place]
-        if side.tags[place] > TAG_REMOVED:
-            if _stale(&self.table, entry, now):
-                ended.append(_describe(entry, direction))
-                self._remove(side, place)
-        elif side.tags[place] == TAG_REMOVED:
-            # Nothing stands behind it that a probe must find, and nobody reads it.
-            if side.tags[(place + 1) & side.mask] == TAG_EMPTY and epoch_passed(
-                self.table.epoch, entry.removed
-            ):
-                store_release_u32(&side.tags[place], TAG_EMPTY)
-        return 0
+    # Into the list of the tick at which it may have ended; one that lies too far ahead, or never
+    # ends by itself, into the furthest there is.
+    cdef void _schedule(self, uint32_t number) noexcept:
+        cdef FlowEntry* entry = entry_at(&self.table.entries, number)
+        cdef int64_t tick = self._swept + BUCKETS - 1
+        if entry.expires_at:
+            tick = min(tick, _tick_after(entry.expires_at, self._tick))
+        if entry.idle_timeout:
+            tick = min(tick, _tick_after(
+                load_relaxed_i64(&entry.last_seen) + entry.idle_timeout, self._tick))
+        entry.bucket = <uint8_t>max(tick, self._swept + 1)
+        list_push(&self.table.entries, &self._ticks[entry.bucket], number, BY_TICK)
 
+    # Memory of entries.
 
-cdef void flows_lookup(FlowTable* t, Batch* b, int direction, int64_t now) noexcept nogil:
-    cdef uint32_t i
-    cdef uint32_t place = 0
-    cdef FlowEntry* entry
-    for i in range(b.count):
-        if b.verdict[i] != PASS or b.mark[i] & MARK_PAST_FLOWS:
-            continue
-        entry = _probe(t, direction, &b.tuple[i], b.peer[i] if direction == DOWN else 0, &place)
-        if entry == NULL or entry.action == FLOW_SLOW or _stale(t, entry, now):
-            b.verdict[i] = SLOW
-            continue
-        _account(entry, b.tuple[i].tcp_flags, b.length[i], now)
-        if entry.action == FLOW_DROP:
-            b.verdict[i] = REFUSED
-            continue
-        b.flow[i] = place
-        if direction == UP:
-            b.peer[i] = entry.slot
+    cdef uint32_t _take(self) noexcept:
+        cdef uint32_t number
+        if self._free == 0:
+            self._recycle()
+        if self._free != 0:
+            number = self._free
+            self._free = entry_at(&self.table.entries, number).link[0].next
+            return number
+        if not self._extend():
+            return 0
+        self._fresh += 1
+        return self._fresh - 1
 
-
-cdef void flows_rewrite(FlowTable* t, Batch* b, int direction) noexcept nogil:
-    cdef uint32_t i
-    cdef FlowEntry* entry
-    for i in range(b.count):
-        if b.verdict[i] != PASS or b.flow[i] == FLOW_NONE:
-            continue
-        entry = &t.side[direction].entries[b.flow[i]]
-        if entry.rewrites and ip_rewrite(slot_packet(b, i), b.length[i], &entry.rewrite) != IP_OK:
-            b.verdict[i] = MALFORMED
-
-
-cdef inline void _account(FlowEntry* e, uint8_t flags, uint32_t length, int64_t now) noexcept nogil:
-    store_relaxed_u64(&e.packets, e.packets + 1)
-    store_relaxed_u64(&e.bytes, e.bytes + length)
-    store_relaxed_i64(&e.last_seen, now)
-    store_relaxed_u8(&e.tcp_flags, e.tcp_flags | flags)
-
-
-cdef inline bint _stale(FlowTable* t, const FlowEntry* e, int64_t now) noexcept nogil:
-    if e.generation != load_acquire_u32(&t.generation[e.group]):
+    # Makes sure that the chunk of the next fresh number is there.
+    cdef bint _extend(self) noexcept:
+        cdef uint32_t chunk = self._fresh // CHUNK_ENTRIES
+        cdef size_t size = CHUNK_ENTRIES * sizeof(FlowEntry)
+        cdef void* memory = NULL
+        if chunk >= self._chunks:
+            return False
+        if self.table.entries.chunks[chunk] != NULL:
+            return True
+        if posix_memalign(&memory, size if chunk else 64, size):
+            return False
+        # The first stays small in a table that does; what is looked up all over many chunks needs
+        # few entries of the processor's address cache.
+        if chunk:
+            madvise(memory, size, MADV_HUGEPAGE)
+        self.table.entries.chunks[chunk] = <FlowEntry*>memory
         return True
-    if e.slot_life != load_acquire_u32(&t.life[e.slot]):
-        return True
-    if e.key_life != load_acquire_u32(&t.life[e.key_slot]):
-        return True
-    if e.expires_at and now >= e.expires_at:
-        return True
-    return e.idle_timeout != 0 and now - load_relaxed_i64(&e.last_seen) >= e.idle_timeout
+
+    cdef void _retire(self, uint32_t number) noexcept:
+        cdef FlowEntry* entry = entry_at(&self.table.entries, number)
+        entry.link[0].next = self._retired.first
+        if self._retired.first == 0:
+            self._retired.last = number
+        self._retired.first = number
+
+    # What has waited until no reader can hold it becomes free; what was retired since waits.
+    cdef void _recycle(self) noexcept:
+        cdef int turn
+        for turn in range(2):
+            if self._waiting.first and epoch_passed(self.table.epoch, self._mark):
+                entry_at(&self.table.entries, self._waiting.last).link[0].next = self._free
+                self._free = self._waiting.first
+                self._waiting.first = 0
+            if self._waiting.first == 0 and self._retired.first:
+                self._waiting = self._retired
+                self._retired.first = 0
+                self._mark = epoch_mark(self.table.epoch)
+        indexes_reclaim(&self.table.indexes, self.table.epoch)
+
+    # Housekeeping.
+
+    # Looks at the group's entries of older generations; how many.
+    cdef uint32_t _sweep_group(self, uint32_t group, uint32_t limit, list ended) except? 0:
+        cdef uint32_t generation = self.table.generation[group]
+        cdef uint32_t done
+        cdef uint32_t number
+        for done in range(limit):
+            number = self._groups[group].last
+            if number == 0 or entry_at(&self.table.entries, number).generation == generation:
+                return done
+            ended.append(entry_tuple(&self.table.entries, number))
+            self._forget(number)
+        return limit
+
+    # Looks at the entries that may have ended at a tick; how many.
+    cdef uint32_t _sweep_tick(
+        self, int64_t tick, int64_t now, uint32_t limit, list ended
+    ) except? 0:
+        cdef FlowList* waiting = &self._ticks[tick % BUCKETS]
+        cdef FlowEntry* entry
+        cdef uint32_t done
+        cdef uint32_t number
+        for done in range(limit):
+            number = waiting.last
+            if number == 0:
+                return done
+            entry = entry_at(&self.table.entries, number)
+            if is_stale(&self.table, entry, now):
+                ended.append(entry_tuple(&self.table.entries, number))
+                self._forget(number)
+            else:
+                list_remove(&self.table.entries, waiting, number, BY_TICK)
+                self._schedule(number)
+        return limit
 
 
-cdef inline FlowEntry* _probe(
-    FlowTable* t, int direction, const Tuple* key, uint32_t key_slot, uint32_t* place
-) noexcept nogil:
-    cdef FlowSide* side = &t.side[direction]
-    cdef uint32_t tag = _tag(_hash(t, key, key_slot))
-    cdef uint32_t i = tag & side.mask
-    cdef int probes
-    cdef uint32_t found
-    for probes in range(FLOW_PROBES):
-        found = load_acquire_u32(&side.tags[i])
-        if found == TAG_EMPTY:
-            return NULL
-        if found == tag and side.entries[i].key_slot == key_slot:
-            if memcmp(&side.entries[i].key, key, IDENTITY) == 0:
-                place[0] = i
-                return &side.entries[i]
-        i = (i + 1) & side.mask
-    return NULL
-
-
-cdef inline uint64_t _hash(const FlowTable* t, const Tuple* key, uint32_t key_slot) noexcept nogil:
-    cdef uint64_t words[6]
-    memset(words, 0, sizeof(words))
-    memcpy(words, key, IDENTITY)
-    words[5] = key_slot
-    return siphash13(t.key0, t.key1, words, 6)
-
-
-# Any 32 bits but the two that mean something else.
-cdef inline uint32_t _tag(uint64_t hashed) noexcept nogil:
-    cdef uint32_t tag = <uint32_t>hashed
-    return tag if tag > TAG_REMOVED else tag + 2
-
-
-cdef int _check_direction(int direction) except -1:
-    if direction != UP and direction != DOWN:
-        raise ValueError("a direction is 0 or 1")
-    return 0
-
-
-cdef int _parse_key(tuple key, Tuple* identity, uint32_t* key_slot) except -1:
-    cdef bytes source
-    cdef bytes destination
-    cdef int direction
-    direction, slot, protocol, source, destination, source_port, destination_port = key
-    _check_direction(direction)
-    if len(source) != len(destination) or len(source) not in (4, 16):
-        raise ValueError("a flow has two addresses of one family")
-    memset(identity, 0, sizeof(Tuple))
-    memcpy(identity.source, <const char*>source, len(source))
-    memcpy(identity.destination, <const char*>destination, len(destination))
-    identity.source_port = source_port
-    identity.destination_port = destination_port
-    identity.protocol = protocol
-    identity.family = 4 if len(source) == 4 else 6
-    key_slot[0] = slot
-    return direction
-
-
-cdef int _parse_rewrite(tuple rewrite, uint8_t family, Rewrite* r) except -1:
-    source, destination, source_port, destination_port = rewrite
-    r.family = family
-    if source is not None:
-        _parse_address(source, family, r.source)
-        r.fields |= REWRITE_SOURCE
-    if destination is not None:
-        _parse_address(destination, family, r.destination)
-        r.fields |= REWRITE_DESTINATION
-    if source_port is not None:
-        r.source_port = source_port
-        r.fields |= REWRITE_SOURCE_PORT
-    if destination_port is not None:
-        r.destination_port = destination_port
-        r.fields |= REWRITE_DESTINATION_PORT
-    return 0
-
-
-cdef int _parse_address(bytes address, uint8_t family, uint8_t* into) except -1:
-    if len(address) != (4 if family == 4 else 16):
-        raise ValueError("a rewrite keeps the family of its flow")
-    memcpy(into, <const char*>address, len(address))
-    return 0
-
-
-cdef tuple _describe(const FlowEntry* e, int direction):
-    cdef int size = 4 if e.key.family == 4 else 16
-    cdef tuple key
-    cdef tuple rewrite
-    key = (
-        direction,
-        e.key_slot,
-        e.key.protocol,
-        <bytes>(<const char*>e.key.source)[:size],
-        <bytes>(<const char*>e.key.destination)[:size],
-        e.key.source_port,
-        e.key.destination_port,
-    )
-    rewrite = _describe_rewrite(&e.rewrite, size) if e.rewrites else None
-    return (
-        key, e.action, e.slot, e.group, e.expires_at, e.idle_timeout, rewrite, _counters(e)
-    )
-
-
-cdef tuple _describe_rewrite(const Rewrite* r, int size):
-    return (
-        <bytes>(<const char*>r.source)[:size] if r.fields & REWRITE_SOURCE else None,
-        <bytes>(<const char*>r.destination)[:size] if r.fields & REWRITE_DESTINATION else None,
-        r.source_port if r.fields & REWRITE_SOURCE_PORT else None,
-        r.destination_port if r.fields & REWRITE_DESTINATION_PORT else None,
-    )
-
-
-cdef tuple _counters(const FlowEntry* e):
-    return (
-        load_relaxed_u64(&e.packets),
-        load_relaxed_u64(&e.bytes),
-        load_relaxed_i64(&e.last_seen),
-        load_relaxed_u8(&e.tcp_flags),
-    )
+cdef inline int64_t _tick_after(int64_t deadline, int64_t tick) noexcept:
+    return (deadline - 1) // tick + 1

@@ -106,7 +106,7 @@ cdef void outbound(PipelineState* p, Batch* b, int64_t now) noexcept nogil:
     ip_parse(b)
     ip_read_ecn(b)
     flows_lookup(p.flows, b, UP, now)
-    flows_rewrite(p.flows, b, UP)
+    flows_rewrite(p.flows, b)
     seal(p, b, now)
     hand_up_slow(p, &p.up, b, EVENT_MISSED_UP)
     hand_up_unroutable(p, &p.up, b)
@@ -139,7 +139,7 @@ cdef void inbound(PipelineState* p, Batch* b, int64_t now) noexcept nogil:
 # From here on also what Python injects, as a packet of its peer.
 cdef void inbound_opened(PipelineState* p, Batch* b, int64_t now) noexcept nogil:
     flows_lookup(p.flows, b, DOWN, now)
-    flows_rewrite(p.flows, b, DOWN)
+    flows_rewrite(p.flows, b)
     hand_up_slow(p, &p.down, b, EVENT_MISSED_DOWN)
 
 

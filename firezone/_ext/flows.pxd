@@ -1,13 +1,15 @@
 # The flow table: what was decided about each direction of each flow.
 #
-# Open addressing with linear probing. `tags` holds 32 bits of each key's hash, so that a probe
-# touches an entry only where the tag matches. Python alone writes; one data thread per direction
-# reads, and keeps the entry's counters. An entry is written whole before its tag is published, and
-# its place is used again only after both threads have passed a quiescent point.
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+# Entries stay where they are; an index of hashes leads to them, and only the index grows. Python
+# alone writes; one data thread per direction reads, and keeps the counters of the entries. An entry
+# is written whole before its number is published, and its memory is used again only after both
+# threads have passed a quiescent point; so is an index that was replaced.
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from firezone._ext.batch cimport Batch, Tuple
+from firezone._ext.batch cimport Batch
 from firezone._ext.epoch cimport Epoch, EpochMark
+from firezone._ext.flow_index cimport FlowIndexes
+from firezone._ext.flow_lists cimport FlowEntries, FlowEntry, FlowList
 from firezone._ext.ip cimport Rewrite
 from firezone._ext.session cimport Sessions
 
@@ -17,39 +19,11 @@ cdef enum:
     FLOW_DROP = 0
     FLOW_FORWARD = 1
     FLOW_SLOW = 2
-    TAG_EMPTY = 0
-    TAG_REMOVED = 1        # a probe goes on past it
-    FLOW_PROBES = 128      # places that one key may stand in
-
-ctypedef struct FlowEntry:
-    Tuple key
-    uint32_t key_slot      # the peer it came from (DOWN)
-    uint32_t slot          # the peer out (UP), else whose revocation ends it
-    uint32_t group
-    uint32_t generation    # of the group when it was decided
-    uint32_t key_life      # of key_slot, then
-    uint32_t slot_life
-    uint8_t action
-    uint8_t rewrites
-    uint8_t tcp_flags      # data thread: seen so far
-    uint8_t _pad[5]
-    int64_t expires_at     # 0 = never
-    int64_t idle_timeout   # 0 = none
-    int64_t last_seen      # data thread
-    uint64_t packets
-    uint64_t bytes
-    EpochMark removed      # Python: when its tag became TAG_REMOVED
-    Rewrite rewrite
-
-ctypedef struct FlowSide:
-    uint32_t* tags
-    FlowEntry* entries
-    uint32_t mask
-    uint32_t live
-    uint32_t cursor        # of the sweep
+    BUCKETS = 256          # of the ticks to come
 
 ctypedef struct FlowTable:
-    FlowSide side[2]       # by direction
+    FlowIndexes indexes
+    FlowEntries entries
     uint64_t key0
     uint64_t key1
     uint32_t slots
@@ -57,25 +31,58 @@ ctypedef struct FlowTable:
     uint32_t* life         # by slot: times that the slot was closed
     const Epoch* epoch
 
+# Entries that no reader should find any more, linked by their first link.
+ctypedef struct FlowChain:
+    uint32_t first
+    uint32_t last
+
 # PASS slots: finds the flow by tuple and, on the way DOWN, peer. FORWARD sets the flow column and,
 # on the way UP, the peer; DROP becomes REFUSED; a miss or stale entry becomes SLOW.
 cdef void flows_lookup(FlowTable* t, Batch* b, int direction, int64_t now) noexcept nogil
 
 # PASS slots: gives the packets the addresses and ports that their flow's entry says.
-cdef void flows_rewrite(FlowTable* t, Batch* b, int direction) noexcept nogil
+cdef void flows_rewrite(FlowTable* t, Batch* b) noexcept nogil
 
 
 cdef class Flows:
     cdef FlowTable table
     cdef Epoch _own_epoch
     cdef Sessions _sessions
+    cdef uint32_t _capacity
+    cdef uint32_t _live
     cdef uint32_t _per_group
     cdef uint32_t* _in_group
+    cdef FlowList* _groups
+    cdef FlowList _ticks[BUCKETS]
+    cdef int64_t _tick
+    cdef int64_t _swept         # the last tick whose entries were looked at
+    cdef dict _revoked          # groups that may hold entries of older generations
+    cdef uint32_t _chunks
+    cdef uint32_t _fresh        # numbers from here on were never used
+    cdef uint32_t _free
+    cdef FlowChain _retired     # since the mark
+    cdef FlowChain _waiting     # for the mark to pass
+    cdef EpochMark _mark
+
     cdef int _check(self, uint32_t slot) except -1
-    cdef uint32_t _decide(self, FlowEntry* entry, tuple key, rewrite) except 0
-    cdef FlowEntry* _find(self, tuple key, int* direction, uint32_t* place) except? NULL
-    cdef FlowEntry* _place(self, FlowSide* side, uint32_t tag_hash, uint32_t* place) noexcept
-    cdef void _remove(self, FlowSide* side, uint32_t place) noexcept
-    cdef int _sweep_place(
-        self, FlowSide* side, int direction, uint32_t place, int64_t now, list ended
-    ) except -1
+    cdef uint32_t _find(self, const FlowEntry* key) noexcept
+    cdef bint _add(self, const FlowEntry* entry, const Rewrite* rewrite) noexcept
+    cdef bint _replace(
+        self, uint32_t number, const FlowEntry* entry, const Rewrite* rewrite
+    ) noexcept
+    cdef bint _renew(
+        self, uint32_t number, const FlowEntry* entry, const Rewrite* rewrite
+    ) noexcept
+    cdef uint32_t _write(self, const FlowEntry* entry, const Rewrite* rewrite) noexcept
+    cdef void _unlist(self, uint32_t number) noexcept
+    cdef void _enlist(self, uint32_t number) noexcept
+    cdef void _schedule(self, uint32_t number) noexcept
+    cdef void _forget(self, uint32_t number) noexcept
+    cdef uint32_t _take(self) noexcept
+    cdef bint _extend(self) noexcept
+    cdef void _retire(self, uint32_t number) noexcept
+    cdef void _recycle(self) noexcept
+    cdef uint32_t _sweep_group(self, uint32_t group, uint32_t limit, list ended) except? 0
+    cdef uint32_t _sweep_tick(
+        self, int64_t tick, int64_t now, uint32_t limit, list ended
+    ) except? 0

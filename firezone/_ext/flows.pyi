@@ -19,21 +19,31 @@ class Flows:
 
     It frees by the epoch of `sessions`; without one it is for a single thread.
 
-    `capacity` counts the entries of each direction, `slots` the peers, `per_group` the most
-    entries that one group may hold in both directions together.
+    `capacity` is the most entries of both directions together: two for a flow that passes both
+    ways. `slots` counts the peers; `per_group` is the most entries that one group may hold; ends
+    are noticed by `sweep` with a resolution of `tick` nanoseconds.
+
+    An entry takes 128 bytes and 13 to 26 in the index, so a flow both ways 280 to 310; an entry with
+    a rewrite 40 more. An empty table takes 2 KiB. The index grows and shrinks with the entries;
+    the memory of entries is used again, but not given back.
     """
 
     def __new__(
         cls,
         secret: bytes,
         sessions: Sessions | None = None,
-        capacity: int = 65536,
+        capacity: int = 1 << 21,
         slots: int = 16384,
-        per_group: int = 16384,
+        per_group: int = 1 << 16,
+        tick: int = 1_000_000_000,
     ) -> Self: ...
     def __len__(self) -> int: ...
     @property
     def capacity(self) -> int: ...
+    @property
+    def places(self) -> int:
+        """How large the index is now: 8 bytes each."""
+
     def install(
         self,
         key: _Key,
@@ -47,7 +57,9 @@ class Flows:
     ) -> bool:
         """Add or replace an entry; False when the table or the group is full.
 
-        A replaced entry hands its counters on. Raises ValueError for values out of range.
+        A replaced entry hands its counters on, but for packets that are being looked up at that
+        moment; the same decision again only renews the entry and loses none. Raises ValueError for
+        values out of range.
         """
 
     def remove(self, key: _Key) -> _Counters | None:
@@ -60,10 +72,13 @@ class Flows:
         """Make every entry of the group stale."""
 
     def close_slot(self, slot: int) -> None:
-        """Make every entry that names this peer, in key or decision, stale."""
+        """Make every entry that names this peer, in key, decision or group, stale."""
 
     def sweep(self, now: int, limit: int = 4096) -> list[_Entry]:
-        """Look at the next `limit` places of each direction and remove what is stale there."""
+        """Look at up to `limit` entries that may have ended by now, and remove those that have.
+
+        Entries of revoked groups go first. Nothing else is looked at, however full the table is.
+        """
 
     def entries(self) -> Iterator[_Entry]:
         """Every entry of both directions."""
@@ -71,5 +86,5 @@ class Flows:
     def lookup(self, batch: PacketBatch, direction: int, now: int) -> None:
         """Run the lookup stage over a parsed batch."""
 
-    def rewrite(self, batch: PacketBatch, direction: int) -> None:
+    def rewrite(self, batch: PacketBatch) -> None:
         """Run the rewrite stage over a batch that was looked up."""

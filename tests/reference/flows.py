@@ -18,6 +18,7 @@ class Entry:
     bytes: int = 0
     tcp_flags: int = 0
     stale: bool = False
+    names_closed_peer: bool = False
 
 
 @dataclass
@@ -31,7 +32,7 @@ class Table:
         in_group = sum(e.group == entry.group for e in self.entries.values())
         if (old is None or old.group != entry.group) and in_group >= self.per_group:
             return False
-        if old is None and sum(k[0] == key[0] for k in self.entries) >= self.capacity // 4 * 3:
+        if old is None and len(self.entries) >= self.capacity:
             return False
         if old is not None:
             entry.packets, entry.bytes, entry.tcp_flags = old.packets, old.bytes, old.tcp_flags
@@ -44,7 +45,8 @@ class Table:
 
     def close_slot(self, slot: int) -> None:
         for key, entry in self.entries.items():
-            entry.stale |= slot in (key[1], entry.slot)
+            entry.stale |= slot == entry.group
+            entry.names_closed_peer |= slot in (key[1], entry.slot)
 
     def lookup(self, key: Key, size: int, tcp_flags: int, now: int) -> tuple[str, int]:
         """(verdict, peer out on the way up else 0)."""
@@ -59,16 +61,14 @@ class Table:
             return "REFUSED", 0
         return "PASS", entry.slot if key[0] == 0 else 0
 
-    def sweep(self, now: int) -> set[Key]:
-        ended = {key for key, entry in self.entries.items() if is_over(entry, now)}
-        for key in ended:
-            del self.entries[key]
-        return ended
+    def over(self, now: int) -> set[Key]:
+        return {key for key, entry in self.entries.items() if is_over(entry, now)}
 
 
 def is_over(entry: Entry, now: int) -> bool:
     return (
         entry.stale
+        or entry.names_closed_peer
         or bool(entry.expires_at and now >= entry.expires_at)
         or bool(entry.idle_timeout and now - entry.last_seen >= entry.idle_timeout)
     )
