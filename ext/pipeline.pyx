@@ -92,6 +92,7 @@ cdef enum:
     INJECT_FLOW = 2
     INJECT_DELIVER = 3
     RING_CAPACITY = 1024
+    FIRST_FEW = 4          # misses that a peer may have waiting when all together have too many
     CONFIRMED_RESERVE = 64 # places that only confirmations may take: nobody repeats those
 
 DATAGRAM = EVENT_DATAGRAM
@@ -102,7 +103,7 @@ CONFIRMED = EVENT_CONFIRMED
 
 
 cdef void outbound(PipelineState* p, Batch* b, int64_t now) noexcept nogil:
-    begin(p, &p.up)
+    begin(p, &p.up, now)
     ip_parse(b)
     ip_read_ecn(b)
     flows_lookup(p.flows, b, UP, now)
@@ -113,7 +114,7 @@ cdef void outbound(PipelineState* p, Batch* b, int64_t now) noexcept nogil:
 
 
 cdef void outbound_decided(PipelineState* p, Batch* b, int64_t now) noexcept nogil:
-    begin(p, &p.up)
+    begin(p, &p.up, now)
     seal(p, b, now)
     hand_up_unroutable(p, &p.up, b)
 
@@ -125,7 +126,7 @@ cdef void seal(PipelineState* p, Batch* b, int64_t now) noexcept nogil:
 
 
 cdef void inbound(PipelineState* p, Batch* b, int64_t now) noexcept nogil:
-    begin(p, &p.down)
+    begin(p, &p.down, now)
     demux_classify(p.demux, b, now)
     hand_up_slow(p, &p.down, b, EVENT_DATAGRAM)
     sessions_open(p.sessions, b, now)
@@ -143,7 +144,8 @@ cdef void inbound_opened(PipelineState* p, Batch* b, int64_t now) noexcept nogil
     hand_up_slow(p, &p.down, b, EVENT_MISSED_DOWN)
 
 
-cdef inline void begin(PipelineState* p, Lane* lane) noexcept nogil:
+cdef inline void begin(PipelineState* p, Lane* lane, int64_t now) noexcept nogil:
+    lane.now = now
     lane.revision = load_acquire_u64(&p.revision)
 
 
@@ -206,7 +208,7 @@ cdef void hand_up(
     Lane* lane, Batch* b, uint32_t i, uint32_t kind, bint budgeted
 ) noexcept nogil:
     cdef RingItem item
-    if budgeted and not budget_allows(&lane.budget, b.peer[i]):
+    if budgeted and not budget_allows(&lane.budget, b.peer[i], lane.now):
         b.verdict[i] = OVER_BUDGET
         return
     memset(&item, 0, sizeof(RingItem))
@@ -218,13 +220,13 @@ cdef void hand_up(
     item.remote = b.remote[i]
     # Charged first: Python may take it, and give the charge back, at any moment after the push.
     if budgeted:
-        budget_charge(&lane.budget, b.peer[i], 1)
+        budget_charge(&lane.budget, b.peer[i], lane.now)
     if ring_push(lane.events, &item, slot_packet(b, i), CONFIRMED_RESERVE):
         b.mark[i] |= MARK_HANDED_UP
         return
     b.verdict[i] = RING_FULL
     if budgeted:
-        budget_charge(&lane.budget, b.peer[i], <uint32_t>-1)
+        budget_refund(&lane.budget, b.peer[i])
 
 
 # Before any miss of the same batch: what waited for the session may then be sent.
@@ -242,17 +244,34 @@ cdef void hand_up_confirmed(PipelineState* p, Lane* lane, Batch* b) noexcept nog
         ring_push(lane.events, &item, slot_packet(b, i), 0)
 
 
-# Peer 0 is the host itself: it may use the whole budget.
-cdef inline bint budget_allows(const Budget* budget, uint32_t peer) noexcept nogil:
+# What waits is bounded for each peer and in total; what comes in a second, for each peer. Peer 0 is
+# the host itself: it may use the whole total. The first few of a peer may exceed the total, so that
+# the others cannot keep it out, however many they are.
+cdef inline bint budget_allows(const Budget* budget, uint32_t peer, int64_t now) noexcept nogil:
     cdef uint32_t total = budget.added_total - load_acquire_u32(&budget.taken_total)
-    if total >= budget.total:
+    cdef uint32_t waiting = budget.added[peer] - load_acquire_u32(&budget.taken[peer])
+    if total >= budget.total and (waiting >= FIRST_FEW or total >= RING_CAPACITY // 4 * 3):
         return False
-    return peer == 0 or budget.added[peer] - load_acquire_u32(&budget.taken[peer]) < budget.per_peer
+    if peer and waiting >= budget.per_peer:
+        return False
+    return budget.due[peer] - now < budget.burst * budget_interval(budget, peer)
 
 
-cdef inline void budget_charge(Budget* budget, uint32_t peer, uint32_t amount) noexcept nogil:
-    budget.added[peer] += amount
-    budget.added_total += amount
+# `due` is when the peer will have waited for all that it has used, were it to use it evenly.
+cdef inline void budget_charge(Budget* budget, uint32_t peer, int64_t now) noexcept nogil:
+    budget.added[peer] += 1
+    budget.added_total += 1
+    budget.due[peer] = max(budget.due[peer], now) + budget_interval(budget, peer)
+
+
+cdef inline void budget_refund(Budget* budget, uint32_t peer) noexcept nogil:
+    budget.added[peer] -= 1
+    budget.added_total -= 1
+    budget.due[peer] -= budget_interval(budget, peer)
+
+
+cdef inline int64_t budget_interval(const Budget* budget, uint32_t peer) noexcept nogil:
+    return budget.interval if peer else budget.own_interval
 
 
 # From Python.
@@ -292,7 +311,7 @@ cdef bint injected_up(PipelineState* p, Batch* b, int64_t now) noexcept nogil:
 cdef bint injected_down(PipelineState* p, Batch* b, int64_t now) noexcept nogil:
     cdef uint32_t kind = take_injected(p, &p.down, b)
     if kind != 0:
-        begin(p, &p.down)
+        begin(p, &p.down, now)
     if kind == INJECT_FLOW:
         ip_parse(b)
         inbound_opened(p, b, now)
@@ -434,6 +453,9 @@ cdef class Pipeline:
         int wake_fd=-1,
         uint32_t misses_per_peer=32,
         uint32_t misses=256,
+        uint32_t misses_per_second=2000,
+        uint32_t own_misses_per_second=8000,
+        uint32_t burst=256,
     ):
         cdef PipelineState* p = &self.state
         cdef uint32_t slots = sessions.table.capacity
@@ -464,8 +486,16 @@ cdef class Pipeline:
         p.closed_at = <uint64_t*>calloc(slots + 1, sizeof(uint64_t))
         if p.closed_at == NULL:
             raise MemoryError
-        _allocate(&p.up.budget, slots, misses_per_peer, misses)
-        _allocate(&p.down.budget, slots, misses_per_peer, misses)
+        if not misses_per_second or not own_misses_per_second or not burst:
+            raise ValueError("no misses at all would be no traffic")
+        p.up.budget.per_peer = misses_per_peer
+        p.up.budget.total = misses
+        p.up.budget.interval = 1_000_000_000 // misses_per_second
+        p.up.budget.own_interval = 1_000_000_000 // own_misses_per_second
+        p.up.budget.burst = burst
+        p.down.budget = p.up.budget
+        _allocate(&p.up.budget, slots)
+        _allocate(&p.down.budget, slots)
 
     def __dealloc__(self):
         free(self.state.closed_at)
@@ -632,12 +662,11 @@ cdef void _give_back(Budget* budget, uint32_t peer) noexcept:
     store_release_u32(&budget.taken_total, budget.taken_total + 1)
 
 
-cdef int _allocate(Budget* budget, uint32_t slots, uint32_t per_peer, uint32_t total) except -1:
+cdef int _allocate(Budget* budget, uint32_t slots) except -1:
     budget.added = <uint32_t*>calloc(slots + 1, sizeof(uint32_t))
     budget.taken = <uint32_t*>calloc(slots + 1, sizeof(uint32_t))
-    budget.per_peer = per_peer
-    budget.total = total
-    if budget.added == NULL or budget.taken == NULL:
+    budget.due = <int64_t*>calloc(slots + 1, sizeof(int64_t))
+    if budget.added == NULL or budget.taken == NULL or budget.due == NULL:
         raise MemoryError
     return 0
 
@@ -645,3 +674,4 @@ cdef int _allocate(Budget* budget, uint32_t slots, uint32_t per_peer, uint32_t t
 cdef void _release(Budget* budget) noexcept:
     free(budget.added)
     free(budget.taken)
+    free(budget.due)

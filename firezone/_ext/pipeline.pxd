@@ -21,8 +21,12 @@ ctypedef struct Budget:
     uint32_t* taken
     uint32_t added_total
     uint32_t taken_total
-    uint32_t per_peer
+    uint32_t per_peer      # that may wait
     uint32_t total
+    int64_t* due           # by slot
+    int64_t interval       # ns between the misses of a peer, in the long run
+    int64_t own_interval   # and of the host itself
+    int64_t burst          # misses that may come at once
 
 # What belongs to one direction; written by its data thread alone.
 ctypedef struct Lane:
@@ -35,6 +39,7 @@ ctypedef struct Lane:
     RingBuffer* events     # to Python
     RingBuffer* injected   # from Python
     uint64_t revision      # of the peers, when the batch began
+    int64_t now            # of the batch
     Budget budget
 
 ctypedef struct PipelineState:

@@ -23,7 +23,9 @@ class Pipeline:
     """The order of the stages, for the two data threads and for single-threaded callers.
 
     `wake_fd` is an eventfd that is written when events wait, or -1. `misses_per_peer` and `misses`
-    bound the packets that wait for Python's decision in each direction.
+    bound the packets that wait for Python's decision in each direction. In the long run a peer may
+    have `misses_per_second` decided, the host itself `own_misses_per_second`, after `burst` at once.
+    What is beyond is dropped and counted as `over_budget`.
     """
 
     def __new__(
@@ -37,6 +39,9 @@ class Pipeline:
         wake_fd: int = -1,
         misses_per_peer: int = 32,
         misses: int = 256,
+        misses_per_second: int = 2000,
+        own_misses_per_second: int = 8000,
+        burst: int = 256,
     ) -> Self: ...
     def outbound(self, batch: PacketBatch, now: int) -> None:
         """IP packets in, sealed datagrams with `remote` set out as the PASS slots."""
