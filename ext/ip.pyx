@@ -26,6 +26,7 @@ cdef enum:
     HIP = 139
     SHIM6 = 140
     MAX_EXTENSIONS = 16    # more serve only to hide the transport header
+    MAX_PACKET = 65575     # IPv6, without jumbograms
 
 cdef enum:
     CE = 3
@@ -306,6 +307,21 @@ cdef inline void write16(uint8_t* p, uint16_t value) noexcept nogil:
 def parse(PacketBatch batch not None):
     with nogil:
         ip_parse(&batch.b)
+
+
+def five_tuple(bytes packet not None):
+    cdef Tuple t
+    cdef uint32_t length = <uint32_t>min(len(packet), MAX_PACKET)
+    if ip_parse_packet(packet, &length, &t) != PASS:
+        return None
+    cdef Py_ssize_t size = 4 if t.family == 4 else 16
+    return (
+        t.protocol,
+        <bytes>(<const char*>t.source)[:size],
+        <bytes>(<const char*>t.destination)[:size],
+        t.source_port,
+        t.destination_port,
+    )
 
 
 def read_ecn(PacketBatch batch not None):

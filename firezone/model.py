@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NewType
 
 from firezone.errors import LocalError
 
 IPAddress = IPv4Address | IPv6Address
+
+
+@lru_cache(maxsize=4096)
+def unpack_address(packed: bytes) -> IPAddress:
+    """The address of 4 or 16 bytes. Remembered, because the same few come with each new flow."""
+    return ip_address(packed)
+
 
 Entropy = Callable[[int], bytes]
 """Gives that many random bytes. `os.urandom` in programs, a seeded generator in tests."""

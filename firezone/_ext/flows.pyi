@@ -23,9 +23,9 @@ class Flows:
     ways. `slots` counts the peers; `per_group` is the most entries that one group may hold; ends
     are noticed by `sweep` with a resolution of `tick` nanoseconds.
 
-    An entry takes 128 bytes and 13 to 26 in the index, so a flow both ways 280 to 310; an entry with
-    a rewrite 40 more. An empty table takes 2 KiB. The index grows and shrinks with the entries;
-    the memory of entries is used again, but not given back.
+    An entry takes 128 bytes and 13 to 26 in the index, so a flow that passes both ways 280 to 310;
+    an entry with a rewrite takes 40 more. An empty table takes 2 KiB. The index grows and shrinks
+    with the entries; the memory of entries is used again, but not given back.
     """
 
     def __new__(

@@ -7,6 +7,12 @@ from firezone._ext.batch import PacketBatch
 def parse(batch: PacketBatch) -> None:
     """PASS slots: check the headers, fill the tuple, cut the length to what the header says."""
 
+def five_tuple(packet: bytes) -> tuple[int, bytes, bytes, int, int] | None:
+    """(protocol, source, destination, source port, destination port) as `parse` sees them.
+
+    None for a packet that is malformed or a fragment. Of ICMP echo both ports are the identifier.
+    """
+
 def rewrite(
     packet: ReadableBuffer,
     source: bytes | None = None,

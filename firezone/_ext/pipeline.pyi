@@ -24,8 +24,8 @@ class Pipeline:
 
     `wake_fd` is an eventfd that is written when events wait, or -1. `misses_per_peer` and `misses`
     bound the packets that wait for Python's decision in each direction. In the long run a peer may
-    have `misses_per_second` decided, the host itself `own_misses_per_second`, after `burst` at once.
-    What is beyond is dropped and counted as `over_budget`.
+    bring `misses_per_second`, the host itself `own_misses_per_second`, after `burst` at once. What
+    is beyond is dropped and counted as `over_budget`.
     """
 
     def __new__(

@@ -6,7 +6,7 @@ from collections import deque
 
 from firezone import commands
 from firezone._ext.batch import PacketBatch, Verdict
-from firezone.dataplane.tables import Tables
+from firezone.dataplane.tables import FLOW_CAPACITY, Tables
 from firezone.dataplane.values import address_tuple, endpoint_of
 from firezone.model import Endpoint, Entropy, Transmit
 
@@ -19,7 +19,7 @@ class SingleThreaded(Tables):
         *,
         own_public_key: bytes,
         entropy: Entropy,
-        flow_capacity: int = 4096,
+        flow_capacity: int = FLOW_CAPACITY,
         slots: int = 256,
         mtu: int = 1280,
     ) -> None:

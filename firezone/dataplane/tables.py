@@ -26,6 +26,11 @@ from firezone.model import Endpoint, Entropy
 SLOTS = 16_384
 """Peers that one data plane can hold, by default."""
 
+FLOW_CAPACITY = 1 << 21
+"""Entries of the flow table, by default: a million flows both ways. It grows as they come."""
+
+_EVENTS_AT_ONCE = 64
+
 
 class Tables:
     """The tables and the commands on them; how packets get in and out is the subclass's matter."""
@@ -55,6 +60,14 @@ class Tables:
         """The next thing the control layer must know, None when there is nothing."""
         event = self._pipeline.poll_event()
         return None if event is None else event_of(event)
+
+    def poll_events(self) -> Iterator[commands.DataplaneEvent]:
+        """Up to 64 of them, so that whoever else waits for the control layer gets a turn."""
+        for _ in range(_EVENTS_AT_ONCE):
+            event = self.poll_event()
+            if event is None:
+                return
+            yield event
 
     def activity(self, slot: int) -> commands.Activity:
         """What was seen of a peer. All zero for a slot that is not open."""
@@ -92,7 +105,7 @@ class Tables:
 
     @property
     def flow_capacity(self) -> int:
-        """How many it can hold in each direction."""
+        """How many it can hold; a flow that passes both ways has two."""
         return self._flows.capacity
 
     def counters(self) -> dict[str, int]:
@@ -101,11 +114,12 @@ class Tables:
         total.update(self._counters)
         return total
 
-    def sweep(self, now: int, limit: int = 4096) -> list[Flow]:
-        """Do a bounded piece of housekeeping; the flows that ended. Call it some times a second."""
+    def sweep(self, now: int, limit: int = 4096) -> Iterator[Flow]:
+        """Look at up to `limit` flows that may have ended; those that have. Call it after each
+        piece of events, and once a second."""
         self._sessions.reclaim()
         self._paths.reclaim()
-        return [flow_of(entry) for entry in self._flows.sweep(now, limit)]
+        return map(flow_of, self._flows.sweep(now, limit))
 
     def flow(self, key: commands.FlowKey) -> Flow | None:
         """The entry of a key, also a stale one."""

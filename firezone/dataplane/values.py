@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import ip_address
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from firezone import commands
 from firezone._ext import pipeline as kernel
-from firezone.model import Endpoint
+from firezone.model import Endpoint, unpack_address
 
 if TYPE_CHECKING:
     from firezone._ext.flows import _Entry, _Key, _Rewrite
@@ -38,9 +38,11 @@ def address_tuple(endpoint: Endpoint) -> Address:
     return (endpoint.family, endpoint.address.packed, endpoint.port)
 
 
+@lru_cache(maxsize=4096)
 def endpoint_of(address: Address) -> Endpoint:
+    """Remembered: the same peers and relays come again and again."""
     _, packed, port = address
-    return Endpoint(ip_address(packed), port)
+    return Endpoint(unpack_address(packed), port)
 
 
 def key_tuple(key: commands.FlowKey) -> _Key:
@@ -75,8 +77,8 @@ def flow_of(entry: _Entry) -> Flow:
             commands.Direction(direction),
             key_slot,
             protocol,
-            ip_address(source),
-            ip_address(destination),
+            unpack_address(source),
+            unpack_address(destination),
             source_port,
             destination_port,
         ),
@@ -98,8 +100,8 @@ def _rewrite_of(rewrite: _Rewrite | None) -> commands.Rewrite | None:
         return None
     source, destination, source_port, destination_port = rewrite
     return commands.Rewrite(
-        None if source is None else ip_address(source),
-        None if destination is None else ip_address(destination),
+        None if source is None else unpack_address(source),
+        None if destination is None else unpack_address(destination),
         source_port,
         destination_port,
     )

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from ipaddress import ip_address
+from typing import NamedTuple
 
-from firezone._ext import ip
-from firezone._ext.batch import PacketBatch, Verdict
+from firezone._ext.ip import five_tuple
 from firezone.commands import NOBODY, Action, Direction, FlowKey, InstallFlow
 from firezone.durations import SECOND
-from firezone.model import IPAddress
+from firezone.model import IPAddress, unpack_address
 from firezone.policy.filter import Protocol
 
 IDLE_TIMEOUT = 120 * SECOND
 """An entry without a rewrite is only a cache of the policy's word: it can always be made again."""
 
-_MAX_PACKET = 1500
-
 REFUSAL_TIME = 1 * SECOND
 """How long a refusal is silent: the answer to a refused sender is limited to one a second."""
 
 
-@dataclass(frozen=True, slots=True)
-class Flow:
+class Flow(NamedTuple):
     """The 5-tuple of a packet, as the flow table sees it."""
 
     protocol: int
@@ -35,14 +30,16 @@ class Flow:
     def of(cls, packet: bytes) -> Flow | None:
         """None if it is no packet that may pass, such as a fragment. The kernel that looks flows
         up reads the packet here, too, so that both see the same flow."""
-        batch = PacketBatch(1)
-        slot = batch.append(packet[:_MAX_PACKET])
-        ip.parse(batch)
-        if batch.verdict(slot) != Verdict.PASS:
+        parsed = five_tuple(packet)
+        if parsed is None:
             return None
-        _, protocol, source, destination, source_port, destination_port, _ = batch.tuple(slot)
+        protocol, source, destination, source_port, destination_port = parsed
         return cls(
-            protocol, ip_address(source), ip_address(destination), source_port, destination_port
+            protocol,
+            unpack_address(source),
+            unpack_address(destination),
+            source_port,
+            destination_port,
         )
 
     @property

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from firezone import commands
 from firezone._ext.tun import Tun
 from firezone._ext.udp import UdpSockets
-from firezone.dataplane import SLOTS, Tables
+from firezone.dataplane import FLOW_CAPACITY, SLOTS, Tables
 from firezone.errors import LocalError
 from firezone.model import Entropy
 from firezone.shell.clock import boottime_ns
@@ -38,13 +38,13 @@ class Dataplane(Tables):
         udp4_fd: int | None,
         udp6_fd: int | None,
         own_public_key: bytes,
-        flow_capacity: int = 65_536,
+        flow_capacity: int = FLOW_CAPACITY,
         slots: int = SLOTS,
         mtu: int = 1280,
         entropy: Entropy = os.urandom,
     ) -> None:
         self.events_fd = _eventfd()
-        """Readable while events may wait. Watch it, then call `poll_event()` until None."""
+        """Readable while events may wait. Watch it, then call `poll_events()`."""
         self._wake_up_fd, self._wake_down_fd = _eventfd(), _eventfd()
         self._tun_fd = tun_fd
         self._udp_fds = (udp4_fd, udp6_fd)

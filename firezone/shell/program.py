@@ -39,6 +39,7 @@ from firezone.shell.tun import INTERFACE, Tun, open_tun
 from firezone.shell.websocket import PortalLink, local_user_agent
 
 SWEEP_INTERVAL = 1 * SECOND
+_SWEPT_AFTER_EVENTS = 256  # as many flows as a piece of events can make, and more
 _FAREWELL_SECONDS = 0.05
 _REMOVAL_SECONDS = 0.5
 
@@ -184,7 +185,7 @@ class Program:
 
     def _handle_dataplane(self) -> None:
         now = boottime_ns()
-        while (event := self._dataplane.poll_event()) is not None:
+        for event in self._dataplane.poll_events():
             match event:
                 case commands.DatagramReceived(local, source, payload):
                     self._role.handle_datagram(local, source, payload, now)
@@ -195,6 +196,7 @@ class Program:
                 case commands.SessionConfirmed(slot, local_index):
                     self._role.handle_session_confirmed(slot, local_index, now)
             self._carry_out()
+        self._dataplane.sweep(now, _SWEPT_AFTER_EVENTS)
         failure = self._dataplane.failure()
         if failure is not None:
             self._fail(ProgramError(f"the data plane has stopped: {failure}"))

@@ -38,6 +38,7 @@ DEFAULT_MTU = 1420
 CONFIG_DIRECTORY = Path("/etc/wireguard")
 
 _HOUSEKEEPING_SECONDS = 1.0
+_SWEPT_AFTER_EVENTS = 256  # as many flows as a piece of events can make, and more
 _LOOKUPS = 3
 _NAME = r"[a-zA-Z0-9_=+.-]{1,15}"
 
@@ -191,7 +192,7 @@ class Interface:
         now = boottime_ns()
         # First of all: what moved before a handshake must not undo where that came from.
         self._note_moves(now)
-        while (event := self._dataplane.poll_event()) is not None:
+        for event in self._dataplane.poll_events():
             match event:
                 case commands.DatagramReceived(local, source, payload):
                     self._device.handle_datagram(local, source, payload, now)
@@ -202,6 +203,7 @@ class Interface:
                 case commands.SessionConfirmed(slot, local_index):
                     self._device.handle_session_confirmed(slot, local_index, now)
             self._carry_out(now)
+        self._dataplane.sweep(now, _SWEPT_AFTER_EVENTS)
         failure = self._dataplane.failure()
         if failure is not None:
             self._fail(InterfaceError(f"{self.name}: the data plane has stopped: {failure}"))
