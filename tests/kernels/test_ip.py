@@ -27,6 +27,7 @@ def parse_one(packet: bytes) -> tuple[PacketBatch, Verdict]:
 
 def agrees(packet: bytes) -> None:
     batch, verdict = parse_one(packet)
+    assert ip.five_tuple(packet) == (batch.tuple(0)[1:6] if verdict == Verdict.PASS else None)
     try:
         expected = slow.parse(packet)
     except slow.MalformedError:
