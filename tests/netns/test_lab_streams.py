@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
+from certificates import self_signed
 
 from firezone.durations import SECOND
 from firezone.lab import Lab, Nat, Site
@@ -37,7 +37,7 @@ def test_tls_where_tcp_is_blocked_too(tmp_path: Path) -> None:
         rules += " tcp dport 3478 reject with tcp reset; }; }"
         done = lab.exec("client-nat", ["nft", rules])
         assert done.returncode == 0, done.stderr
-        _start(lab, {"FIREZONE_TLS_CERT": str(_certificate(tmp_path))})
+        _start(lab, {"FIREZONE_TLS_CERT": str(self_signed(tmp_path))})
         _passes(lab)
         assert _streams(lab) == {"tls"}
 
@@ -89,12 +89,3 @@ def _streams(lab: Lab) -> set[str]:
 def _path(lab: Lab) -> str:
     lines = lab.programs["client"].lines()
     return [line["kind"] for line in lines if line.get("event") == "path_chosen"][-1]
-
-
-def _certificate(directory: Path) -> Path:
-    both, key = directory / "relay.pem", directory / "key.pem"
-    argv = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=relay -out".split()
-    subprocess.run([*argv, str(both), "-keyout", str(key)], check=True, capture_output=True)
-    with both.open("a") as file:
-        file.write(key.read_text())
-    return both

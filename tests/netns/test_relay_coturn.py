@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from certificates import self_signed
 
 from firezone.turn.relay_auth import password_of
 
@@ -35,8 +36,7 @@ class World:
 
     def __init__(self, directory: Path) -> None:
         self.listen_port, self.peer_port, self.tls_port = free_port(), free_port(), free_port()
-        certificate = directory / "certificate.pem"
-        _make_certificate(certificate)
+        certificate = self_signed(directory)
         (directory / "secret").write_text(SECRET)
         self.log = (directory / "log").open("w+")
         settings = {
@@ -80,13 +80,6 @@ class World:
                 process.kill()
             process.wait()
         self.log.close()
-
-
-def _make_certificate(path: Path) -> None:
-    argv = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=relay -out".split()
-    subprocess.run([*argv, str(path), "-keyout", f"{path}.key"], check=True, capture_output=True)
-    with path.open("a") as both:
-        both.write(Path(f"{path}.key").read_text())
 
 
 @pytest.fixture
