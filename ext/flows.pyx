@@ -190,9 +190,7 @@ cdef inline uint32_t find(
     return 0
 
 
-cdef inline uint32_t hash_key(
-    const FlowTable* t, const Tuple* key, uint32_t origin
-) noexcept nogil:
+cdef inline uint32_t hash_key(const FlowTable* t, const Tuple* key, uint32_t origin) noexcept nogil:
     cdef uint64_t words[6]
     words[4] = 0
     memcpy(words, key, IDENTITY)
@@ -246,8 +244,8 @@ cdef class Flows:
         t.life = <uint32_t*>calloc(slots + 1, sizeof(uint32_t))
         self._in_group = <uint32_t*>calloc(slots + 1, sizeof(uint32_t))
         self._groups = <FlowList*>calloc(slots + 1, sizeof(FlowList))
-        if not (t.indexes.current and t.entries.chunks and t.entries.rewrites and t.generation and t.life
-                and self._in_group and self._groups):
+        if not (t.indexes.current and t.entries.chunks and t.entries.rewrites and t.generation
+                and t.life and self._in_group and self._groups):
             raise MemoryError
 
     def __dealloc__(self):
@@ -508,8 +506,6 @@ cdef class Flows:
         entry.bucket = <uint8_t>max(tick, self._swept + 1)
         list_push(&self.table.entries, &self._ticks[entry.bucket], number, BY_TICK)
 
-    # Memory of entries.
-
     cdef uint32_t _take(self) noexcept:
         cdef uint32_t number
         if self._free == 0:
@@ -561,8 +557,6 @@ cdef class Flows:
                 self._retired.first = 0
                 self._mark = epoch_mark(self.table.epoch)
         indexes_reclaim(&self.table.indexes, self.table.epoch)
-
-    # Housekeeping.
 
     # Looks at the group's entries of older generations; how many.
     cdef uint32_t _sweep_group(self, uint32_t group, uint32_t limit, list ended) except? 0:
