@@ -2,7 +2,14 @@
 
 from firezone.ice.agent import Agent
 from firezone.ice.candidate import Candidate, CandidateKind, is_usable
-from firezone.ice.events import IceState, IceTransmit, Nominated, PairReport, StateChanged
+from firezone.ice.events import (
+    IceState,
+    IceTransmit,
+    Nominated,
+    PairReport,
+    PathSilent,
+    StateChanged,
+)
 from firezone.ice.pair import CheckState, Tally
 from firezone.ice.timing import StunTiming
 
@@ -15,6 +22,7 @@ __all__ = [
     "IceTransmit",
     "Nominated",
     "PairReport",
+    "PathSilent",
     "StateChanged",
     "StunTiming",
     "Tally",

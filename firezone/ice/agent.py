@@ -23,13 +23,26 @@ from collections import Counter, deque
 from dataclasses import replace
 
 from firezone import stun
+from firezone.durations import SECOND
 from firezone.ice.candidate import COMPONENT, Candidate, CandidateKind, is_usable
 from firezone.ice.checklist import Checklist
-from firezone.ice.events import IceState, IceTransmit, Nominated, PairReport, StateChanged
+from firezone.ice.doubt import RECENTLY, Doubt, distrust, has_answered, reconsider
+from firezone.ice.events import (
+    AgentEvent,
+    IceState,
+    IceTransmit,
+    Nominated,
+    PairReport,
+    PathSilent,
+    StateChanged,
+)
 from firezone.ice.pair import Check, CheckState, Nomination, Pair
 from firezone.ice.pool import CandidatePool
 from firezone.ice.timing import StunTiming
 from firezone.model import Endpoint, Entropy, IceCredentials, Timeout
+
+NOMINATION_LAPSE = 2 * SECOND
+"""Somewhat more than the pace of checks: whoever still uses a pair has sent one in that time."""
 
 
 class Agent:
@@ -57,10 +70,11 @@ class Agent:
         self._checklist = Checklist(controlling)
         self._nominated: Pair | None = None
         self._announced: Nominated | None = None
+        self._doubt: Doubt | None = None
         self._deadline: int | None = now
         self._now = now
         self._transmits: deque[IceTransmit] = deque()
-        self._events: deque[Nominated | StateChanged] = deque()
+        self._events: deque[AgentEvent] = deque()
 
     @property
     def state(self) -> IceState:
@@ -167,9 +181,20 @@ class Agent:
         self._settle(now)
         return True
 
+    def handle_silence(self, now: int) -> None:
+        """Data is sent over the nominated pair, and nothing has come back for a while. See whether
+        the pair still works; if it does not, and another does, use that one."""
+        pair = self._nominated
+        if pair is None or self._doubt is not None or has_answered(pair, now - RECENTLY):
+            return
+        self._doubt = Doubt(pair, now)
+        pair.check_again(now)
+        self._settle(now)
+
     def handle_timeout(self, now: int) -> None:
         """Fail and check the pairs that are due. The first call starts the agent."""
         self._start()
+        self._judge(now)
         due = self._checklist.due(self._timing, now)
         for pair in due:
             if pair.is_exhausted(self._timing):
@@ -195,7 +220,7 @@ class Agent:
     def poll_transmit(self) -> IceTransmit | None:
         return self._transmits.popleft() if self._transmits else None
 
-    def poll_event(self) -> Nominated | StateChanged | None:
+    def poll_event(self) -> AgentEvent | None:
         return self._events.popleft() if self._events else None
 
     # Candidates
@@ -316,15 +341,21 @@ class Agent:
 
     def _note_request(self, pair: Pair, request: stun.Message, now: int) -> None:
         pair.trigger(now)
+        pair.requested_at = now
         if self.controlling:
             return
         pair.use_candidate = request.get(stun.USE_CANDIDATE) is not None
         if pair.use_candidate:
-            # Some peers nominate a pair once, others as long as they use it. So a nomination ends
-            # only with a newer one, and only that of a pair the peer does not repeat it for.
-            for other in self._checklist:
-                other.remote_nominated &= other.use_candidate
+            self._end_nominations(now)
             pair.remote_nominated = True
+
+    def _end_nominations(self, now: int) -> None:
+        """Some peers nominate a pair once, others as long as they use it. So a nomination ends only
+        with a newer one, and only that of a pair the peer does not repeat it for; where nothing
+        comes any more, its end cannot be told."""
+        for pair in self._checklist:
+            has_lapsed = now - pair.requested_at > NOMINATION_LAPSE
+            pair.remote_nominated &= pair.use_candidate and not has_lapsed
 
     # Our checks (RFC 8445 section 7.2)
 
@@ -342,6 +373,36 @@ class Agent:
         payload = request.encode(integrity_key=key, fingerprint=True)
         self._checklist.sent(pair, request.transaction_id, self._timing, now)
         self._transmits.append(IceTransmit(pair.local.base, pair.remote.address, payload))
+        if self._doubt is not None and self._doubt.pair is pair:
+            self._probe(self._doubt, now)
+
+    def _probe(self, doubt: Doubt, now: int) -> None:
+        doubt.handle_probed(now)
+        if doubt.wants_others_checked:
+            for other in self._checklist:
+                if other is not doubt.pair:
+                    other.check_again(now)
+
+    def _judge(self, now: int) -> None:
+        doubt = self._doubt
+        if doubt is None:
+            return
+        if doubt.pair is not self._nominated or doubt.is_dispelled:
+            self._doubt = None
+            return
+        if doubt.verdict_at is None or now < doubt.verdict_at:
+            return
+        self._doubt = None
+        eligible = [pair for pair in self._checklist if self._is_eligible(pair)]
+        silent = [pair for pair in eligible if not has_answered(pair, doubt.since)]
+        if len(silent) == len(eligible):
+            self._events.append(PathSilent())
+            return
+        self.counters["nominated pair distrusted"] += 1
+        for pair in silent:  # what broke one path may have broken others
+            distrust(pair, now)
+        # If only its way back is broken, the peer learns so that we do not use it any more.
+        doubt.pair.check_again(now)
 
     def _handle_success(
         self, local: Endpoint, source: Endpoint, response: stun.Message, now: int
@@ -396,9 +457,16 @@ class Agent:
         self._nominate(now)
         if self._state is not IceState.NEW:
             self._enter(self._derived_state())
-        self._deadline = self._checklist.next_deadline(self._timing)
+        self._deadline = self._next_deadline(now)
         if self._state is IceState.NEW:
             self._deadline = now
+
+    def _next_deadline(self, now: int) -> int | None:
+        deadlines = [self._checklist.next_deadline(self._timing)]
+        deadlines += [p.distrusted_until for p in self._checklist if p.distrusted_until > now]
+        if self._doubt is not None:
+            deadlines.append(now if self._doubt.is_dispelled else self._doubt.verdict_at)
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def _forget_peer_reflexive(self) -> None:
         """A peer-reflexive remote candidate lives as long as a pair of it, so that an address a
@@ -414,7 +482,9 @@ class Agent:
     def _nominate(self, now: int) -> None:
         if self._nominated is not None and not self._is_usable(self._nominated):
             self._nominated = self._announced = None
-        best = max(filter(self._is_eligible, self._checklist), key=_priority, default=None)
+        for pair in self._checklist:
+            reconsider(pair, now)
+        best = max(filter(self._is_eligible, self._checklist), key=_rank, default=None)
         if best is not None and not self._prefers_nominated(best):
             if self._nominated is not None:
                 self._nominated.renounce()
@@ -440,7 +510,7 @@ class Agent:
             return False
         if self.controlling and current.nomination is Nomination.NONE:
             return False  # nominated by the peer, in our former role
-        return current.priority >= other.priority
+        return _rank(current) >= _rank(other)
 
     def _derived_state(self) -> IceState:
         viable = sum(pair.is_viable for pair in self._checklist)
@@ -471,5 +541,5 @@ def _as_remote(candidate: Candidate) -> Candidate:
     return replace(candidate, base=candidate.address, ufrag=None, socket=None)
 
 
-def _priority(pair: Pair) -> int:
-    return pair.priority
+def _rank(pair: Pair) -> tuple[bool, int]:
+    return not pair.is_distrusted, pair.priority

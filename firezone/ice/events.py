@@ -45,6 +45,14 @@ class StateChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class PathSilent:
+    """The nominated pair was doubted and no pair has answered: what they share may be gone."""
+
+
+AgentEvent = Nominated | StateChanged | PathSilent
+
+
+@dataclass(frozen=True, slots=True)
 class PairReport:
     """What is known of one pair. `round_trip` is smoothed nanoseconds, None before an answer."""
 

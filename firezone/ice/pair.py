@@ -87,9 +87,10 @@ class Check:
 
 @dataclass(slots=True)
 class Tally:
-    """What became of all checks of a pair so far, for whoever wants to know why it was not chosen.
+    """What became of all checks of a pair so far, for a pair in doubt to be judged by, and for
+    whoever wants to know why it was not chosen.
 
-    Nothing is decided by it. Times are nanoseconds, None = not (yet).
+    Times are nanoseconds, None = not (yet).
     """
 
     sent: int = 0
@@ -113,11 +114,17 @@ class Pair:
         """Whether the peer, as the controlling agent, has nominated it."""
         self.use_candidate = False
         """Whether the peer's last request on it carried USE-CANDIDATE."""
+        self.requested_at = now
+        """When the peer last sent a request on it, or it was formed."""
         self.valid_local: Candidate | None = None
         """The local candidate as which the peer sees us on this path."""
         self.round_trip: int | None = None
         """Smoothed (RFC 6298 section 2), nanoseconds."""
         self.tally = Tally()
+        self.is_distrusted = False
+        """Whether any other pair that works is better; see `doubt.py`."""
+        self.distrusted_until = 0
+        self.distrusts = 0
         self._checks: deque[Check] = deque()
         self._due_at: int | None = now
         self._was_triggered = False

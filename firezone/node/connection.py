@@ -23,6 +23,10 @@ CANDIDATE_TIMEOUT = 10 * SECOND
 DISCONNECT_GRACE = 2 * SECOND
 IDLE_AFTER = 20 * SECOND
 HANDSHAKE_DEBOUNCE = 20 * SECOND
+SILENCE = 1 * SECOND
+"""Data goes out and nothing comes back for so long: the path is looked at."""
+SILENCE_GRID = 1 * SECOND
+"""How often one looks for such data."""
 WAITING_PACKETS = 128
 REMEMBERED_PATHS = 16
 REMEMBERED_REMOTES = 64
@@ -92,6 +96,8 @@ class Connection:
     established_at: int | None = None
     disconnected_at: int | None = None
     last_proactive: int | None = None
+    looked_at: int = 0
+    """When the peer's silence was last looked for."""
     failure: str | None = None
     waiting: deque[bytes] = field(default_factory=lambda: deque(maxlen=WAITING_PACKETS), repr=False)
     remotes: list[Candidate] = field(default_factory=list)
@@ -133,6 +139,12 @@ class Connection:
             self.state = ConnectionState.IDLE
             self.agent.set_timing(StunTiming.IDLE, now)
 
+    def is_silent(self, activity: Activity, now: int) -> bool:
+        """Whether it is time to doubt the path, for data over it goes unanswered."""
+        self.looked_at = now
+        start = self._silent_since(activity)
+        return start is not None and now - start >= SILENCE
+
     def touch(self, now: int) -> None:
         """Something happened that counts as activity."""
         self.last_active = now
@@ -150,6 +162,7 @@ class Connection:
             self.agent.poll_timeout(),
             tunnel,
             self._idle_timeout(),
+            self._silence_timeout(activity),
             self._candidate_timeout(),
             self._disconnect_timeout(),
         )
@@ -158,6 +171,20 @@ class Connection:
         if self.state is not ConnectionState.CONNECTED:
             return None
         return Timeout(self.last_active + IDLE_AFTER, "idle")
+
+    def _silent_since(self, activity: Activity) -> int | None:
+        """When data was first sent over the present path without an answer."""
+        if activity.unanswered_since <= activity.received_any or not self.paths:
+            return None
+        return max(activity.unanswered_since, self.paths[-1].at)
+
+    def _silence_timeout(self, activity: Activity) -> Timeout | None:
+        """Only the controlling agent can leave a path."""
+        if not self.agent.controlling or self.state is not ConnectionState.CONNECTED:
+            return None
+        since, grid = self._silent_since(activity), self.looked_at + SILENCE_GRID
+        due = grid if since is None else max(since + SILENCE, self.looked_at + SILENCE // 2)
+        return Timeout(min(due, grid), "silence of the peer")
 
     def _candidate_timeout(self) -> Timeout | None:
         if self.remotes or self.pair is not None:

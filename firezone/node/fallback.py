@@ -46,10 +46,20 @@ class Fallback:
         """Whether there is a stream, or one is on its way."""
         return self.step in (Step.OPENING, Step.OPEN)
 
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether no stream could be opened."""
+        return self.step is Step.REFUSED
+
     def handle_udp_answers(self, now: int) -> None:
         """Some relay can be reached over UDP."""
         if self.step is Step.WAITING:
             self._open_at = now + FALLBACK_AFTER
+
+    def handle_udp_ended(self, now: int) -> None:
+        """No relay can be reached over UDP, and there is nothing more to wait for."""
+        if self.step is Step.WAITING:
+            self._open_at = min(self._open_at, now)
 
     def wants_stream(self, now: int) -> bool:
         """Whether to open one now, of `kind`."""

@@ -20,7 +20,7 @@ from typing import TypeVar
 from firezone.commands import Activity, AddPeer, Command, RemovePeer, SealPacket, SetPath
 from firezone.durations import SECOND
 from firezone.errors import LocalError
-from firezone.ice import Agent, Candidate, CandidateKind, Nominated, StateChanged
+from firezone.ice import Agent, Candidate, CandidateKind, Nominated, PathSilent, StateChanged
 from firezone.model import Endpoint, Entropy, RelayId, Timeout, Transmit, earliest
 from firezone.node.candidates import as_candidate, in_signalling_order, optimistic
 from firezone.node.connection import (
@@ -353,6 +353,8 @@ class Node:
     def _handle_connection_timeout(self, c: Connection, now: int) -> None:
         activity = self._activity(c.slot)
         c.note_activity(activity, now)
+        if self._controlling and c.is_silent(activity, now):
+            c.agent.handle_silence(now)
         if c.agent.poll_timeout() is not None:
             c.agent.handle_timeout(now)
         if c.pair is not None:
@@ -469,6 +471,8 @@ class Node:
                     c.note_ice_state(state, now)
                 case Nominated():
                     self._handle_nominated(c, event, now)
+                case PathSilent():
+                    self.transport.probe(now)
 
     def _handle_nominated(self, c: Connection, pair: Nominated, now: int) -> None:
         if c.pair == pair:

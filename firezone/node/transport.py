@@ -149,6 +149,11 @@ class Transport:
                 self.counters["relay with unusable credentials"] += 1
         self.relays.refresh(named, now)
 
+    def probe(self, now: int) -> None:
+        """See which relays are still there: no path works at the moment."""
+        for _, allocation in self.relays:
+            allocation.probe(now)
+
     def clear(self) -> None:
         """Drop every relay, with no word to them."""
         for relay_id, _ in self.relays.links():
@@ -217,9 +222,12 @@ class Transport:
 
     def _tend(self, relay_id: RelayId, link: Link, now: int) -> str | None:
         """Choose between UDP and a stream. Why the relay is of no use any more, if so."""
-        if self.relays.answers_over_udp():
+        udp_answers = self.relays.answers_over_udp()
+        if udp_answers:
             link.fallback.handle_udp_answers(now)
-        elif link.fallback.wants_stream(now):
+        elif link.udp is not None and link.udp.can_be_freed() == NO_RESPONSE:
+            link.fallback.handle_udp_ended(now)
+        if not udp_answers and link.fallback.wants_stream(now):
             self._want_stream(relay_id, link)
         if link.stream is not None and (reason := link.stream.can_be_freed()) is not None:
             self._leave_stream(relay_id, link, now)
@@ -227,7 +235,7 @@ class Transport:
                 return reason
         if link.udp is not None:
             return self._tend_udp(relay_id, link, link.udp, now)
-        if not link.fallback.is_in_use:
+        if link.fallback.is_hopeless or (udp_answers and not link.fallback.is_in_use):
             return NO_RESPONSE
         if now >= link.udp_retry_at:
             link.udp = self.relays.allocate(link.relay, link.relay.server, now)

@@ -53,6 +53,8 @@ KEEPALIVE_INTERVAL = 25 * SECOND
 """Keeps the NAT's mapping, tells a dead relay, and notices a new mapping."""
 PROBE_BUDGET = 1 * SECOND
 """A `refresh` on demand is one attempt: it is there to find rebooted relays fast."""
+URGENT_BUDGET = 3 * SECOND
+"""For `probe`: three sends, and given up after 4.75 s."""
 REFRESH_RETRY = 30 * SECOND
 NO_RESPONSE = "no response"
 """Why an allocation whose relay does not answer can be freed."""
@@ -201,6 +203,11 @@ class Allocation:
             self._send_bindings(now)
         elif self._grant is not None and not self._requests.has(Method.REFRESH):
             self._send(self._requests.refresh(), now, PROBE_BUDGET)
+
+    def probe(self, now: int) -> None:
+        """See whether the relay still answers; if it does not, know so within five seconds."""
+        if self._grant is not None and not self._requests.has(Method.BINDING):
+            self._send(self._requests.binding(), now, URGENT_BUDGET)
 
     def restart(self, now: int) -> None:
         """Begin again from a new local port, with the credentials and the nonce we have."""

@@ -1,0 +1,88 @@
+"""Doubt about the nominated pair, and distrust of one that did not dispel it.
+
+Consent in RFC 7675 lapses after 30 s, and the checks of a pair that worked give it up after 16 s:
+both are made for networks that lose a few packets. The layer above knows earlier, for it sends data
+and hears nothing. That alone proves nothing, since the peer may have nothing to say. So:
+
+    silence ──► DOUBT: the pair is checked every 120 ms, and the others now and then
+                  │ any answer on the pair        ──► it is fine
+                  │ 9 checks lost, others answer  ──► DISTRUST of it, and of all others that are silent;
+                  │                                   the best of the rest is used
+                  └ 9 checks lost, nobody answers ──► nothing to be done but to say so
+
+Of nine checks over a path that loses 30 % each way, all are lost once in four hundred times. A pair
+that is distrusted is nominated again only if it works when its time is up: 10 s, twice as long with
+each time it happens again. So a path that comes and goes is not followed, at most visited.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from firezone.durations import MILLISECOND, MINUTE, SECOND
+from firezone.ice.pair import Pair
+
+PROBES = 9
+PROBE_INTERVAL = 120 * MILLISECOND
+PATIENCE = 300 * MILLISECOND
+"""How long the last answer may take at least; two round trips if that is longer."""
+OTHERS_EVERY = 3
+"""With every so many probes, all other pairs are checked, too."""
+RECENTLY = 1 * SECOND
+"""A pair that answered so lately is not doubted."""
+DISTRUST = 10 * SECOND
+MAX_DISTRUST = 5 * MINUTE
+FORGIVEN_AFTER = 10 * MINUTE
+
+
+@dataclass(slots=True)
+class Doubt:
+    """The checks of one pair since it fell silent."""
+
+    pair: Pair
+    since: int
+    probes: int = 0
+    probed_at: int = 0
+
+    def handle_probed(self, now: int) -> None:
+        """A check was sent on the pair."""
+        self.probes += 1
+        self.probed_at = now
+        if self.probes < PROBES:
+            self.pair.check_again(now + PROBE_INTERVAL)
+
+    @property
+    def wants_others_checked(self) -> bool:
+        return self.probes % OTHERS_EVERY == 0
+
+    @property
+    def is_dispelled(self) -> bool:
+        return has_answered(self.pair, self.since)
+
+    @property
+    def verdict_at(self) -> int | None:
+        """When the last probe counts as lost; None while there are more to send."""
+        if self.probes < PROBES:
+            return None
+        return self.probed_at + max(PATIENCE, 2 * (self.pair.round_trip or 0))
+
+
+def has_answered(pair: Pair, since: int) -> bool:
+    """Whether a check of the pair was answered since then."""
+    answered_at = pair.tally.answered_at
+    return answered_at is not None and answered_at >= since
+
+
+def distrust(pair: Pair, now: int) -> None:
+    """The pair failed its probes while others did not."""
+    if now - pair.distrusted_until > FORGIVEN_AFTER:
+        pair.distrusts = 0
+    pair.is_distrusted = True
+    pair.distrusted_until = now + min(DISTRUST << min(pair.distrusts, 16), MAX_DISTRUST)
+    pair.distrusts += 1
+
+
+def reconsider(pair: Pair, now: int) -> None:
+    """Trust the pair again if its time is up and it works."""
+    if pair.is_distrusted and now >= pair.distrusted_until and pair.tally.unanswered <= 1:
+        pair.is_distrusted = False

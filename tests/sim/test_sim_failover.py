@@ -1,0 +1,177 @@
+"""A path that dies under traffic is left at once; one that only loses packets is kept."""
+
+import itertools
+import random
+
+import pytest
+from packets import udp
+
+from firezone.durations import MILLISECOND, MINUTE, SECOND
+from firezone.sim import World
+from firezone.sim.portal import CLIENT_ADDRESSES
+
+ME, _ = CLIENT_ADDRESSES
+SERVER = "10.9.0.1"
+
+
+def request(n):
+    return udp(ME, SERVER, 5000, 53, n.to_bytes(4, "big"))
+
+
+class Traffic:
+    """Requests at a pace, each of which the gateway's side answers, if `echo`."""
+
+    def __init__(self, world, pace, echo=True):
+        self.world, self.pace, self.echo = world, pace, echo
+        self.sent = 0
+        self.answered_at = []
+        self.received_at = []
+
+    def run(self, duration):
+        end = self.world.clock.now + duration
+        while self.world.clock.now < end:
+            self.sent += 1
+            self.world.client.send_packet(request(self.sent))
+            stop = self.world.clock.now + self.pace
+            while self.world.clock.now < stop:
+                self.world.clock.run_for(min(10 * MILLISECOND, stop - self.world.clock.now))
+                self._exchange()
+
+    def _exchange(self):
+        now = self.world.clock.now
+        for _ in self.world.gateway.tun:
+            self.received_at.append(now)
+            if self.echo:
+                self.world.gateway.send_packet(udp(SERVER, ME, 53, 5000, b"yes"))
+        self.world.gateway.tun.clear()
+        self.answered_at += [now for _ in self.world.client.tun]
+        self.world.client.tun.clear()
+
+
+def longest_gap(times, start, end):
+    inside = [start, *(t for t in times if start <= t <= end), end]
+    return max(b - a for a, b in itertools.pairwise(inside))
+
+
+def paths(world):
+    return [p.fields["kind"] for p in world.client.events("path_chosen")]
+
+
+def settled(pace=100 * MILLISECOND, echo=True, **options):
+    world = World(**options)
+    traffic = Traffic(world, pace, echo)
+    traffic.run(5 * SECOND)
+    assert paths(world)[-1] == "direct"
+    return world, traffic
+
+
+@pytest.mark.parametrize("pace_ms", [20, 100, 500, 1000])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_direct_path_that_dies_is_left_in_three_seconds(pace_ms, seed):
+    world, traffic = settled(pace_ms * MILLISECOND, seed=seed)
+    start = world.clock.now
+    world.block_direct()
+    traffic.run(20 * SECOND)
+    end = world.clock.now
+    assert paths(world)[-1] == "relayed"
+    assert longest_gap(traffic.answered_at, start, end) < 3 * SECOND + pace_ms * MILLISECOND
+    assert not world.client.events("connection_lost")
+
+
+def test_what_broke_one_direct_path_is_not_tried_on_the_next_one():
+    world, traffic = settled(families=(4, 6))
+    before = len(paths(world))
+    start = world.clock.now
+    world.block_direct()
+    traffic.run(20 * SECOND)
+    assert paths(world)[before:] == ["relayed"]
+    assert longest_gap(traffic.answered_at, start, world.clock.now) < 3 * SECOND
+
+
+@pytest.mark.parametrize("direction", ["to the gateway", "to the client"])
+def test_half_a_path_is_no_path(direction):
+    world, traffic = settled()
+    relays = {a for relay in world.relays for a in relay.host.addresses.values()}
+    host = world._gateway_host if direction == "to the gateway" else world._client_host
+    world.network.blocked = lambda s, d: s.address not in relays and d.address in host.nat.addresses
+    start = world.clock.now
+    traffic.run(20 * SECOND)
+    assert longest_gap(traffic.answered_at, start, world.clock.now) < 3 * SECOND
+
+
+def test_the_direct_path_is_used_again_when_it_works_again():
+    world, traffic = settled()
+    world.block_direct()
+    traffic.run(5 * SECOND)
+    assert paths(world)[-1] == "relayed"
+    world.network.blocked = lambda s, d: False
+    start = world.clock.now
+    traffic.run(30 * SECOND)
+    assert paths(world)[-1] == "direct"
+    assert longest_gap(traffic.answered_at, start, world.clock.now) < 1 * SECOND
+
+
+@pytest.mark.parametrize("loss", [20, 30])
+@pytest.mark.parametrize("pace_ms", [50, 400, 1500])
+def test_loss_alone_moves_nothing(loss, pace_ms):
+    world, traffic = settled(pace_ms * MILLISECOND)
+    before = len(paths(world))
+    dice = random.Random(loss * pace_ms)
+    world.network.blocked = lambda s, d: dice.randrange(100) < loss
+    traffic.run(2 * MINUTE)
+    assert len(paths(world)) - before <= 2
+    assert paths(world)[-1] == "direct"
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_loss_in_both_directions_rarely_moves_anything(seed):
+    """With 30 % lost each way two minutes long, at most one excursion."""
+    world, traffic = settled(200 * MILLISECOND, seed=seed)
+    before = len(paths(world))
+    dice = random.Random(seed)
+    world.network.blocked = lambda s, d: dice.randrange(100) < 30
+    traffic.run(2 * MINUTE)
+    assert len(paths(world)) - before <= 2
+
+
+def test_traffic_that_nobody_answers_moves_nothing():
+    world, traffic = settled(echo=False)
+    before = paths(world)
+    traffic.run(1 * MINUTE)
+    assert paths(world) == before
+    assert longest_gap(traffic.received_at, 0, world.clock.now) or traffic.received_at
+
+
+def test_an_unanswered_stream_of_data_costs_few_checks():
+    world, traffic = settled(echo=False)
+    sent = world.network.counters["sent"]
+    packets = traffic.sent
+    traffic.run(1 * MINUTE)
+    extra = world.network.counters["sent"] - sent - (traffic.sent - packets)
+    quiet, answered = settled()
+    sent, packets = quiet.network.counters["sent"], answered.sent
+    answered.run(1 * MINUTE)
+    usual = quiet.network.counters["sent"] - sent - 2 * (answered.sent - packets)
+    assert extra < 2.5 * usual
+
+
+def test_a_path_that_comes_and_goes_is_not_followed():
+    world, traffic = settled()
+    before = len(paths(world))
+    free = world.network.blocked
+    for _ in range(18):
+        world.block_direct()
+        traffic.run(5 * SECOND)
+        world.network.blocked = free
+        traffic.run(5 * SECOND)
+    assert len(paths(world)) - before <= 10
+
+
+def test_udp_that_ends_altogether_is_replaced_by_a_stream_soon():
+    world, traffic = settled()
+    world.client.streams = True
+    silent = world._client_host.nat.addresses
+    world.network.blocked = lambda s, d: s.address in silent or d.address in silent
+    start = world.clock.now
+    traffic.run(30 * SECOND)
+    assert longest_gap(traffic.answered_at, start, world.clock.now) < 12 * SECOND

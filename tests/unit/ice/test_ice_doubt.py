@@ -1,0 +1,142 @@
+"""What two agents do when the layer above hears nothing over the pair that they use."""
+
+from __future__ import annotations
+
+import pytest
+from ice_wire import Wire, endpoint, host, relay
+
+from firezone.durations import MINUTE, SECOND
+from firezone.ice import PathSilent
+from firezone.ice.doubt import (
+    DISTRUST,
+    MAX_DISTRUST,
+    PROBES,
+    Doubt,
+    distrust,
+    reconsider,
+)
+from firezone.ice.pair import Pair
+
+LEFT, RIGHT, LEFT_RELAY = "10.0.0.1:1", "10.0.0.2:2", "5.5.5.5:50001"
+DIRECT, RELAYED = (LEFT, RIGHT), (LEFT_RELAY, RIGHT)
+
+
+def wire_with_two_paths() -> Wire:
+    wire = Wire()
+    wire.add(wire.left, host(LEFT), relay(LEFT_RELAY))
+    wire.add(wire.right, host(RIGHT))
+    wire.run(10)
+    assert wire.path(wire.left) == DIRECT
+    return wire
+
+
+def test_silence_on_a_path_that_works_costs_one_check() -> None:
+    wire = wire_with_two_paths()
+    wire.run(1.4)
+    before = len(wire.sent)
+    wire.left.handle_silence(wire.now)
+    wire.run(0.1)
+    assert len(wire.sent) - before <= 2 * 2
+    wire.run(5)
+    assert wire.path(wire.left) == DIRECT
+
+
+def test_a_path_that_is_dead_is_left_by_both_agents() -> None:
+    wire = wire_with_two_paths()
+    wire.block(LEFT, RIGHT)
+    wire.run(1)
+    wire.left.handle_silence(wire.now)
+    wire.run(1.5)
+    assert wire.path(wire.left) == RELAYED
+    assert wire.path(wire.right) == (RIGHT, LEFT_RELAY)
+    assert wire.left.counters["nominated pair distrusted"] == 1
+
+
+def test_it_is_not_left_without_anything_better() -> None:
+    wire = Wire()
+    wire.add(wire.left, host(LEFT))
+    wire.add(wire.right, host(RIGHT))
+    wire.run(10)
+    wire.block(LEFT, RIGHT)
+    wire.run(1)
+    wire.left.handle_silence(wire.now)
+    told = False
+    for _ in range(30):
+        while (timeout := wire.left.poll_timeout()) is not None and timeout.deadline <= wire.now:
+            wire.left.handle_timeout(wire.now)
+            while wire.left.poll_transmit() is not None:
+                pass
+            while (event := wire.left.poll_event()) is not None:
+                told |= isinstance(event, PathSilent)
+        wire.now += SECOND // 10
+    assert told
+    assert wire.path(wire.left) == DIRECT
+
+
+@pytest.mark.parametrize("state", ["new", "just answered", "in doubt already"])
+def test_when_silence_means_nothing_new(state: str) -> None:
+    wire = Wire() if state == "new" else wire_with_two_paths()
+    if state == "just answered":
+        wire.run(0.1)
+    if state == "in doubt already":
+        wire.run(1.4)
+        wire.left.handle_silence(wire.now)
+    before = len(wire.sent)
+    doubt = wire.left._doubt
+    wire.left.handle_silence(wire.now)
+    assert len(wire.sent) == before
+    assert wire.left._doubt is doubt or state == "just answered"
+
+
+def test_a_distrusted_path_is_used_again_when_its_time_is_up_and_it_works() -> None:
+    wire = wire_with_two_paths()
+    wire.block(LEFT, RIGHT)
+    wire.run(1)
+    wire.left.handle_silence(wire.now)
+    wire.run(3)
+    wire.blocked.clear()
+    wire.run(5)
+    assert wire.path(wire.left) == RELAYED
+    wire.run(6)
+    assert wire.path(wire.left) == DIRECT
+    assert wire.path(wire.right) == (RIGHT, LEFT)
+
+
+def pair() -> Pair:
+    return Pair(host(LEFT), host(RIGHT), True, 0)
+
+
+def test_distrust_doubles_and_is_forgiven() -> None:
+    one, now, terms = pair(), MINUTE, []
+    for _ in range(8):
+        distrust(one, now)
+        terms.append(one.distrusted_until - now)
+        now = one.distrusted_until + SECOND
+        reconsider(one, now)
+        assert not one.is_distrusted
+    assert terms[:3] == [DISTRUST, 2 * DISTRUST, 4 * DISTRUST]
+    assert max(terms) == terms[-1] == MAX_DISTRUST
+    distrust(one, now + 11 * MINUTE)
+    assert one.distrusted_until == now + 11 * MINUTE + DISTRUST
+
+
+def test_distrust_lasts_as_long_as_checks_are_lost() -> None:
+    one = pair()
+    distrust(one, MINUTE)
+    one.tally.unanswered = 2
+    reconsider(one, one.distrusted_until)
+    assert one.is_distrusted
+    one.tally.unanswered = 0
+    reconsider(one, one.distrusted_until - 1)
+    assert one.is_distrusted
+    reconsider(one, one.distrusted_until)
+    assert not one.is_distrusted
+
+
+def test_the_verdict_waits_for_two_round_trips() -> None:
+    doubt = Doubt(pair(), 0)
+    assert doubt.verdict_at is None
+    doubt.probes, doubt.probed_at = PROBES, SECOND
+    assert doubt.verdict_at == SECOND + 300_000_000
+    doubt.pair.round_trip = SECOND // 2
+    assert doubt.verdict_at == 2 * SECOND
