@@ -32,6 +32,7 @@ from firezone.node import (
     NoRelaysError,
     PeerKeys,
 )
+from firezone.node.deadlines import Deadlines
 from firezone.phoenix.messages import RelaysPresence
 from firezone.phoenix.messages import gateway as messages
 from firezone.policy import (
@@ -97,6 +98,7 @@ class Gateway(Role):
         self._unix_offset = unix_now - now
         self._peers: dict[ClientId, Peer] = {}
         self._by_address: dict[IPAddress, Peer] = {}
+        self._expiries = Deadlines()
 
     # Inputs.
 
@@ -141,7 +143,7 @@ class Gateway(Role):
     # Outputs.
 
     def poll_timeout(self) -> Timeout | None:
-        return earliest(super().poll_timeout(), self._expiry_timeout())
+        return earliest(super().poll_timeout(), self._expiries.first())
 
     # For whoever looks on.
 
@@ -257,6 +259,7 @@ class Gateway(Role):
         peer = self._peer(client)
         grant = Grant(resource.id, resource.address, _filters(resource), flow.expires_at)
         peer.access.authorize(grant)
+        self._note_expiry(peer)
         try:
             self.node.upsert_connection(client.id, keys, now)
         except NoRelaysError as error:
@@ -292,27 +295,32 @@ class Gateway(Role):
             self._decide_anew(peer)
 
     def _expire(self, now: int) -> None:
-        for peer in tuple(self._peers.values()):
+        for client in self._expiries.due(now):
+            peer = self._peers[ClientId(client)]
             for resource in peer.access.expire(self._unix_seconds(now)):
                 self._progress("access_expired", client=peer.id, resource=resource)
-                self._decide_anew(peer)
-
-    def _expiry_timeout(self) -> Timeout | None:
-        expiries = (peer.access.next_expiry() for peer in self._peers.values())
-        times = [e for e in expiries if e is not None]
-        return Timeout(min(times) * SECOND - self._unix_offset, "access expires") if times else None
+            self._decide_anew(peer)
 
     def _drop(self, peer: Peer) -> None:
         self._peers.pop(peer.id, None)
+        self._expiries.set(peer.id, None)
         for address in peer.addresses:
             if self._by_address.get(address) is peer:
                 del self._by_address[address]
 
     def _decide_anew(self, peer: Peer) -> None:
         """Make all flows of a client stale: the policy has changed."""
+        self._note_expiry(peer)
         slot = self.node.slot_of(peer.id)
         if slot is not None:
             self._commands.append(BumpGeneration(slot))
+
+    def _note_expiry(self, peer: Peer) -> None:
+        """In time and by client, so that nobody has to ask them all with each packet."""
+        expiry = peer.access.next_expiry()
+        deadline = None if expiry is None else expiry * SECOND - self._unix_offset
+        timeout = None if deadline is None else Timeout(deadline, "access expires")
+        self._expiries.set(peer.id, timeout)
 
     def _unix_seconds(self, now: int) -> int:
         return (now + self._unix_offset) // SECOND
