@@ -15,10 +15,11 @@ import click
 from firezone.cli.lab import ensure_rights, site, site_options
 from firezone.durations import MILLISECOND, SECOND
 from firezone.errors import FirezoneError
-from firezone.lab import Lab, Nat, Program, userns
+from firezone.lab import Lab, Program, userns
 from firezone.lab.fetch import Fetched
+from firezone.lab.paths import expected_path
 from firezone.lab.programs import Line
-from firezone.lab.topology import RESOURCE, RESOURCE_ALLOWED, RESOURCE_DENIED, Plan
+from firezone.lab.topology import RESOURCE, RESOURCE_ALLOWED, RESOURCE_DENIED
 
 PROMPT = 1 * SECOND
 """A refusal that takes longer than this is a timeout, not a refusal."""
@@ -51,8 +52,6 @@ def demo(
     and fetches a page through the tunnel: directly, then over a relay. Needs root, or a system that
     lets users have namespaces of their own. Everything it makes is gone when it ends.
     """
-    if Nat.UDP_BLOCKED.value in (client_nat, gateway_nat):
-        raise click.UsageError("a site without UDP has no tunnel to show")
     sites = site(client_nat, client_outside), site(gateway_nat, gateway_outside)
     try:
         ensure_rights()
@@ -82,7 +81,7 @@ class Demo:
         _heading("A private network on this machine")
         self._start_world()
         _heading("Through the tunnel")
-        self._connect(_best_path(self._lab.plan))
+        self._connect(expected_path(*(each.site for each in self._lab.plan.sites)))
         self._measure()
         _heading("Over the relay: direct traffic is blocked, the client starts anew")
         self._lab.stop("client")
@@ -188,14 +187,6 @@ class Unexpected(FirezoneError):
 def _expect(condition: bool, problem: str) -> None:
     if not condition:
         raise Unexpected(problem)
-
-
-def _best_path(plan: Plan) -> str:
-    """Two NATs cannot be punched through if one of them uses another port for each destination."""
-    client, gateway = (site.site for site in plan.sites)
-    kinds = {client.nat, gateway.nat}
-    punchable = Nat.SYMMETRIC not in kinds or Nat.NONE in kinds
-    return "direct" if punchable and client.families & gateway.families else "relayed"
 
 
 def _is_path(kind: str) -> Callable[[Line], bool]:

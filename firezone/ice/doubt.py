@@ -6,8 +6,8 @@ and hears nothing. That alone proves nothing, since the peer may have nothing to
 
     silence ──► DOUBT: the pair is checked every 120 ms, and the others now and then
                   │ any answer on the pair        ──► it is fine
-                  │ 9 checks lost, others answer  ──► DISTRUST of it, and of all others that are silent;
-                  │                                   the best of the rest is used
+                  │ 9 checks lost, others answer  ──► DISTRUST of it and of all that are silent: the
+                  │                                   best of the rest is used
                   └ 9 checks lost, nobody answers ──► nothing to be done but to say so
 
 Of nine checks over a path that loses 30 % each way, all are lost once in four hundred times. A pair

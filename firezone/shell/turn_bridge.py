@@ -5,8 +5,8 @@
 What TURN calls a transport is thereby a matter of these two bridges alone: the client's data plane
 sends to an address of 127.0.0.1 as it sends to a relay, and the relay's serves a client there as it
 serves any other, each with its compiled code. In between, some 20 µs of Python per datagram limit a
-stream to a few hundred Mbit/s, which is well beyond what its head-of-line blocking leaves of most
-networks that need one.
+stream to some 400 Mbit/s, which is beyond what head-of-line blocking leaves of most networks that
+need one.
 
 The UDP socket is connected to its one partner, so that no other local program can speak through the
 bridge. It behaves like a link: what the stream cannot take at once is dropped, never queued without

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ice_wire import Wire, endpoint, host, relay
+from ice_wire import Wire, host, relay
 
 from firezone.durations import MINUTE, SECOND
 from firezone.ice import PathSilent
