@@ -33,14 +33,21 @@ from firezone._ext.batch cimport (
     BAD_TAG, CONSUMED, EXPIRED, MALFORMED, MARK_CONFIRMED, NO_PEER, PASS, REPLAYED, TOO_LONG,
     UNROUTABLE, WRONG_INDEX, Batch, PacketBatch, endpoint_equal, endpoint_tuple, slot_packet,
 )
-from firezone._ext.epoch cimport epoch_enter, epoch_leave, epoch_mark, epoch_passed
+from firezone._ext.epoch cimport EpochMark, epoch_enter, epoch_leave, epoch_mark, epoch_passed
 
+
+cdef extern from "time.h" nogil:
+    ctypedef struct timespec "struct timespec":
+        long tv_sec
+        long tv_nsec
+    int nanosleep(const timespec*, timespec*)
 
 cdef extern from "stdlib.h" nogil:
     int posix_memalign(void** memory, size_t alignment, size_t size) noexcept
 
 cdef enum:
     CHUNK = 64             # packets whose AEAD work is handed over at once
+    NAP = 20_000           # ns between two looks at the threads, about half a batch
     WINDOW_BITS = WINDOW_WORDS * 64
     TRANSPORT_DATA = 4
     IS_KEYPAIR = 1
@@ -479,6 +486,19 @@ cdef class Sessions:
 
     def reclaim(self):
         return self._reclaim()
+
+    def settle(self, int64_t timeout=1_000_000_000):
+        cdef EpochMark mark = epoch_mark(&self._epoch)
+        cdef timespec nap
+        nap.tv_sec = 0
+        nap.tv_nsec = NAP
+        while not epoch_passed(&self._epoch, mark):
+            if timeout <= 0:
+                return False
+            with nogil:
+                nanosleep(&nap, NULL)
+            timeout -= NAP
+        return True
 
     def seal(self, PacketBatch batch not None, int64_t now):
         with nogil:

@@ -100,6 +100,12 @@ class Sessions:
         Every change does this too.
         """
 
+    def settle(self, timeout: int = 1_000_000_000) -> bool:
+        """Wait, at most `timeout` ns, until each data thread has left the batch it is in.
+
+        After that none of them still acts on what was removed before the call. False: one is stuck.
+        """
+
     def seal(self, batch: PacketBatch, now: int) -> None:
         """PASS slots: seal the packet for the peer of its column; see `ext/session.pyx`."""
 

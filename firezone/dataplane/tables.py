@@ -188,6 +188,10 @@ class Tables:
         self._pipeline.close_slot(slot)
         self._paths.clear(slot)
         self._sessions.remove_peer(slot)
+        # The slot may be another peer's next. A thread that has looked a flow of this one up would
+        # seal its packet for the other, so let it finish its batch first.
+        if not self._sessions.settle():
+            self._counters["unsettled_slots"] += 1
 
     def _install_keypair(self, command: commands.InstallKeypair) -> None:
         self._sessions.install_keypair(

@@ -1,6 +1,7 @@
 """What the session kernel tells of a peer besides its activity, and padding."""
 
 import struct
+import threading
 
 import pytest
 
@@ -111,3 +112,26 @@ def test_padding(mtu: int, length: int, padded: int):
     assert struct.unpack_from("<I", message) == (4,)
     if length:
         assert receive(them, message) == b"x" * length + bytes(padded - length)
+
+
+def test_settle_waits_for_the_batches_under_way():
+    sessions = Sessions(4)
+    sessions.add_peer(1, 7)
+    assert sessions.settle()
+    done = threading.Event()
+
+    def seal_without_end():
+        batch = PacketBatch(64)
+        while not done.is_set():
+            batch.clear()
+            for _ in range(64):
+                batch.append(bytes(1400), 1)
+            sessions.seal(batch, 1)
+
+    thread = threading.Thread(target=seal_without_end)
+    thread.start()
+    try:
+        assert all(sessions.settle() for _ in range(200))
+    finally:
+        done.set()
+        thread.join()
