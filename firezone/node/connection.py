@@ -29,7 +29,7 @@ SILENCE_GRID = 1 * SECOND
 """How often one looks for such data."""
 WAITING_PACKETS = 128
 REMEMBERED_PATHS = 16
-REMEMBERED_REMOTES = 64
+MAX_REMOTES = 32
 
 
 class ConnectionState(Enum):
@@ -107,10 +107,18 @@ class Connection:
     def established(self) -> bool:
         return self.established_at is not None
 
-    def note_remote(self, candidate: Candidate) -> None:
-        """Remember a few of the peer's candidates; a peer may signal any number."""
-        if candidate not in self.remotes and len(self.remotes) < REMEMBERED_REMOTES:
-            self.remotes.append(candidate)
+    def note_remote(self, candidate: Candidate) -> bool:
+        """Remember a candidate of the peer. False if there are too many: each may cost a channel
+        of the relay, of which all connections have 4096."""
+        if any(candidate.is_same(known) for known in self.remotes):
+            return True
+        if len(self.remotes) >= MAX_REMOTES:
+            return False
+        self.remotes.append(candidate)
+        return True
+
+    def forget_remote(self, candidate: Candidate) -> None:
+        self.remotes[:] = [known for known in self.remotes if not candidate.is_same(known)]
 
     def may_rehandshake(self, now: int) -> bool:
         """At most one proactive handshake in 20 s, none without a path."""

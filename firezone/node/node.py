@@ -168,8 +168,10 @@ class Node:
         if c is None:
             self.counters["candidate for an unknown connection"] += 1
             return
+        if not c.note_remote(candidate):
+            self.counters["too many candidates"] += 1
+            return
         c.touch(now)
-        c.note_remote(candidate)
         c.agent.add_remote_candidate(candidate, now)
         for guess in optimistic(c.remotes, candidate):
             c.agent.add_remote_candidate(guess, now)
@@ -181,6 +183,7 @@ class Node:
         """The peer can no longer be reached there."""
         c = self._connections.get(connection)
         if c is not None:
+            c.forget_remote(candidate)
             c.agent.invalidate_remote_candidate(candidate, now)
             c.touch(now)
             self._settle(c, now)

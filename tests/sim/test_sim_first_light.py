@@ -4,6 +4,8 @@ import pytest
 from packets import ping, tcp, udp
 
 from firezone.durations import SECOND
+from firezone.ice import Candidate
+from firezone.model import Endpoint
 from firezone.sim import NatKind, World
 from firezone.sim.portal import CLIENT_ADDRESSES, GATEWAY_ADDRESSES
 from firezone.sim.world import RESOURCE, RESOURCE_V6
@@ -201,3 +203,18 @@ def test_equal_seeds_give_equal_runs():
         return world.network.counters, world.client.progress, world.clock.now
 
     assert run() == run()
+
+
+def test_a_peer_cannot_use_up_the_relays_channels():
+    world = World()
+    round_trip(world, ping(ME, SERVER), ping(SERVER, ME))
+    (connection,) = world.gateway.role.node.connections()
+    for n in range(500):
+        address = Endpoint.of(f"198.18.{n // 250}.{n % 250 + 1}", 4000)
+        candidate = Candidate.server_reflexive(address, address)
+        world.gateway.role.node.add_remote_candidate(connection.id, candidate, world.clock.now)
+    world.gateway.pump()
+    world.clock.run_for(2 * SECOND)
+    assert world.gateway.role.node.counters["too many candidates"] > 400
+    assert max(relay.machine.channel_count for relay in world.relays) < 100
+    round_trip(world, ping(ME, SERVER, 2), ping(SERVER, ME, 2))
