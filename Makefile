@@ -4,6 +4,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
+# release, or debug: bounds checks, line tracing, no optimization
+MODE := $(or $(FIREZONE_BUILD),release)
 SOURCES := setup.py $(wildcard ext/*.pyx ext/*.pxi ext/c/* firezone/_ext/*.pxd)
 # Selects or adds to what `make test` runs, as in: make test TESTS='tests/unit -k ice'
 TESTS ?= tests
@@ -43,7 +45,7 @@ check:
 	$(BIN)/python -m mypy.stubtest --concise --ignore-unused-allowlist \
 		--allowlist scripts/stubtest.allow firezone._ext
 
-build: $(STAMPS)/built
+build: $(STAMPS)/built-$(MODE)
 
 bench: build $(STAMPS)/dev
 	$(BIN)/python -m pytest benchmarks -q --benchmark-only --benchmark-disable-gc \
@@ -61,7 +63,10 @@ clean:
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 
-$(STAMPS)/built: $(SOURCES) $(STAMPS)/installed
+# Kernels of the other mode have to go: nothing but their flags tells them apart.
+$(STAMPS)/built-$(MODE): $(SOURCES) $(STAMPS)/installed
+	@ls $(STAMPS)/built-* 2>/dev/null | grep -qv 'built-$(MODE)$$' && \
+		rm -f ext/*.c $(STAMPS)/built-* || true
 	$(BIN)/python setup.py -q build_ext --inplace -j "$$(nproc)"
 	@touch $@
 
