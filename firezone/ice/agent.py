@@ -188,13 +188,21 @@ class Agent:
         if pair is None or self._doubt is not None or has_answered(pair, now - RECENTLY):
             return
         self._doubt = Doubt(pair, now)
-        pair.check_again(now)
         self._settle(now)
+
+    def handle_path_opened(self, base: Endpoint, address: Endpoint, now: int) -> None:
+        """What we send from that base to that address gets somewhere from now on; before, it got
+        lost. So a check there must not wait for the last one to be given up."""
+        pair = self._checklist.pair_at(base, address)
+        if pair is not None and pair.state is CheckState.IN_PROGRESS:
+            pair.check_again(now)
+            self._settle(now)
 
     def handle_timeout(self, now: int) -> None:
         """Fail and check the pairs that are due. The first call starts the agent."""
         self._start()
         self._judge(now)
+        self._probe(now)
         due = self._checklist.due(self._timing, now)
         for pair in due:
             if pair.is_exhausted(self._timing):
@@ -360,6 +368,10 @@ class Agent:
     # Our checks (RFC 8445 section 7.2)
 
     def _send_check(self, pair: Pair, now: int) -> None:
+        self._checklist.sent(pair, self._transmit_check(pair), self._timing, now)
+
+    def _transmit_check(self, pair: Pair) -> bytes:
+        """Gives the transaction id."""
         role = stun.ICE_CONTROLLING if self.controlling else stun.ICE_CONTROLLED
         request = (
             stun.Message.request(stun.Method.BINDING, self._entropy)
@@ -371,17 +383,20 @@ class Agent:
             request = request.with_(stun.USE_CANDIDATE, True)
         key = stun.short_term_key(self._remote.password)
         payload = request.encode(integrity_key=key, fingerprint=True)
-        self._checklist.sent(pair, request.transaction_id, self._timing, now)
         self._transmits.append(IceTransmit(pair.local.base, pair.remote.address, payload))
-        if self._doubt is not None and self._doubt.pair is pair:
-            self._probe(self._doubt, now)
+        return request.transaction_id
 
-    def _probe(self, doubt: Doubt, now: int) -> None:
+    # Doubt
+
+    def _probe(self, now: int) -> None:
+        doubt = self._doubt
+        if doubt is None or doubt.probe_at is None or now < doubt.probe_at:
+            return
         doubt.handle_probed(now)
-        if doubt.wants_others_checked:
-            for other in self._checklist:
-                if other is not doubt.pair:
-                    other.check_again(now)
+        probed = [*self._checklist] if doubt.wants_others_checked else [doubt.pair]
+        for pair in probed:
+            if pair.state in (CheckState.IN_PROGRESS, CheckState.SUCCEEDED):
+                self._checklist.probed(pair, self._transmit_check(pair), now)
 
     def _judge(self, now: int) -> None:
         doubt = self._doubt
@@ -465,7 +480,8 @@ class Agent:
         deadlines = [self._checklist.next_deadline(self._timing)]
         deadlines += [p.distrusted_until for p in self._checklist if p.distrusted_until > now]
         if self._doubt is not None:
-            deadlines.append(now if self._doubt.is_dispelled else self._doubt.verdict_at)
+            deadlines += [self._doubt.probe_at, self._doubt.verdict_at]
+            deadlines += [now] if self._doubt.is_dispelled else []
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def _forget_peer_reflexive(self) -> None:

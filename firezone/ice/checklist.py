@@ -74,6 +74,11 @@ class Checklist:
         self._checks[transaction_id] = check
         self._forget(old)
 
+    def probed(self, pair: Pair, transaction_id: bytes, now: int) -> None:
+        check, old = pair.record_probe(transaction_id, self.controlling, now)
+        self._checks[transaction_id] = check
+        self._forget(old)
+
     def answered(self, check: Check, valid_local: Candidate, now: int) -> None:
         del self._checks[check.transaction_id]
         check.pair.record_answered(check, valid_local, now)

@@ -22,6 +22,9 @@ from firezone.ice.candidate import Candidate
 from firezone.ice.timing import StunTiming
 from firezone.model import Endpoint
 
+MAX_PROBES = 16
+"""Whose answers a pair awaits at a time."""
+
 
 class CheckState(Enum):
     """State of a pair (RFC 8445 section 6.1.2.6); with one stream nothing is ever Frozen."""
@@ -83,6 +86,8 @@ class Check:
     answered: bool = False
     cancelled: bool = False
     """It is not sent again and its silence means nothing, but its answer counts."""
+    is_probe: bool = False
+    """It is beside the schedule: its silence is for `doubt.py` to judge."""
 
 
 @dataclass(slots=True)
@@ -126,6 +131,7 @@ class Pair:
         self.distrusted_until = 0
         self.distrusts = 0
         self._checks: deque[Check] = deque()
+        self._probes: deque[Check] = deque()
         self._due_at: int | None = now
         self._was_triggered = False
 
@@ -215,11 +221,28 @@ class Pair:
         excess = len(self._checks) - timing.tries
         return check, [self._checks.popleft() for _ in range(excess)]
 
+    def record_probe(
+        self, transaction_id: bytes, controlling: bool, now: int
+    ) -> tuple[Check, list[Check]]:
+        """Note a check beside the schedule, of a pair that was checked before; it also returns the
+        older ones whose answers are not awaited any more."""
+        self._move(CheckEvent.SENT)
+        self.tally.sent += 1
+        self.tally.unanswered += 1
+        nominating = self.nomination is not Nomination.NONE
+        check = Check(self, transaction_id, now, controlling, nominating, is_probe=True)
+        self._probes.append(check)
+        excess = len(self._probes) - MAX_PROBES
+        return check, [self._probes.popleft() for _ in range(excess)]
+
     def record_answered(self, check: Check, valid_local: Candidate, now: int) -> None:
         """Note the success response to one of this pair's checks."""
         self._move(CheckEvent.ANSWERED)
         check.answered = True
         check.cancelled = False
+        if check.is_probe and self._checks:
+            # The path works, so what is lost counts from here.
+            self._checks[-1].answered = True
         self.valid_local = valid_local
         self._measure(now - check.sent_at)
         self.tally.answered += 1
@@ -233,13 +256,14 @@ class Pair:
         self._move(CheckEvent.EXHAUSTED)
         self.tally.failed_at = now
         self._clear_nominations()
-        forgotten = list(self._checks)
+        forgotten = [*self._checks, *self._probes]
         self._checks.clear()
+        self._probes.clear()
         return forgotten
 
     def checks(self) -> tuple[Check, ...]:
-        """The record, oldest first."""
-        return tuple(self._checks)
+        """The record, oldest first, and then the probes."""
+        return (*self._checks, *self._probes)
 
     def _clear_nominations(self) -> None:
         self.nomination = Nomination.NONE

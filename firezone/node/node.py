@@ -56,7 +56,7 @@ from firezone.noise import (
     open_initiation,
 )
 from firezone.stun import USERNAME, Class, DecodeError, Message, decode, looks_like_stun
-from firezone.turn import CandidateAdded, CandidateInvalidated
+from firezone.turn import CandidateAdded, CandidateInvalidated, ChannelConfirmed
 
 ActivityOf = Callable[[int], Activity]
 
@@ -420,9 +420,13 @@ class Node:
                 case CandidateInvalidated() as gone:
                     if gone.kind == "relay":
                         self._withdraw(c, as_candidate(gone), now)
-                case _:
+                case ChannelConfirmed(peer, _, socket):
+                    for relayed in self.transport.relayed_addresses(socket):
+                        c.agent.handle_path_opened(relayed, peer, now)
                     self._apply_path(c, now)
                     self._establish(c, now)
+                case _:
+                    self._apply_path(c, now)
             self._deadlines.set(c.id, Timeout(now, "relay event"))
 
     def _withdraw(self, c: Connection, candidate: Candidate, now: int) -> None:

@@ -127,6 +127,11 @@ class Transport:
             return None
         return Path(channel.socket, channel=channel.number)
 
+    def relayed_addresses(self, server: Endpoint) -> list[Endpoint]:
+        """Our addresses on the relay that we reach there."""
+        allocation = self.relays.at(server)
+        return allocation.relayed_addresses() if allocation is not None else []
+
     def bind(self, relay: RelayId, peer: Endpoint, now: int) -> None:
         """Have a channel ready for this peer."""
         link = self.relays.get(relay)

@@ -167,6 +167,19 @@ def test_a_path_that_comes_and_goes_is_not_followed():
     assert len(paths(world)) - before <= 10
 
 
+def test_an_outage_of_everything_is_sat_out():
+    """As long as ICE alone would."""
+    world, traffic = settled()
+    free = world.network.blocked
+    world.network.blocked = lambda s, d: True
+    traffic.run(12 * SECOND)
+    world.network.blocked = free
+    start = world.clock.now
+    traffic.run(5 * SECOND)
+    assert not world.client.events("connection_lost")
+    assert longest_gap(traffic.answered_at, start, world.clock.now) < 3 * SECOND
+
+
 def test_udp_that_ends_altogether_is_replaced_by_a_stream_soon():
     world, traffic = settled()
     world.client.streams = True
