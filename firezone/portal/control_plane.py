@@ -38,6 +38,7 @@ from firezone.portal.sessions import (
 from firezone.portal.store import Store
 
 RECOMPUTE_INTERVAL = 60 * SECOND
+STORE_RETRY_INTERVAL = 5 * SECOND
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -83,6 +84,7 @@ class ControlPlane:
         self._flows = Flows(self._board, store, entropy)
         self._presence = RelayPresence(self._board, entropy)
         self._next_tick = now + RECOMPUTE_INTERVAL
+        self._store_tried_at = now
 
     def admit(self, request: Request) -> Admission | Refusal:
         """Whether to accept an upgrade. Raises AddressesExhausted and sqlite3.Error."""
@@ -127,6 +129,9 @@ class ControlPlane:
     def handle_timeout(self, now: int) -> None:
         """Do what is due."""
         self._presence.handle_timeout(self._wall_clock(), now)
+        if not self._flows.is_saved and now >= self._store_tried_at + STORE_RETRY_INTERVAL:
+            self._store_tried_at = now
+            self._flows.save()
         if now >= self._next_tick:
             self._next_tick = now + RECOMPUTE_INTERVAL
             self._drop_unwelcome(now)
@@ -138,10 +143,12 @@ class ControlPlane:
 
     def poll_timeout(self) -> Timeout:
         """When to call `handle_timeout`."""
-        deadline = self._presence.poll_deadline()
-        if deadline is not None and deadline < self._next_tick:
-            return Timeout(deadline, "relay gone")
-        return Timeout(self._next_tick, "recompute")
+        timeouts = [Timeout(self._next_tick, "recompute")]
+        if (deadline := self._presence.poll_deadline()) is not None:
+            timeouts.append(Timeout(deadline, "relay gone"))
+        if not self._flows.is_saved:
+            timeouts.append(Timeout(self._store_tried_at + STORE_RETRY_INTERVAL, "store"))
+        return min(timeouts, key=lambda timeout: timeout.deadline)
 
     # Joining.
 
@@ -204,7 +211,7 @@ class ControlPlane:
             "authorizations": views.authorizations(flows),
         }
         self._board.push(gateway, "init", payload)
-        self._flows.catch_up(self._config, gateway)
+        self._flows.catch_up(self._config, gateway, self._wall_clock())
 
     def _renew_flows(self) -> None:
         """Make clients ask anew for what a gateway served them that has restarted, and for what

@@ -23,12 +23,15 @@ from firezone.portal.balance import choose_gateway
 from firezone.portal.conditions import Context
 from firezone.portal.config import Config, Resource
 from firezone.portal.credentials import Party, ice_credentials, preshared_key
+from firezone.portal.flow_table import FlowTable
 from firezone.portal.sessions import ClientSession, GatewaySession, PeerSession, Switchboard
-from firezone.portal.store import Flow, Store
+from firezone.portal.store import Flow, FlowKey, Store
 
 _log = logging.getLogger(__name__)
 
-FlowKey = tuple[str, str, str]
+SETTLED_SECONDS = 30 * 60
+"""A gateway that still keeps the connection on which it was told to end a flow has heard of it:
+TCP gives up a connection earlier on which nothing is acknowledged (RFC 9293 section 3.8.3)."""
 
 
 class CreateFlow(msgspec.Struct):
@@ -55,17 +58,27 @@ class Flows:
     def __init__(self, board: Switchboard, store: Store, entropy: Entropy) -> None:
         self.counters: Counter[str] = Counter()
         self._board = board
-        self._store = store
         self._entropy = entropy
-        self._flows: dict[FlowKey, Flow] = {flow.key: flow for flow in store.flows()}
+        self._flows = FlowTable(store)
         self._pending: dict[str, _Pending] = {}
         self._refs: dict[FlowKey, str] = {}
         self._told: dict[FlowKey, tuple[str, str | None]] = {}
         """What clients go by: the public keys of client and gateway, None for a flow that ended."""
+        self._rejected: dict[FlowKey, tuple[int, int]] = {}
+        """When gateways were last told to end a flow: the connection, and Unix seconds."""
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether the store holds all that was decided."""
+        return self._flows.is_saved
+
+    def save(self) -> None:
+        """Try again to write what could not be written."""
+        self._flows.save()
 
     def are_linked(self, client_id: str, gateway_id: str) -> bool:
         """Whether some flow joins the two: only then may they exchange candidates."""
-        return any(key[:2] == (client_id, gateway_id) for key in self._flows)
+        return self._flows.are_linked(client_id, gateway_id)
 
     def handle_create_flow(
         self, config: Config, client: ClientSession, request: CreateFlow, unix_now: int
@@ -95,10 +108,10 @@ class Flows:
     def handle_client_joined(self, client: ClientSession) -> None:
         """From now on its flows rest on the token it shows and the address it comes from."""
         admission = client.admission
-        for flow in list(self._flows.values()):
+        for flow in self._flows:
             if flow.client_id == client.id and not flow.revoked:
                 remote_ip, token_hash = str(admission.remote_ip), admission.token.hash
-                self._put(replace(flow, remote_ip=remote_ip, token_hash=token_hash))
+                self._flows.put(replace(flow, remote_ip=remote_ip, token_hash=token_hash))
 
     def handle_left(self, session: PeerSession) -> None:
         """Its connection ended: answers for it lead nowhere."""
@@ -129,19 +142,17 @@ class Flows:
 
     def in_force(self, gateway: GatewaySession) -> list[Flow]:
         """The flows of a gateway, as last decided."""
-        return [
-            flow
-            for flow in self._flows.values()
-            if flow.gateway_id == gateway.id and not flow.revoked
-        ]
+        return [flow for flow in self._flows if flow.gateway_id == gateway.id and not flow.revoked]
 
-    def catch_up(self, config: Config, gateway: GatewaySession) -> None:
-        """What happened while the gateway was away: after its `init`."""
-        mine = [flow for flow in self._flows.values() if flow.gateway_id == gateway.id]
+    def catch_up(self, config: Config, gateway: GatewaySession, unix_now: int) -> None:
+        """What the gateway may have missed: after its `init`.
+
+        It may have been away without our noticing, so what was sent to it need not have arrived.
+        """
+        mine = [flow for flow in self._flows if flow.gateway_id == gateway.id]
         for flow in mine:
             if flow.revoked:
-                self._board.push(gateway, "reject_access", views.pair(flow))
-                self._delete(flow)
+                self._reject(gateway, flow, unix_now)
         # Its filters may have changed meanwhile, and `authorizations` do not carry them.
         for id in dict.fromkeys(flow.resource_id for flow in mine if not flow.revoked):
             resource = views.gateway_resource(config.resources[id])
@@ -149,15 +160,17 @@ class Flows:
 
     def reevaluate(self, config: Config, unix_now: int) -> None:
         """Decide every flow anew."""
-        for flow in list(self._flows.values()):
+        for flow in self._flows:
             if flow.expires_at <= unix_now:
                 self._expire(flow)
             elif not flow.revoked:
                 self._reevaluate(config, flow, unix_now)
+            elif self._is_settled(flow, unix_now):
+                self._delete(flow)
 
     def announce_filters(self, resource: Resource) -> None:
         """The filters of a resource changed."""
-        flows = (flow for flow in self._flows.values() if not flow.revoked)
+        flows = (flow for flow in self._flows if not flow.revoked)
         users = {flow.gateway_id for flow in flows if flow.resource_id == resource.id}
         for gateway in list(self._board.joined(GatewaySession)):
             if gateway.id in users:
@@ -201,7 +214,7 @@ class Flows:
 
     def _authorize(self, client: ClientSession, gateway: GatewaySession, decision: Allowed) -> None:
         flow = _flow(client, gateway, decision)
-        self._put(flow)
+        self._flows.put(flow)
         ours, theirs = _party(client), _party(gateway)
         psk = preshared_key(ours, theirs)
         client_ice, gateway_ice = map(views.ice, ice_credentials(ours, theirs))
@@ -239,12 +252,12 @@ class Flows:
     def _reevaluate(self, config: Config, flow: Flow, unix_now: int) -> None:
         until = _valid_until(config, flow, unix_now)
         if until is None:
-            self._revoke(flow)
+            self._revoke(flow, unix_now)
         elif until != flow.expires_at:
             self._extend(replace(flow, expires_at=until))
 
     def _extend(self, flow: Flow) -> None:
-        self._put(flow)
+        self._flows.put(flow)
         if (gateway := self._board.find(GatewaySession, flow.gateway_id)) is not None:
             payload = {**views.pair(flow), "expires_at": flow.expires_at}
             self._board.push(gateway, "access_authorization_expiry_updated", payload)
@@ -256,27 +269,32 @@ class Flows:
         if told is not None:
             self._told[flow.key] = told[0], None
 
-    def _revoke(self, flow: Flow) -> None:
+    def _revoke(self, flow: Flow, unix_now: int) -> None:
+        """Remembered until the flow would have ended anyhow: its gateway may be gone unnoticed."""
         self._forget_pending(flow.key)
+        self._told.pop(flow.key, None)
         _log.info("access revoked", extra=_log_fields(flow))
         if (gateway := self._board.find(GatewaySession, flow.gateway_id)) is not None:
-            self._board.push(gateway, "reject_access", views.pair(flow))
-            self._delete(flow)
-        else:
-            self._put(replace(flow, revoked=True))
+            self._reject(gateway, flow, unix_now)
+        self._flows.put(replace(flow, revoked=True))
 
-    # Remembering.
+    def _reject(self, gateway: GatewaySession, flow: Flow, unix_now: int) -> None:
+        self._rejected[flow.key] = gateway.connection, unix_now
+        self._board.push(gateway, "reject_access", views.pair(flow))
 
-    def _put(self, flow: Flow) -> None:
-        if self._flows.get(flow.key) != flow:
-            self._store.put_flow(flow)
-            self._flows[flow.key] = flow
+    def _is_settled(self, flow: Flow, unix_now: int) -> bool:
+        """Whether the gateway of a revoked flow has heard of that for certain."""
+        gateway = self._board.find(GatewaySession, flow.gateway_id)
+        connection, at = self._rejected.get(flow.key, (0, unix_now))
+        if gateway is None or gateway.connection != connection:
+            return False
+        return unix_now - at >= SETTLED_SECONDS
 
     def _delete(self, flow: Flow) -> None:
         self._forget_pending(flow.key)
-        self._store.delete_flow(flow)
         self._told.pop(flow.key, None)
-        del self._flows[flow.key]
+        self._rejected.pop(flow.key, None)
+        self._flows.delete(flow.key)
 
     def _forget_pending(self, key: FlowKey) -> None:
         if (ref := self._refs.pop(key, None)) is not None:

@@ -89,6 +89,7 @@ class Switchboard:
 
     def __init__(self) -> None:
         self._sessions: dict[int, AnySession] = {}
+        self._by_peer: dict[tuple[type[Session], str], list[AnySession]] = {}
         self._outputs: deque[Output] = deque()
         self._next = 0
 
@@ -97,13 +98,20 @@ class Switchboard:
         self._next += 1
         session = _session(self._next, admission)
         self._sessions[self._next] = session
+        self._by_peer.setdefault(_peer(session), []).append(session)
         return session
 
     def get(self, connection: int) -> AnySession | None:
         return self._sessions.get(connection)
 
     def remove(self, connection: int) -> AnySession | None:
-        return self._sessions.pop(connection, None)
+        session = self._sessions.pop(connection, None)
+        if session is not None:
+            of_peer = self._by_peer[_peer(session)]
+            of_peer.remove(session)
+            if not of_peer:
+                del self._by_peer[_peer(session)]
+        return session
 
     def close(self, session: AnySession) -> None:
         """Close a WebSocket; its peer may come back."""
@@ -130,15 +138,16 @@ class Switchboard:
 
     def find(self, kind: type[S], id: str) -> S | None:
         """The joined session of one peer."""
-        return next((s for s in self.joined(kind) if s.id == id), None)
+        sessions = self._by_peer.get((kind, id), ())
+        return next((s for s in sessions if isinstance(s, kind) and s.is_joined), None)
 
     def older(self, session: AnySession) -> Iterator[AnySession]:
         """Sessions of the same peer that a reconnect left behind."""
-        return (
-            s
-            for s in self.all()
-            if s is not session and type(s) is type(session) and s.id == session.id
-        )
+        return (s for s in list(self._by_peer.get(_peer(session), ())) if s is not session)
+
+
+def _peer(session: AnySession) -> tuple[type[Session], str]:
+    return type(session), session.id
 
 
 def _session(connection: int, admission: Admission) -> AnySession:

@@ -7,6 +7,7 @@ so that access which ended while its gateway was away can still be taken back fr
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import uuid
@@ -24,6 +25,8 @@ from firezone.model import Entropy, IPAddress
 IPV4_POOL = IPv4Network("100.64.0.0/11")
 IPV6_POOL = IPv6Network("fd00:2021:1111::/107")
 VERSION = 1
+
+_log = logging.getLogger(__name__)
 
 _SCHEMA = """
 CREATE TABLE peers (
@@ -57,6 +60,10 @@ CREATE TABLE flows (
 """
 
 
+FlowKey = tuple[str, str, str]
+"""The ids of client, gateway and resource."""
+
+
 class AddressesExhausted(FirezoneError):
     """The account has no tunnel address left."""
 
@@ -75,8 +82,8 @@ class Identity:
 class Flow:
     """A client's access to a resource through a gateway until `expires_at` (Unix seconds).
 
-    The rest is what the decision rested on, so that it can be taken again. `revoked`: the
-    gateway is still to be told that it ended.
+    The rest is what the decision rested on, so that it can be taken again. `revoked`: it ended
+    before its time, and its gateway may not have heard of that.
     """
 
     client_id: str
@@ -91,7 +98,7 @@ class Flow:
     revoked: bool = False
 
     @property
-    def key(self) -> tuple[str, str, str]:
+    def key(self) -> FlowKey:
         return self.client_id, self.gateway_id, self.resource_id
 
 
@@ -132,16 +139,13 @@ class Store:
         Raises AddressesExhausted.
         """
         where = (account, role, owner, external_id)
-        with self._transaction():
-            row = self._find(where)
-            if row is None:
+        row = self._find(where)
+        if row is None:
+            with self._transaction():
                 self._create(where, name, public_key)
-                row = self._find(where)
-            else:
-                self._db.execute(
-                    "UPDATE peers SET name = ?, public_key = ? WHERE id = ?",
-                    (name, public_key, row[0]),
-                )
+            row = self._find(where)
+        else:
+            self._rename(row[0], name, public_key)
         assert row is not None
         return Identity(row[0], IPv4Address(row[1]), IPv6Address(row[2]), row[3])
 
@@ -170,11 +174,11 @@ class Store:
                 ),
             )
 
-    def delete_flow(self, flow: Flow) -> None:
+    def delete_flow(self, key: FlowKey) -> None:
         with self._transaction():
             self._db.execute(
                 "DELETE FROM flows WHERE client_id = ? AND gateway_id = ? AND resource_id = ?",
-                flow.key,
+                key,
             )
 
     def _find(self, where: tuple[str, str, str, str]) -> tuple[str, str, str, bytes] | None:
@@ -200,6 +204,17 @@ class Store:
                 self._entropy(32),
             ),
         )
+
+    def _rename(self, id: str, name: str, public_key: str) -> None:
+        """For whoever reads the file. A known peer is let in even where that cannot be written."""
+        try:
+            with self._transaction():
+                self._db.execute(
+                    "UPDATE peers SET name = ?, public_key = ? WHERE id = ?",
+                    (name, public_key, id),
+                )
+        except sqlite3.Error as error:
+            _log.error("cannot write the portal's state: %s", error)
 
     def _free_address(
         self, account: str, column: str, pool: IPv4Network | IPv6Network

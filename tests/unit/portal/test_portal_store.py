@@ -64,7 +64,7 @@ def test_flows_are_replaced_and_deleted() -> None:
     store.put_flow(FLOW)
     store.put_flow(replace(FLOW, revoked=True))
     assert store.flows() == [replace(FLOW, revoked=True)]
-    store.delete_flow(FLOW)
+    store.delete_flow(FLOW.key)
     assert store.flows() == []
 
 
