@@ -16,6 +16,9 @@ from firezone.model import Endpoint, IPAddress
 NOBODY = 0
 """The slot of flows that belong to no peer."""
 
+SLOTS = 16_384
+"""How many slots a data plane has, unless it is made with another number."""
+
 
 @dataclass(frozen=True, slots=True)
 class AddPeer:

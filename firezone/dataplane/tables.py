@@ -23,7 +23,7 @@ from firezone.dataplane.values import (
 from firezone.errors import LocalError
 from firezone.model import Endpoint, Entropy
 
-SLOTS = 16_384
+SLOTS = commands.SLOTS
 """Peers that one data plane can hold, by default."""
 
 FLOW_CAPACITY = 1 << 21

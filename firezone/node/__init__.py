@@ -23,6 +23,7 @@ from firezone.node.events import (
 )
 from firezone.node.node import ActivityOf, Node, NoRelaysError
 from firezone.node.relays import Relay
+from firezone.node.slots import NoSlotError
 from firezone.node.transport import ChannelReceivedAt, LostRelay
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "LostConnection",
     "LostRelay",
     "NoRelaysError",
+    "NoSlotError",
     "Node",
     "NodeEvent",
     "PathChange",

@@ -27,6 +27,8 @@ SILENCE = 1 * SECOND
 """Data goes out and nothing comes back for so long: the path is looked at."""
 SILENCE_GRID = 1 * SECOND
 """How often one looks for such data."""
+RACE_WINDOW = 1 * SECOND
+"""A packet that comes back this soon after a session was installed had only missed it."""
 WAITING_PACKETS = 128
 REMEMBERED_PATHS = 16
 MAX_REMOTES = 32
@@ -93,6 +95,8 @@ class Connection:
     path: Path | None = None
     has_session: bool = False
     session_at: int = -HANDSHAKE_DEBOUNCE
+    resent: int = 0
+    """Packets that came back since the newest session was installed, and were sealed once more."""
     established_at: int | None = None
     disconnected_at: int | None = None
     last_proactive: int | None = None
@@ -119,6 +123,20 @@ class Connection:
 
     def forget_remote(self, candidate: Candidate) -> None:
         self.remotes[:] = [known for known in self.remotes if not candidate.is_same(known)]
+
+    def note_session(self, now: int) -> None:
+        """A new session seals from now on."""
+        self.has_session = True
+        self.session_at = now
+        self.resent = 0
+
+    def may_resend(self, now: int) -> bool:
+        """Whether to seal once more a packet that came back, for it has likely missed the newest
+        session only. No more of them than may wait: else they would go round and round."""
+        if now - self.session_at >= RACE_WINDOW or self.resent >= WAITING_PACKETS:
+            return False
+        self.resent += 1
+        return True
 
     def may_rehandshake(self, now: int) -> bool:
         """At most one proactive handshake in 20 s, none without a path."""

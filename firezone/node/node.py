@@ -17,8 +17,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from firezone.commands import Activity, AddPeer, Command, RemovePeer, SealPacket, SetPath
-from firezone.durations import SECOND
+from firezone.commands import SLOTS, Activity, AddPeer, Command, RemovePeer, SealPacket, SetPath
 from firezone.errors import LocalError
 from firezone.ice import Agent, Candidate, CandidateKind, Nominated, PathSilent, StateChanged
 from firezone.model import Endpoint, Entropy, RelayId, Timeout, Transmit, earliest
@@ -63,8 +62,6 @@ ActivityOf = Callable[[int], Activity]
 REMEMBERED_LOSSES = 16
 
 _MAX_ROUNDS = 64
-_RACE_WINDOW = 1 * SECOND
-"""A packet that comes back this soon after a session was installed had only missed it."""
 _HANDSHAKE_INITIATION, _HANDSHAKE_RESPONSE, _COOKIE_REPLY = 1, 2, 3
 _RECEIVER_INDEX = {_HANDSHAKE_RESPONSE: 8, _COOKIE_REPLY: 4}
 
@@ -77,7 +74,7 @@ class Node:
     """All connections of one program. `controlling` is True on clients, False on gateways.
 
     `activity` reads what the data plane saw of a slot, `channel_received_at` of a relay's channel.
-    `unix_now` is the wall clock in nanoseconds at `now`.
+    `unix_now` is the wall clock in nanoseconds at `now`; `slots` is how many the data plane has.
     """
 
     def __init__(
@@ -87,6 +84,7 @@ class Node:
         entropy: Entropy,
         activity: ActivityOf,
         channel_received_at: ChannelReceivedAt,
+        slots: int = SLOTS,
         unix_now: int,
         now: int,
     ) -> None:
@@ -109,7 +107,7 @@ class Node:
         self._by_username: dict[str, Connection] = {}
         self._by_tunnel_id: dict[int, Connection] = {}
         self._by_slot: dict[int, Connection] = {}
-        self._slots = Slots()
+        self._slots = Slots(slots)
         self._tunnel_ids = TunnelIds(entropy)
         self._deadlines = Deadlines()
         self._in_flight = InFlight()
@@ -139,7 +137,8 @@ class Node:
     def upsert_connection(self, connection: str, keys: PeerKeys, now: int) -> int:
         """Make a connection, or keep it if it is the same one. Returns its slot.
 
-        Raises NoRelaysError if there is no relay to connect through.
+        Raises NoRelaysError if there is no relay to connect through, NoSlotError if the data plane
+        has no room for another peer.
         """
         old = self._connections.get(connection)
         if old is not None and old.keys == keys:
@@ -219,6 +218,11 @@ class Node:
         self.static = StaticKeypair.generate(self._entropy)
         self._limiter = RateLimiter(self.static.public, self._entropy, now=now)
 
+    def handle_wall_clock(self, unix_now: int, now: int) -> None:
+        """The wall clock was read. Timestamps of new handshakes follow it, but only forward:
+        peers refuse one that is older than the last (WireGuard paper, section 5.1)."""
+        self._unix_offset = max(self._unix_offset, unix_now - now)
+
     def handle_stream_opened(self, relay: RelayId, local: Endpoint, now: int) -> None:
         """A stream that was wanted stands; datagrams for `local` of this host go over it."""
         self.transport.handle_stream_opened(relay, local, now)
@@ -248,7 +252,7 @@ class Node:
         if c is None:
             self.counters["packet for an unknown connection"] += 1
             return
-        if c.path is not None and now - c.session_at < _RACE_WINDOW:
+        if c.path is not None and c.may_resend(now):
             self._commands.append(SealPacket(slot, packet))
             return
         if c.pair is None and not self._controlling:
@@ -559,8 +563,7 @@ class Node:
         while (event := c.tunnel.poll_event()) is not None:
             match event:
                 case SessionEstablished():
-                    c.has_session = True
-                    c.session_at = now
+                    c.note_session(now)
                     self._establish(c, now)
                 case Expired():
                     c.failure = "no handshake"

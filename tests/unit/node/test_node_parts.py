@@ -1,5 +1,6 @@
 """The small parts of the node."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -8,7 +9,7 @@ from firezone.model import Endpoint, Timeout
 from firezone.node.candidates import in_signalling_order, optimistic
 from firezone.node.deadlines import Deadlines
 from firezone.node.in_flight import LIFETIME, InFlight
-from firezone.node.slots import Slots
+from firezone.node.slots import NoSlotError, Slots
 
 
 def test_slots_are_dense_and_never_nobody():
@@ -17,6 +18,15 @@ def test_slots_are_dense_and_never_nobody():
     slots.release(2)
     slots.release(1)
     assert [slots.allocate() for _ in range(3)] == [1, 2, 4]
+
+
+def test_slots_end_where_the_data_plane_ends():
+    slots = Slots(limit=3)
+    assert [slots.allocate(), slots.allocate()] == [1, 2]
+    with pytest.raises(NoSlotError, match="all 2 slots"):
+        slots.allocate()
+    slots.release(1)
+    assert slots.allocate() == 1
 
 
 def test_a_new_deadline_voids_the_old():
