@@ -27,7 +27,6 @@ from firezone.model import (
 from firezone.node import (
     ActivityOf,
     ChannelReceivedAt,
-    NoRelaysError,
     PeerKeys,
 )
 from firezone.phoenix.messages import RelaysPresence
@@ -231,19 +230,16 @@ class Client(Role):
             self._progress("flow_requested", resource=resource)
 
     def _create_flow(self, flow: messages.FlowCreated, now: int) -> None:
-        pending = self._pending.take(flow.resource_id)
-        if pending is None or self._resources.get(flow.resource_id) is None:
+        is_wanted = flow.resource_id in self._pending
+        if not is_wanted or self._resources.get(flow.resource_id) is None:
             self.counters["flow that nobody waits for"] += 1
             return
         keys = PeerKeys(
             flow.gateway_public_key, flow.preshared_key, flow.client_ice, flow.gateway_ice
         )
         self._progress("flow_authorised", resource=flow.resource_id, gateway=flow.gateway_id)
-        try:
-            self.node.upsert_connection(flow.gateway_id, keys, now)
-        except NoRelaysError as error:
-            self._events.append(ReconnectPortal(str(error)))
-            return
+        if not self._connect(flow.gateway_id, keys, now):
+            return  # the packets go on waiting, and the next one asks the portal again
         addresses: frozenset[IPAddress] = frozenset({flow.gateway_ipv4, flow.gateway_ipv6})
         self._gateways[flow.gateway_id] = Gateway(flow.gateway_id, addresses)
         self._gateway_of[flow.resource_id] = flow.gateway_id
@@ -251,8 +247,9 @@ class Client(Role):
         self._resources.rebuild()
         self._commands.append(BumpGeneration(NOBODY))
         slot = self.node.slot_of(flow.gateway_id)
-        for packet in pending.packets.drain():
-            if slot is not None:
+        pending = self._pending.take(flow.resource_id)
+        if pending is not None and slot is not None:
+            for packet in pending.packets.drain():
                 self.node.send_packet(slot, packet, now)
 
     def _flow_failed(self, failure: messages.FlowCreationFailed) -> None:

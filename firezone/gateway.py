@@ -29,7 +29,6 @@ from firezone.model import (
 from firezone.node import (
     ActivityOf,
     ChannelReceivedAt,
-    NoRelaysError,
     PeerKeys,
 )
 from firezone.node.deadlines import Deadlines
@@ -51,12 +50,14 @@ from firezone.policy import (
 )
 from firezone.roles import (
     PeerFacts,
-    ReconnectPortal,
     Role,
     TellPortal,
     candidates,
     relays,
 )
+
+CLOCK_TOLERANCE = 1 * SECOND
+"""How far the wall clock may be from what we reckon with: expiries are in whole seconds."""
 
 _PROTOCOLS = {
     messages.Protocol.TCP: Protocol.TCP,
@@ -135,6 +136,18 @@ class Gateway(Role):
         else:
             self._decide_up(packet, now)
         self._drain_node()
+
+    def handle_wall_clock(self, unix_now: int, now: int) -> None:
+        """A step of more than a second makes every expiry be reckoned, and every flow decided,
+        anew. Less is let be, so that a clock which is being slewed costs nothing."""
+        super().handle_wall_clock(unix_now, now)
+        offset = unix_now - now
+        if abs(offset - self._unix_offset) <= CLOCK_TOLERANCE:
+            return
+        self._unix_offset = offset
+        self.counters["steps of the wall clock"] += 1
+        for peer in tuple(self._peers.values()):
+            self._decide_anew(peer)
 
     def handle_timeout(self, now: int) -> None:
         super().handle_timeout(now)
@@ -260,10 +273,7 @@ class Gateway(Role):
         grant = Grant(resource.id, resource.address, _filters(resource), flow.expires_at)
         peer.access.authorize(grant)
         self._note_expiry(peer)
-        try:
-            self.node.upsert_connection(client.id, keys, now)
-        except NoRelaysError as error:
-            self._events.append(ReconnectPortal(str(error)))
+        if not self._connect(client.id, keys, now):
             return
         self._decide_anew(peer)
         self._progress("flow_authorised", client=client.id, resource=resource.id)
@@ -284,7 +294,7 @@ class Gateway(Role):
     def _update_resource(self, resource: messages.Resource) -> None:
         if not isinstance(resource, messages.CidrResource):
             return
-        for peer in self._peers.values():
+        for peer in tuple(self._peers.values()):
             if peer.access.set_filters(resource.id, _filters(resource)):
                 self._decide_anew(peer)
 
@@ -309,11 +319,14 @@ class Gateway(Role):
                 del self._by_address[address]
 
     def _decide_anew(self, peer: Peer) -> None:
-        """Make all flows of a client stale: the policy has changed."""
+        """Make all flows of a client stale: the policy has changed. Who may do nothing any more
+        and is not connected is forgotten."""
         self._note_expiry(peer)
         slot = self.node.slot_of(peer.id)
         if slot is not None:
             self._commands.append(BumpGeneration(slot))
+        elif not peer.access:
+            self._drop(peer)
 
     def _note_expiry(self, peer: Peer) -> None:
         """In time and by client, so that nobody has to ask them all with each packet."""
@@ -338,7 +351,10 @@ class Gateway(Role):
         self._tell(tell([ClientId(peer)], candidates))
 
     def _lost(self, peer: str) -> None:
-        """Nothing to do: grants stand until the portal or their expiry ends them."""
+        """Grants stand until the portal or their expiry ends them; without any, nothing does."""
+        known = self._peers.get(ClientId(peer))
+        if known is not None and not known.access:
+            self._drop(known)
 
 
 def _filters(resource: messages.CidrResource) -> tuple[Filter, ...]:

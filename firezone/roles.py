@@ -16,6 +16,7 @@ from itertools import groupby
 from typing import Any, ClassVar
 
 from firezone.commands import Command, Direction
+from firezone.durations import MINUTE, SECOND
 from firezone.errors import RemoteError
 from firezone.ice import Candidate
 from firezone.model import Endpoint, Entropy, Interface, IPAddress, RelayId, Timeout, Transmit
@@ -29,7 +30,10 @@ from firezone.node import (
     ConnectionEvent,
     ConnectionFailed,
     Node,
+    NoRelaysError,
+    NoSlotError,
     PathChosen,
+    PeerKeys,
     Relay,
     StreamEvent,
     StreamUnwanted,
@@ -38,6 +42,10 @@ from firezone.node import (
 from firezone.phoenix import messages
 from firezone.policy import ControlKind, IPNetwork, control_packet
 from firezone.turn import RelayServer
+
+RECONNECT_PAUSE = 10 * SECOND
+MAX_RECONNECT_PAUSE = 2 * MINUTE
+"""Between two new connections to the portal for want of a relay; the pause doubles."""
 
 _log = logging.getLogger(__name__)
 
@@ -94,7 +102,7 @@ class Role(ABC):
     """A client or a gateway. Poll all outputs after each input.
 
     `activity` and `channel_received_at` read the data plane. `unix_now` is the wall clock in
-    nanoseconds at `now`; later it is that, advanced by `now`.
+    nanoseconds at `now`; later it is that, advanced by `now`, until `handle_wall_clock`.
     """
 
     peer: ClassVar[str]
@@ -122,6 +130,8 @@ class Role(ABC):
         self._tun: ConfigureTun | None = None
         self._commands: deque[Command] = deque()
         self._events: deque[RoleEvent] = deque()
+        self._may_reconnect_at: int | None = None
+        self._reconnect_pause = RECONNECT_PAUSE
 
     # For whoever looks on.
 
@@ -161,6 +171,10 @@ class Role(ABC):
         """The first packet under a keypair of ours as responder came in."""
         self.node.handle_session_confirmed(slot, local_index, now)
         self._drain_node()
+
+    def handle_wall_clock(self, unix_now: int, now: int) -> None:
+        """The wall clock was read: people and NTP set it, so it does not just advance by `now`."""
+        self.node.handle_wall_clock(unix_now, now)
 
     def handle_stream_opened(self, relay: RelayId, local: Endpoint, now: int) -> None:
         """A stream that was wanted stands; datagrams for `local` of this host go over it."""
@@ -223,6 +237,31 @@ class Role(ABC):
         if tun != self._tun:
             self._tun = tun
             self._events.append(tun)
+
+    def _connect(self, peer: str, keys: PeerKeys, now: int) -> bool:
+        """Ask the node for a connection. False if there can be none now, which may heal."""
+        try:
+            self.node.upsert_connection(peer, keys, now)
+        except NoRelaysError as error:
+            self._want_relays(str(error), now)
+            return False
+        except NoSlotError as error:
+            if not self.counters["no room for a peer"]:
+                _log.warning("no room for another peer", extra={"error": str(error)})
+            self.counters["no room for a peer"] += 1
+            return False
+        self._may_reconnect_at = None
+        self._reconnect_pause = RECONNECT_PAUSE
+        return True
+
+    def _want_relays(self, reason: str, now: int) -> None:
+        """A portal that has none to give must not be asked by every peer that wants us."""
+        self.counters[reason] += 1
+        if self._may_reconnect_at is not None and now < self._may_reconnect_at:
+            return
+        self._may_reconnect_at = now + self._reconnect_pause
+        self._reconnect_pause = min(2 * self._reconnect_pause, MAX_RECONNECT_PAUSE)
+        self._events.append(ReconnectPortal(reason))
 
     def _handle_control(self, slot: int, kind: int, now: int) -> None:
         """A control packet came through the tunnel of this slot."""
