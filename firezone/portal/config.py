@@ -3,6 +3,9 @@
 Reading it is all or nothing: a file with one error changes nothing that is in force. Ids that
 peers see are derived from the account's slug and the name of a thing, unless the file gives an
 `id`, so they are the same on every read.
+
+What takes access away must be taken at once, however it is written: a group that lost its last
+member, or a token that outlived its actor, is worth a warning and no more.
 """
 
 from __future__ import annotations
@@ -115,6 +118,7 @@ class Config:
     resources: Mapping[str, Resource]
     policies: tuple[Policy, ...]
     tokens: Mapping[str, Token] = field(repr=False)
+    warnings: tuple[str, ...] = field(default=(), compare=False)
 
     def policies_for(self, actor: str, resource_id: str) -> list[Policy]:
         """Those that link the actor with the resource, whatever their conditions say."""
@@ -139,19 +143,17 @@ def parse(text: str, file: str) -> Config:
     resources = {
         name: _resource(table, name, account, sites) for name, table in root.named("resources")
     }
+    warnings: list[str] = []
     groups = {group for actor in actors.values() for group in actor.groups}
-    policies = tuple(_policy(table, groups, resources) for table in root.array("policies"))
-    by_hash: dict[str, Token] = {}
-    for table in root.array("tokens"):
-        token = _token(table, actors, sites)
-        if token.hash in by_hash:
-            raise table.error(("token_hash",), "stands here twice", "mint another token")
-        by_hash[token.hash] = token
+    policies = tuple(
+        _policy(table, groups, resources, warnings) for table in root.array("policies")
+    )
+    by_hash = _tokens(root, actors, sites, warnings)
     root.finish()
     by_id = {resource.id: resource for resource in resources.values()}
     if len(by_id) < len(resources):
         raise root.error(("resources",), "two have the same id", "leave id out to derive one")
-    return Config(account, sites, actors, by_id, policies, by_hash)
+    return Config(account, sites, actors, by_id, policies, by_hash, tuple(warnings))
 
 
 def _account(table: Table) -> Account:
@@ -259,16 +261,17 @@ def _known(table: Table, key: str, name: str, known: Mapping[str, Site]) -> Site
     return known[name]
 
 
-def _policy(table: Table, groups: set[str], resources: Mapping[str, Resource]) -> Policy:
+def _policy(
+    table: Table, groups: set[str], resources: Mapping[str, Resource], warnings: list[str]
+) -> Policy:
     group, resource = table.text("group"), table.text("resource")
     if resource not in resources:
         raise table.error(
             ("resource",), f"there is no resource {resource!r}", f"add [resources.{resource}]"
         )
     if group not in groups:
-        raise table.error(
-            ("group",), f"no actor is in group {group!r}", "add it to the groups of an actor"
-        )
+        remedy = "add it to the groups of an actor, or remove the policy"
+        warnings.append(str(table.error(("group",), f"no actor is in group {group!r}", remedy)))
     policy = Policy(
         group=group,
         resource_id=resources[resource].id,
@@ -290,7 +293,27 @@ def _condition(table: Table) -> Condition:
         raise table.error((), str(error), "correct the condition") from None
 
 
-def _token(table: Table, actors: Mapping[str, Actor], sites: Mapping[str, Site]) -> Token:
+def _tokens(
+    root: Table, actors: Mapping[str, Actor], sites: Mapping[str, Site], warnings: list[str]
+) -> dict[str, Token]:
+    """By hash. Those of unknown actors let nobody in."""
+    by_hash: dict[str, Token] = {}
+    for table in root.array("tokens"):
+        token = _token(table, sites)
+        if token.hash in by_hash:
+            raise table.error(("token_hash",), "stands here twice", "mint another token")
+        by_hash[token.hash] = token
+        if token.kind is TokenKind.CLIENT and token.owner not in actors:
+            problem, remedy = f"there is no actor {token.owner!r}", "remove the token"
+            warnings.append(str(table.error(("actor",), problem, remedy)))
+    return {
+        hash: token
+        for hash, token in by_hash.items()
+        if token.kind is not TokenKind.CLIENT or token.owner in actors
+    }
+
+
+def _token(table: Table, sites: Mapping[str, Site]) -> Token:
     kind, hash = table.text("kind"), table.text("token_hash")
     if kind not in set(TokenKind):
         raise table.error(("kind",), f"{kind!r} is no kind", "use client, gateway or relay")
@@ -298,7 +321,7 @@ def _token(table: Table, actors: Mapping[str, Actor], sites: Mapping[str, Site])
         raise table.error(
             ("token_hash",), "is no hash of a token", "make one with: firezone portal token"
         )
-    owner = _owner(table, TokenKind(kind), actors, sites)
+    owner = _owner(table, TokenKind(kind), sites)
     expires_at = table.moment("expires_at")
     if kind == TokenKind.CLIENT and expires_at is None:
         raise table.error(
@@ -308,17 +331,10 @@ def _token(table: Table, actors: Mapping[str, Actor], sites: Mapping[str, Site])
     return Token(TokenKind(kind), owner, hash, expires_at)
 
 
-def _owner(
-    table: Table, kind: TokenKind, actors: Mapping[str, Actor], sites: Mapping[str, Site]
-) -> str:
+def _owner(table: Table, kind: TokenKind, sites: Mapping[str, Site]) -> str:
     match kind:
         case TokenKind.CLIENT:
-            actor = table.text("actor")
-            if actor not in actors:
-                raise table.error(
-                    ("actor",), f"there is no actor {actor!r}", f"add [actors.{actor}]"
-                )
-            return actor
+            return table.text("actor")
         case TokenKind.GATEWAY:
             return _known(table, "site", table.text("site"), sites).name
         case TokenKind.RELAY:

@@ -16,7 +16,7 @@ from pathlib import Path
 from firezone.durations import MILLISECOND
 from firezone.model import Endpoint
 from firezone.portal.control_plane import ControlPlane
-from firezone.portal.reload import Reloader, load
+from firezone.portal.reload import Reloader, fingerprint, load
 from firezone.portal.server import PortalServer, listen
 from firezone.portal.store import Store
 from firezone.shell.clock import boottime_ns
@@ -37,6 +37,7 @@ class Settings:
 async def run_portal(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM. Raises ConfigurationError if it cannot start."""
     started = boottime_ns()
+    loaded = fingerprint(settings.config)
     config = load(settings.config)
     store = Store.open(settings.state, os.urandom)
     try:
@@ -52,13 +53,15 @@ async def run_portal(settings: Settings) -> None:
             control_plane, sock=sock, clock=boottime_ns, ssl_context=settings.ssl_context
         )
         async with server:
-            await _serve(settings, server, started)
+            reloader = Reloader(settings.config, server.apply, loaded=loaded)
+            await _serve(settings, server, reloader, started)
     finally:
         store.close()
 
 
-async def _serve(settings: Settings, server: PortalServer, started: int) -> None:
-    reloader = Reloader(settings.config, server.apply)
+async def _serve(
+    settings: Settings, server: PortalServer, reloader: Reloader, started: int
+) -> None:
     stop = asyncio.Event()
     with _signals(stop, reloader):
         watching = asyncio.create_task(reloader.run())

@@ -1,7 +1,12 @@
 """Watches the portal file and puts each good version of it in force.
 
-The file is looked at on SIGHUP and when its size or time of change differ from the last look. An
-error in it is reported with file and line, once a version, and the policy before stays in force.
+The start of a file can be a good file that lacks the rest, its tokens for example, and peers that
+are refused give up for good. So a changed file is taken only when it looks the same twice in a row:
+at the next look, or after a short while if SIGHUP said that it is ready. A program that replaces
+the file by a rename has no half-written moment at all, and should.
+
+An error in the file is reported with file and line, once a version, and the policy before stays in
+force.
 """
 
 from __future__ import annotations
@@ -16,6 +21,10 @@ from firezone.errors import ConfigurationError
 from firezone.portal.config import Config, parse
 
 POLL_SECONDS = 1.0
+QUIET_SECONDS = 0.2
+"""From SIGHUP until the file is looked at again."""
+
+Fingerprint = tuple[int, ...] | None
 
 _log = logging.getLogger(__name__)
 
@@ -32,55 +41,78 @@ def load(path: Path) -> Config:
         raise ConfigurationError(
             "config", str(path), str(error), "give a readable TOML file"
         ) from None
-    return parse(text, str(path))
+    config = parse(text, str(path))
+    for warning in config.warnings:
+        _log.warning("%s", warning)
+    return config
+
+
+def fingerprint(path: Path) -> Fingerprint:
+    """Differs from before when the file was changed or replaced; None if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 class Reloader:
-    """Calls `apply` with every new good version of the file."""
+    """Calls `apply` with every new good version of the file; `loaded` is the one in force."""
 
     def __init__(
         self,
         path: Path,
         apply: Callable[[Config], None],
         *,
+        loaded: Fingerprint,
         poll_seconds: float = POLL_SECONDS,
     ) -> None:
         self._path = path
         self._apply = apply
         self._poll_seconds = poll_seconds
         self._wanted = asyncio.Event()
-        self._seen = self._fingerprint()
+        self._is_asked = False
+        self._settled = loaded
+        self._changing: tuple[Fingerprint] | None = None
 
     def request(self) -> None:
         """Read it now, changed or not: for SIGHUP."""
+        self._is_asked = True
+        self._changing = None
         self._wanted.set()
 
     async def run(self) -> None:
         """Watch until cancelled."""
         while True:
+            is_soon = self._is_asked and self._changing is not None
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._poll_seconds):
+                async with asyncio.timeout(QUIET_SECONDS if is_soon else self._poll_seconds):
                     await self._wanted.wait()
+            self._wanted.clear()
             self.look()
 
     def look(self) -> None:
-        """Read the file if it changed or was asked for."""
-        fingerprint = self._fingerprint()
-        if fingerprint == self._seen and not self._wanted.is_set():
-            return
-        self._wanted.clear()
-        self._seen = fingerprint
+        """Look at the file: one that changed or was asked for is read at the second look."""
+        seen = fingerprint(self._path)
+        if seen == self._settled and not self._is_asked:
+            self._changing = None
+        elif self._changing != (seen,):
+            self._changing = (seen,)
+        else:
+            self._read(seen)
+
+    def _read(self, seen: Fingerprint) -> None:
         try:
             config = load(self._path)
+            problem = None
         except ConfigurationError as error:
-            _log.error("the portal file is not taken, the policy before stays: %s", error)
+            config, problem = None, error
+        if fingerprint(self._path) != seen:
+            self._changing = None
+            return
+        self._settled, self._changing, self._is_asked = seen, None, False
+        if config is None:
+            _log.error("the portal file is not taken, the policy before stays: %s", problem)
             return
         self._apply(config)
         _log.info("portal file in force", extra={"event": "reloaded", "file": str(self._path)})
-
-    def _fingerprint(self) -> tuple[int, ...] | None:
-        try:
-            status = self._path.stat()
-        except OSError:
-            return None
-        return status.st_ino, status.st_size, status.st_mtime_ns

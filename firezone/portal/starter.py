@@ -87,7 +87,8 @@ def _timestamp(unix_now: int) -> str:
 
 TEMPLATE = """\
 # Who may reach what. The portal reads this file again whenever it changes, or on SIGHUP. A version
-# with an error is reported with its line, and what was in force before stays in force.
+# with an error is reported with its line, and what was in force before stays in force. A program
+# that writes this file should write another one and rename it, so that no half of it is ever read.
 
 [account]
 slug = "home"

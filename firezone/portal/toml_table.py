@@ -35,6 +35,10 @@ class Table:
             raise ConfigurationError(
                 "syntax", f"{file}:{line}", problem, "correct the TOML there"
             ) from None
+        except RecursionError:
+            raise ConfigurationError(
+                "syntax", file, "is nested too deeply", "write it as the starter file"
+            ) from None
 
     def text(self, key: str) -> str:
         value = self._take(key, str, "text in quotes")

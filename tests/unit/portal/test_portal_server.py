@@ -25,7 +25,7 @@ from firezone.phoenix.user_agent import (
 from firezone.portal import server as server_module
 from firezone.portal.config import TokenKind
 from firezone.portal.control_plane import ControlPlane
-from firezone.portal.reload import Reloader, load
+from firezone.portal.reload import Reloader, fingerprint, load
 from firezone.portal.server import PortalServer, listen
 from firezone.portal.starter import Starter, write_starter
 from firezone.portal.store import Store
@@ -212,7 +212,9 @@ class World:
             now=boottime_ns(),
         )
         self.server = PortalServer(control_plane, sock=self.sock, clock=boottime_ns)
-        self.reloader = Reloader(starter.config, self.server.apply)
+        self.reloader = Reloader(
+            starter.config, self.server.apply, loaded=fingerprint(starter.config)
+        )
 
     @property
     def url(self) -> str:
@@ -226,6 +228,7 @@ class World:
         assert old in text
         self.starter.config.write_text(text.replace(old, new, 1))
         self.reloader.request()
+        self.reloader.look()
         self.reloader.look()
 
     def get(self, path: str) -> int:
