@@ -3,27 +3,39 @@
 cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 
-cdef extern from "stdlib.h" nogil:
-    int posix_memalign(void** memory, size_t alignment, size_t size) noexcept
+cdef extern from "sys/mman.h" nogil:
+    enum:
+        MAP_ANONYMOUS
+        MAP_PRIVATE
+        PROT_READ
+        PROT_WRITE
+    void* MAP_FAILED
+    void* mmap(void* address, size_t size, int protection, int flags, int fd, long offset) noexcept
+    int munmap(void* address, size_t size) noexcept
 
 
 @cython.final
 cdef class PacketBatch:
     """Up to `capacity` packets. Slots are numbered from 0; one thread at a time."""
 
-    def __cinit__(self, uint32_t capacity=64, uint32_t stride=2048):
+    def __cinit__(self, uint32_t capacity=64, uint32_t stride=2048, size_t arena_size=0):
         if not 1 <= capacity <= 4096:
             raise ValueError("capacity must be 1 to 4096 packets")
         if not 128 <= stride <= 0x20000 or stride % 64:
             raise ValueError("stride must be a multiple of 64 from 128 to 131072")
         cdef Batch* b = &self.b
-        if posix_memalign(<void**>&b.arena, 64, <size_t>capacity * stride):
+        b.arena_size = max(<size_t>capacity * stride, arena_size)
+        if b.arena_size >= 1 << 31:
+            raise ValueError("an arena is smaller than 2 GiB")
+        # Zeros that take memory only once they are touched.
+        b.arena = <uint8_t*>mmap(
+            NULL, b.arena_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+        if b.arena == MAP_FAILED:
             b.arena = NULL
             raise MemoryError
-        memset(b.arena, 0, <size_t>capacity * stride)
         b.capacity = capacity
         b.stride = stride
         b.offset = <uint32_t*>calloc(capacity, sizeof(uint32_t))
@@ -41,7 +53,8 @@ cdef class PacketBatch:
             raise MemoryError
 
     def __dealloc__(self):
-        free(self.b.arena)
+        if self.b.arena != NULL:
+            munmap(self.b.arena, self.b.arena_size)
         free(self.b.offset)
         free(self.b.length)
         free(self.b.peer)
@@ -60,6 +73,10 @@ cdef class PacketBatch:
     @property
     def stride(self):
         return self.b.stride
+
+    @property
+    def arena_size(self):
+        return self.b.arena_size
 
     def __len__(self):
         return self.b.count

@@ -92,7 +92,7 @@ cdef bint seal_slot(
         b.verdict[slot] = UNROUTABLE
         return False
     if (b.offset[slot] < DATA_HEADER
-            or <uint64_t>b.offset[slot] + length + AEAD_TAG > <uint64_t>b.capacity * b.stride):
+            or <uint64_t>b.offset[slot] + length + AEAD_TAG > b.arena_size):
         b.verdict[slot] = TOO_LONG
         return False
     cdef uint64_t counter = keypair.send_counter

@@ -50,9 +50,10 @@ ctypedef struct Tuple:
     uint8_t _pad
 
 ctypedef struct Batch:
-    uint8_t* arena         # capacity * stride bytes, 64-byte aligned
+    uint8_t* arena         # page-aligned
+    size_t arena_size      # at least capacity * stride
     uint32_t capacity
-    uint32_t stride
+    uint32_t stride        # between slots as slot_reset places them
     uint32_t count
     uint32_t* offset       # of the packet's first byte, from the arena's start
     uint32_t* length
@@ -79,9 +80,15 @@ cdef inline uint8_t* slot_packet(const Batch* b, uint32_t slot) noexcept nogil:
     return b.arena + b.offset[slot]
 
 
-# Bytes that a slot can hold, with its headroom and tailroom left free.
+# Bytes that a slot can hold where slot_reset places it, with headroom and tailroom left free.
 cdef inline uint32_t slot_room(const Batch* b) noexcept nogil:
     return b.stride - HEADROOM - TAILROOM
+
+
+# Bytes of the arena that a packet of this length takes, with headroom and tailroom. Packets that
+# are laid one after the other by it stay in front of where slot_reset would place them.
+cdef inline uint32_t slot_extent(uint32_t length) noexcept nogil:
+    return (HEADROOM + length + TAILROOM + 63) & ~<uint32_t>63
 
 
 # Makes a slot fresh: an empty packet of nobody behind the headroom, verdict PASS.

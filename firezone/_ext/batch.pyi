@@ -34,17 +34,25 @@ class Verdict(IntEnum):
 class PacketBatch:
     """Up to `capacity` packets of up to `stride - 96` bytes. For one thread at a time.
 
+    Kernels that read from the system place packets where it suits them, in an arena that may be
+    larger than the slots need; its memory is used only where something was written.
+
     Slots are numbered from 0 in the order of `append`. Every access to a slot that is not there
     raises IndexError. Addresses are tuples (family 4 or 6, packed bytes, port), unset (0, b"", 0).
     """
 
-    def __new__(cls, capacity: int = 64, stride: int = 2048) -> Self:
-        """`stride`: bytes of the arena per slot, a multiple of 64. ValueError out of range."""
+    def __new__(cls, capacity: int = 64, stride: int = 2048, arena_size: int = 0) -> Self:
+        """`stride`: bytes of the arena per slot, a multiple of 64. ValueError out of range.
+
+        `arena_size`: bytes of the whole arena, if that is more than the slots need.
+        """
 
     @property
     def capacity(self) -> int: ...
     @property
     def stride(self) -> int: ...
+    @property
+    def arena_size(self) -> int: ...
     def __len__(self) -> int: ...
     def clear(self) -> None:
         """Forget all slots."""

@@ -105,3 +105,14 @@ def test_limits_of_a_batch() -> None:
         batch.packet(1)
     with pytest.raises(ValueError):
         batch.set_verdict(0, 20)
+
+
+def test_an_arena_may_be_larger_than_its_slots() -> None:
+    assert PacketBatch(2, stride=256).arena_size == 512
+    batch = PacketBatch(2, stride=256, arena_size=1 << 20)
+    assert batch.arena_size == 1 << 20 and batch.capacity == 2
+    assert [batch.append(bytes([i]) * 160) for i in range(2)] == [0, 1]
+    assert batch.packets() == [b"\0" * 160, b"\1" * 160]
+    assert PacketBatch(4, stride=256, arena_size=1).arena_size == 1024
+    with pytest.raises(ValueError):
+        PacketBatch(arena_size=1 << 31)
