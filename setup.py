@@ -21,6 +21,8 @@ KERNELS: dict[str, list[str]] = {
     "flows": [],
     "paths": [],
     "udp": [],
+    "segments": ["ext/c/checksum.c"],
+    "coalesce": ["ext/c/checksum.c"],
     "tun": [],
     "pipeline": [],
     "relay": ["ext/c/relay_table.c", "ext/c/relay_forward.c"],
