@@ -39,7 +39,7 @@ CASES = (
     Case("TCP up", ()),
     Case("TCP down", ("-R",)),
     Case("TCP up, 8 streams", ("-P", "8")),
-    Case("UDP up, 300 Mbit/s", ("-u", "-b", "300M", "-l", "1200")),
+    Case("UDP up, 300 Mbit/s", ("-u", "-b", "300M", "-l", "1200", "-w", "2M")),
 )
 
 

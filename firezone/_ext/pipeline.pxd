@@ -55,6 +55,7 @@ ctypedef struct PipelineState:
     uint64_t revision      # counts closed slots
     uint64_t* closed_at    # by slot: the revision that closed it
     uint32_t stopping
+    uint64_t calls[4]      # to the kernel, by descriptors that were attached before
     TunIo* tun
     UdpIo* udp
 
@@ -78,6 +79,7 @@ cdef class Pipeline:
     cdef PacketBatch _batch_down
     cdef bint _down_first
     cdef int _wake_fd
+    cdef dict _calls(self)
     cdef bint _inject(
         self, Ring ring, uint32_t kind, uint32_t slot, bytes packet
     ) except -1

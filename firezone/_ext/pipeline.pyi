@@ -81,4 +81,4 @@ class Pipeline:
 
     def poll_event(self) -> _Event | None: ...
     def counters(self) -> dict[str, int]:
-        """Packets and bytes each way, and drops by verdict name in lower case."""
+        """Packets and bytes each way, calls they took, and drops by verdict name in lower case."""

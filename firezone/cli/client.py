@@ -10,6 +10,7 @@ from firezone.cli.options import (
     ca_option,
     host_name,
     log_options,
+    offload_options,
     portal_options,
     set_up_logs,
     status_address,
@@ -36,6 +37,7 @@ ID_FILE = Path("/var/lib/dev.firezone.client/config/firezone-id.json")
 @click.option("--exit", "exit_", is_flag=True, help="Exit as soon as the tunnel stands.")
 @streams_option
 @status_socket_option
+@offload_options
 @log_options
 def client(
     api_url: str,
@@ -49,6 +51,8 @@ def client(
     exit_: bool,
     streams: bool,
     status_socket: str | None,
+    offload: str,
+    without: tuple[str, ...],
     log_format: logs.Format,
     log_level: str | None,
 ) -> None:
@@ -63,6 +67,7 @@ def client(
     from firezone.phoenix.user_agent import CLIENT_VERSION
     from firezone.shell.credentials import read_token
     from firezone.shell.durations import parse_duration
+    from firezone.shell.offload import parse_offloads
     from firezone.shell.program import Profile, run_program
     from firezone.shell.state import device_id
     from firezone.shell.websocket import tls_context
@@ -81,6 +86,7 @@ def client(
         name=firezone_name or host_name(),
     )
     ssl_context = tls_context(ca) if ca is not None else None
+    offloads = parse_offloads(offload, without)
     if check:
         click.echo("configuration: ok")
         return
@@ -94,4 +100,4 @@ def client(
         ssl_context=ssl_context,
         status=status_address(status_socket, interface),
     )
-    run_program(profile, url, interface=interface, exit_when_ready=exit_)
+    run_program(profile, url, interface=interface, offloads=offloads, exit_when_ready=exit_)

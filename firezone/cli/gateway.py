@@ -12,6 +12,7 @@ from firezone.cli.options import (
     health_option,
     host_name,
     log_options,
+    offload_options,
     portal_options,
     set_up_logs,
     status_address,
@@ -37,6 +38,7 @@ ID_FILE = Path("/var/lib/firezone/gateway-id.json")
 @health_option
 @streams_option
 @status_socket_option
+@offload_options
 @log_options
 def gateway(
     api_url: str,
@@ -49,6 +51,8 @@ def gateway(
     health_check_addr: str,
     streams: bool,
     status_socket: str | None,
+    offload: str,
+    without: tuple[str, ...],
     log_format: logs.Format,
     log_level: str | None,
 ) -> None:
@@ -64,6 +68,7 @@ def gateway(
     from firezone.phoenix.user_agent import GATEWAY_VERSION
     from firezone.shell.credentials import read_token
     from firezone.shell.gateway_nat import GatewayNat
+    from firezone.shell.offload import parse_offloads
     from firezone.shell.program import Profile, run_program
     from firezone.shell.state import device_id
     from firezone.shell.websocket import tls_context
@@ -88,4 +93,4 @@ def gateway(
         health=health_address(health_check_addr),
         status=status_address(status_socket, interface),
     )
-    run_program(profile, url, interface=interface)
+    run_program(profile, url, interface=interface, offloads=parse_offloads(offload, without))

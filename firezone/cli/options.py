@@ -107,6 +107,26 @@ def streams_option(f: F) -> F:
     )(f)
 
 
+def offload_options(f: F) -> F:
+    """What the kernel does in bulk: to find out whether it is to blame."""
+    f = click.option(
+        "--no-offload",
+        "without",
+        multiple=True,
+        metavar="NAME",
+        help="Do without one; may be repeated.",
+    )(f)
+    return click.option(
+        "--offload",
+        envvar="FIREZONE_OFFLOAD",
+        default="all",
+        show_default=True,
+        metavar="NAMES",
+        help="What the kernel may do for many packets at once: all, none, or some of "
+        "tun-tso,tun-uso,tun-coalesce,udp-gso,udp-gro.",
+    )(f)
+
+
 def health_option(f: F) -> F:
     """Where to answer health checks."""
     return click.option(

@@ -32,7 +32,7 @@ from firezone.turn import Allocation, RelayServer
 MAX_CONNECTIONS = 200
 """How many a report lists: more would be long to make and to read."""
 
-_TRAFFIC = ("_packets", "_bytes")
+_TRAFFIC = ("_packets", "_bytes", "_calls")
 _WAKEUPS = "_wakeups"
 
 

@@ -8,20 +8,25 @@ announced by `events_fd`. See `firezone.dataplane` for what they share with Pyth
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from firezone import commands
 from firezone._ext.tun import Tun
 from firezone._ext.udp import UdpSockets
-from firezone.dataplane import FLOW_CAPACITY, SLOTS, Tables
+from firezone.dataplane import FLOW_CAPACITY, SLOTS, Flow, Tables
 from firezone.errors import LocalError
 from firezone.model import Entropy
 from firezone.shell.clock import boottime_ns
+from firezone.shell.offload import NONE, Offload, Offloads, describe
+from firezone.shell.tun import Tun as TunDevice
 
 _STOP_SECONDS = 1.0
+
+logger = logging.getLogger(__name__)
 
 
 class Dataplane(Tables):
@@ -29,24 +34,35 @@ class Dataplane(Tables):
 
     The descriptors stay the caller's; they are made non-blocking. `own_public_key` is what
     handshakes to us are checked against (mac1). `start()` and `stop()` may be repeated.
+
+    `tun` is an open TUN device; `tun_fd` stands for one without offloads, or any descriptor like
+    it. `offloads` are those wanted of the sockets; those of the device it has already.
     """
 
     def __init__(
         self,
         *,
-        tun_fd: int,
+        tun_fd: int | None = None,
+        tun: TunDevice | None = None,
         udp4_fd: int | None,
         udp6_fd: int | None,
         own_public_key: bytes,
         flow_capacity: int = FLOW_CAPACITY,
         slots: int = SLOTS,
         mtu: int = 1280,
+        offloads: Offloads = NONE,
         entropy: Entropy = os.urandom,
     ) -> None:
+        if (tun is None) == (tun_fd is None):
+            raise LocalError("a data plane has one TUN device")
         self.events_fd = _eventfd()
         """Readable while events may wait. Watch it, then call `poll_events()`."""
         self._wake_up_fd, self._wake_down_fd = _eventfd(), _eventfd()
-        self._tun_fd = tun_fd
+        self._device = TunDevice(tun_fd or 0, "") if tun is None else tun
+        self._wanted = offloads
+        self._working = NONE
+        self._tun: Tun | None = None
+        self._udp: UdpSockets | None = None
         self._udp_fds = (udp4_fd, udp6_fd)
         self._threads: list[threading.Thread] = []
         self._failure: str | None = None
@@ -70,6 +86,8 @@ class Dataplane(Tables):
         if self._closed:
             raise LocalError("the data plane is closed")
         self._attach()
+        self._working = self.offloads()
+        logger.info("data plane starts", extra={"offloads": describe(self._working)})
         self._failure = None
         for name, run in (("up", self._pipeline.run_up), ("down", self._pipeline.run_down)):
             thread = threading.Thread(
@@ -124,13 +142,50 @@ class Dataplane(Tables):
         if running:
             self.start()
 
+    def offloads(self) -> Offloads:
+        """Those at work: wanted, had, and not refused since."""
+        if self._tun is None or self._udp is None:
+            return NONE
+        working = set(self._device.offloads)
+        if self._tun.refused:
+            working.discard(Offload.TUN_COALESCE)
+        if self._udp.gso:
+            working.add(Offload.UDP_GSO)
+        if self._udp.gro:
+            working.add(Offload.UDP_GRO)
+        return frozenset(working)
+
+    def sweep(self, now: int, limit: int = 4096) -> Iterator[Flow]:
+        self._note_refused()
+        return super().sweep(now, limit)
+
+    def _note_refused(self) -> None:
+        """Say once what the kernel did not do after all."""
+        lost = self._working - self.offloads() if self._threads else NONE
+        if lost:
+            self._working -= lost
+            logger.warning("the kernel refuses an offload", extra={"offloads": describe(lost)})
+
     def _attach(self) -> None:
         fds = [-1 if fd is None else fd for fd in self._udp_fds]
-        for fd in (self._tun_fd, *fds):
+        for fd in (self._device.fd, *fds):
             if fd >= 0:
                 os.set_blocking(fd, False)
-        self._pipeline.attach(
-            Tun(self._tun_fd, self._mtu), UdpSockets(*fds), self._wake_up_fd, self._wake_down_fd
+        self._tun = self._make_tun()
+        self._udp = UdpSockets(
+            *fds, gso=Offload.UDP_GSO in self._wanted, gro=Offload.UDP_GRO in self._wanted
+        )
+        self._pipeline.attach(self._tun, self._udp, self._wake_up_fd, self._wake_down_fd)
+
+    def _make_tun(self) -> Tun:
+        device = self._device
+        merges = Offload.TUN_COALESCE in device.offloads
+        return Tun(
+            device.fd,
+            self._mtu,
+            has_header=device.has_header,
+            merge_tcp=merges,
+            merge_udp=merges and device.takes_udp,
         )
 
     def _run(self, name: str, run: Callable[[], int]) -> None:

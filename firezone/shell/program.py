@@ -31,6 +31,7 @@ from firezone.shell.dataplane import Dataplane
 from firezone.shell.health import HealthAddress, start_health
 from firezone.shell.introspection import Introspection, PortalWatch
 from firezone.shell.netlink import TunnelRoutes
+from firezone.shell.offload import ALL, Offloads
 from firezone.shell.relay_streams import RelayStreams
 from firezone.shell.rtnetlink import IPNetwork
 from firezone.shell.sockets import UdpSockets, set_mark
@@ -86,11 +87,13 @@ class Program:
         url: LoginUrl,
         *,
         interface: str = INTERFACE,
+        offloads: Offloads = ALL,
     ) -> None:
         self.on_ready: Callable[[], None] | None = None
         """Called once, when the tunnel interface stands."""
         self._started = boottime_ns()
         self._profile = profile
+        self._offloads = offloads
         self._stopping = asyncio.Event()
         self._failure: Exception | None = None
         self._watch = PortalWatch(url.display, self._started)
@@ -327,7 +330,7 @@ class Program:
 
     def _open_host(self, interface: str, opened: ExitStack) -> None:
         """Set up this host. What is done so far is undone by closing `opened`."""
-        self._tun: Tun = open_tun(interface)
+        self._tun: Tun = open_tun(interface, self._offloads)
         opened.callback(self._tun.close)
         self._routes = TunnelRoutes(interface)
         opened.callback(self._routes.close)
@@ -368,10 +371,11 @@ class Program:
     def _make_dataplane(self) -> Dataplane:
         v4, v6 = self._sockets.v4, self._sockets.v6
         return Dataplane(
-            tun_fd=self._tun.fd,
+            tun=self._tun,
             udp4_fd=v4.fileno() if v4 else None,
             udp6_fd=v6.fileno() if v6 else None,
             own_public_key=self._role.node.public_key,
+            offloads=self._offloads,
         )
 
     def _start_dataplane(self) -> None:
@@ -409,12 +413,17 @@ class Program:
 
 
 def run_program(
-    profile: Profile, url: LoginUrl, *, interface: str = INTERFACE, exit_when_ready: bool = False
+    profile: Profile,
+    url: LoginUrl,
+    *,
+    interface: str = INTERFACE,
+    offloads: Offloads = ALL,
+    exit_when_ready: bool = False,
 ) -> None:
     """Run a role until it is told to stop. Raises FirezoneError for what makes it impossible."""
 
     async def serve() -> None:
-        program = Program(profile, url, interface=interface)
+        program = Program(profile, url, interface=interface, offloads=offloads)
         if exit_when_ready:
             program.on_ready = program.stop
         await program.run()
