@@ -73,7 +73,8 @@ _LEGEND = [
     "- *shifted cone*: the same, with another port outside than inside.",
     "- *two cones*: a carrier's NAT behind the site's own, both port-restricted.",
     "- *symmetric*: another random port for each destination.",
-    "- *no UDP*: only TCP passes, so the relay is reached over a stream.",
+    "- *no UDP*: only TCP passes, so the relay is reached over a stream. The programs have just "
+    "been started here, and first wait 2.5 s for answers over UDP.",
 ]
 
 
