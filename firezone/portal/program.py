@@ -16,6 +16,7 @@ from pathlib import Path
 from firezone.durations import MILLISECOND
 from firezone.model import Endpoint
 from firezone.portal.control_plane import ControlPlane
+from firezone.portal.failures import PortalFailed, report
 from firezone.portal.reload import Reloader, fingerprint, load
 from firezone.portal.server import PortalServer, listen
 from firezone.portal.store import Store
@@ -35,7 +36,10 @@ class Settings:
 
 
 async def run_portal(settings: Settings) -> None:
-    """Serve until SIGINT or SIGTERM. Raises ConfigurationError if it cannot start."""
+    """Serve until SIGINT or SIGTERM.
+
+    Raises ConfigurationError if it cannot start, PortalFailed if it cannot go on.
+    """
     started = boottime_ns()
     loaded = fingerprint(settings.config)
     config = load(settings.config)
@@ -64,7 +68,8 @@ async def _serve(
 ) -> None:
     stop = asyncio.Event()
     with _signals(stop, reloader):
-        watching = asyncio.create_task(reloader.run())
+        watching = asyncio.create_task(reloader.run(), name="reloader")
+        watching.add_done_callback(report)
         fields = {
             "event": "ready",
             "listen": str(settings.listen),
@@ -73,11 +78,13 @@ async def _serve(
         }
         _log.info("the portal serves", extra=fields)
         stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait([watching, stopping], return_when=asyncio.FIRST_COMPLETED)
+        tasks = [watching, server.timekeeper, stopping]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        failed = [task.get_name() for task in tasks if task.done() and task is not stopping]
         stopping.cancel()
         watching.cancel()
-        if not stop.is_set():
-            watching.result()
+    if failed:
+        raise PortalFailed(f"the portal cannot go on: its {failed[0]} failed, see the log")
     _log.info("the portal stops", extra={"event": "stopped"})
 
 

@@ -4,6 +4,9 @@ Requests are judged before the upgrade, so that a refusal is an HTTP status. No 
 (peers of 2025 take an empty one for a broken message): a peer that says nothing for its idle
 limit is dropped, and heartbeats keep the rest. A peer that does not read what it is sent is
 dropped as well, before that grows.
+
+An exception that nobody foresaw ends the connection it happened on. One in the timekeeper ends
+that, which whoever runs the server must take for its end: policies would expire unnoticed.
 """
 
 from __future__ import annotations
@@ -30,12 +33,14 @@ from firezone.model import Endpoint, IPAddress
 from firezone.portal.admission import Admission, Refusal, Request
 from firezone.portal.config import Config, TokenKind
 from firezone.portal.control_plane import ControlPlane
+from firezone.portal.failures import describe, report
 from firezone.portal.sessions import CloseConnection, SendText
 from firezone.portal.store import AddressesExhausted
 
 IDLE_SECONDS = {TokenKind.CLIENT: 307.0, TokenKind.GATEWAY: 37.0, TokenKind.RELAY: 41.0}
 MAX_MESSAGE = 256 * 1024
-MAX_OUTBOX = 4096
+MAX_OUTBOX = 8 * 1024 * 1024
+"""Characters that wait for a peer. A gateway may be due thousands of messages at once."""
 
 _log = logging.getLogger(__name__)
 
@@ -73,7 +78,7 @@ class PortalServer:
         self._outboxes: dict[int, _Outbox] = {}
         self._changed = asyncio.Event()
         self._server: Server | None = None
-        self._timer: asyncio.Task[None] | None = None
+        self._timekeeper: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> PortalServer:
         self._server = await serve(
@@ -89,14 +94,21 @@ class PortalServer:
             server_header="firezone",
             logger=_SILENT,
         )
-        self._timer = asyncio.create_task(self._keep_time())
+        self._timekeeper = asyncio.create_task(self._keep_time(), name="timekeeper")
+        self._timekeeper.add_done_callback(report)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None and self._timer is not None
-        self._timer.cancel()
+        assert self._server is not None
+        self.timekeeper.cancel()
         self._server.close()
         await self._server.wait_closed()
+
+    @property
+    def timekeeper(self) -> asyncio.Task[None]:
+        """Runs for as long as the server does its duty."""
+        assert self._timekeeper is not None
+        return self._timekeeper
 
     def apply(self, config: Config) -> None:
         """Put another portal file in force."""
@@ -115,6 +127,9 @@ class PortalServer:
         except (AddressesExhausted, sqlite3.Error) as error:
             _log.error("cannot admit a peer: %s", error)
             return connection.respond(503, "try again later\n")
+        except Exception as error:
+            _log.error("cannot admit a peer: %s", describe(error))
+            return connection.respond(503, "try again later\n")
         if isinstance(outcome, Refusal):
             _log.debug("refused %s: %s", request.path, outcome.reason)
             return connection.respond(outcome.status, f"{outcome.reason}\n")
@@ -122,15 +137,21 @@ class PortalServer:
         return None
 
     async def _converse(self, websocket: ServerConnection) -> None:
-        admission = self._admissions.pop(websocket)
+        try:
+            await self._attend(websocket, self._admissions.pop(websocket))
+        except Exception as error:
+            # The library would log it, with a request that holds a token.
+            fields = {"event": "connection_failed"}
+            _log.error("a connection ended by a fault: %s", describe(error), extra=fields)
+
+    async def _attend(self, websocket: ServerConnection, admission: Admission) -> None:
         connection = self._portal.handle_connected(admission, self._clock())
         outbox = self._outboxes[connection] = _Outbox(websocket)
         self._distribute()
-        writer = asyncio.create_task(outbox.write())
+        writer = asyncio.create_task(outbox.write(), name="writer")
+        writer.add_done_callback(report)
         try:
             await self._listen(websocket, connection, IDLE_SECONDS[admission.token.kind])
-        except sqlite3.Error as error:
-            _log.error("cannot write the portal's state: %s", error)
         finally:
             writer.cancel()
             del self._outboxes[connection]
@@ -164,14 +185,8 @@ class PortalServer:
                 async with asyncio.timeout(seconds):
                     await self._changed.wait()
             if self._portal.poll_timeout().deadline <= self._clock():
-                self._tick()
-
-    def _tick(self) -> None:
-        try:
-            self._portal.handle_timeout(self._clock())
-        except sqlite3.Error as error:
-            _log.error("cannot write the portal's state: %s", error)
-        self._distribute()
+                self._portal.handle_timeout(self._clock())
+                self._distribute()
 
 
 @dataclass(slots=True, eq=False)
@@ -180,17 +195,21 @@ class _Outbox:
 
     websocket: ServerConnection
     queue: asyncio.Queue[str | None] = field(default_factory=asyncio.Queue)
+    waiting: int = 0
 
     def put(self, text: str | None) -> None:
-        if self.queue.qsize() >= MAX_OUTBOX:
+        size = len(text or "")
+        if self.waiting + size > MAX_OUTBOX:
             self.websocket.transport.abort()
         else:
+            self.waiting += size
             self.queue.put_nowait(text)
 
     async def write(self) -> None:
         with suppress(WebSocketException, OSError):
             while (text := await self.queue.get()) is not None:
                 await self.websocket.send(text)
+                self.waiting -= len(text)
             await self.websocket.close()
 
 
