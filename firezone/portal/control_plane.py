@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
@@ -25,7 +25,7 @@ from firezone.portal.access import offered
 from firezone.portal.admission import Admission, Refusal, Request, admit
 from firezone.portal.conditions import Context
 from firezone.portal.config import Config, Resource, Token
-from firezone.portal.flows import CreateFlow, FlowAuthorized, Flows
+from firezone.portal.flows import CreateFlow, FlowAuthorized, Flows, Id
 from firezone.portal.presence import RelayPresence
 from firezone.portal.sessions import (
     AnySession,
@@ -44,14 +44,21 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+Ids = Annotated[list[Id], msgspec.Meta(max_length=32)]
+Candidate = Annotated[str, msgspec.Meta(max_length=256)]
+Candidates = Annotated[list[Candidate], msgspec.Meta(max_length=64)]
+
+
 class ClientCandidates(msgspec.Struct):
-    gateway_ids: list[str]
-    candidates: list[Any]
+    """Peers send them for one another singly; the limits keep what one message costs small."""
+
+    gateway_ids: Ids
+    candidates: Candidates
 
 
 class GatewayCandidates(msgspec.Struct):
-    client_ids: list[str]
-    candidates: list[Any]
+    client_ids: Ids
+    candidates: Candidates
 
 
 class RelayJoin(msgspec.Struct):
@@ -81,8 +88,8 @@ class ControlPlane:
         self._store = store
         self._wall_clock = wall_clock
         self._board = Switchboard()
-        self._flows = Flows(self._board, store, entropy)
         self._presence = RelayPresence(self._board, entropy)
+        self._flows = Flows(self._board, self._presence, store, entropy)
         self._next_tick = now + RECOMPUTE_INTERVAL
         self._store_tried_at = now
 

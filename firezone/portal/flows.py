@@ -12,6 +12,7 @@ import logging
 from collections import Counter
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
+from typing import Annotated
 
 import msgspec
 
@@ -24,6 +25,7 @@ from firezone.portal.conditions import Context
 from firezone.portal.config import Config, Resource
 from firezone.portal.credentials import Party, ice_credentials, preshared_key
 from firezone.portal.flow_table import FlowTable
+from firezone.portal.presence import RelayPresence
 from firezone.portal.sessions import ClientSession, GatewaySession, PeerSession, Switchboard
 from firezone.portal.store import Flow, FlowKey, Store
 
@@ -34,13 +36,19 @@ SETTLED_SECONDS = 30 * 60
 TCP gives up a connection earlier on which nothing is acknowledged (RFC 9293 section 3.8.3)."""
 
 
+Id = Annotated[str, msgspec.Meta(max_length=64)]
+NO_RELAY_WARNING_SECONDS = 60
+
+
 class CreateFlow(msgspec.Struct):
-    resource_id: str
-    connected_gateway_ids: list[str]
+    """Clients name up to 100 gateways."""
+
+    resource_id: Id
+    connected_gateway_ids: Annotated[list[Id], msgspec.Meta(max_length=128)]
 
 
 class FlowAuthorized(msgspec.Struct):
-    ref: str
+    ref: Id
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +63,19 @@ class _Pending:
 class Flows:
     """All flows that are in force, and those that a gateway must still be told to end."""
 
-    def __init__(self, board: Switchboard, store: Store, entropy: Entropy) -> None:
+    def __init__(
+        self, board: Switchboard, presence: RelayPresence, store: Store, entropy: Entropy
+    ) -> None:
         self.counters: Counter[str] = Counter()
         self._board = board
+        self._presence = presence
         self._entropy = entropy
         self._flows = FlowTable(store)
         self._pending: dict[str, _Pending] = {}
         self._refs: dict[FlowKey, str] = {}
         self._told: dict[FlowKey, tuple[str, str | None]] = {}
         """What clients go by: the public keys of client and gateway, None for a flow that ended."""
+        self._warned_at: int | None = None
         self._rejected: dict[FlowKey, tuple[int, int]] = {}
         """When gateways were last told to end a flow: the connection, and Unix seconds."""
 
@@ -90,6 +102,11 @@ class Flows:
         if not isinstance(decision, Allowed):
             self._refuse(client, request.resource_id, decision)
             return
+        if not self._presence.has_relay():
+            # Peers that set up a flow without one drop their connection to us, over and over.
+            self._warn_of_relays(unix_now)
+            self._fail(client, request.resource_id, "offline")
+            return
         gateway = self._choose_gateway(client, decision.resource, request)
         if gateway is not None:
             self._authorize(client, gateway, decision)
@@ -102,6 +119,9 @@ class Flows:
             return
         gateway.channel.ok(frame)
         key = pending.client.id, gateway.id, pending.flow_created["resource_id"]
+        self._forget_pending(key)
+        if (flow := self._flows.get(key)) is not None:
+            _log.info("flow authorized", extra=_log_fields(flow))
         self._told[key] = pending.client.admission.public_key, gateway.admission.public_key
         self._board.push(pending.client, "flow_created", pending.flow_created)
 
@@ -185,6 +205,12 @@ class Flows:
             case NotFound():
                 self._fail(client, resource_id, "not_found")
 
+    def _warn_of_relays(self, unix_now: int) -> None:
+        """At most once a minute."""
+        if self._warned_at is None or abs(unix_now - self._warned_at) >= NO_RELAY_WARNING_SECONDS:
+            self._warned_at = unix_now
+            _log.warning("no relay is online, so no flow is set up", extra={"event": "no_relay"})
+
     def _fail(
         self,
         client: ClientSession,
@@ -238,10 +264,10 @@ class Flows:
             "expires_at": decision.expires_at,
         }
         self._board.push(gateway, "authorize_flow", demand)
-        _log.info("flow authorized", extra=_log_fields(flow))
+        _log.info("flow requested", extra=_log_fields(flow))
 
     def _await(self, key: FlowKey, pending: _Pending) -> str:
-        """A repeated request keeps its ref, so that either answer of the gateway fits."""
+        """A repeated request keeps its ref until the gateway's first answer, which counts."""
         ref = self._refs.get(key) or self._entropy(16).hex()
         self._refs[key] = ref
         self._pending[ref] = pending

@@ -30,6 +30,10 @@ class RelayPresence:
         self._entropy = entropy
         self._departed: dict[str, int] = {}
 
+    def has_relay(self) -> bool:
+        """Whether one is online, or has not been away for long enough to be gone."""
+        return bool(self._departed) or any(True for _ in self._board.joined(RelaySession))
+
     def handle_joined(self, relay: RelaySession, unix_now: int) -> None:
         """A relay is online: peers that know it with another secret, or too few, are told."""
         self._departed.pop(relay.id, None)

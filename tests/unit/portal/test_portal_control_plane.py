@@ -1,5 +1,6 @@
 """The portal over scripted peers and a made-up clock: who is let in, and what each is told."""
 
+import logging
 from typing import Any
 
 import pytest
@@ -75,16 +76,33 @@ def test_a_repeated_request_gets_the_same_values() -> None:
     assert first == again
 
 
-def test_both_answers_to_a_repeated_request_are_taken() -> None:
+def test_only_the_first_answer_to_a_repeated_request_counts() -> None:
     world = World()
+    world.relay()
     gateway, client = world.gateway(), world.client()
     gateway.taken(), client.taken()
     wanted = {"resource_id": world.id("web"), "connected_gateway_ids": []}
     client.asks("create_flow", wanted)
     client.asks("create_flow", wanted)
-    refs = [payload["ref"] for _, payload in gateway.taken()]
-    for ref in refs:
-        assert gateway.asks("flow_authorized", {"ref": ref})["payload"]["status"] == "ok"
+    first, second = [payload["ref"] for _, payload in gateway.taken()]
+    assert gateway.asks("flow_authorized", {"ref": first})["payload"]["status"] == "ok"
+    assert client.takes("flow_created")
+    for ref in (first, second):
+        answer = gateway.asks("flow_authorized", {"ref": ref})
+        assert answer["payload"]["response"] == {"reason": "invalid_ref"}
+    assert client.taken() == []
+
+
+def test_a_flow_is_authorized_when_its_gateway_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "firezone.portal.flows")
+    world = World()
+    world.relay()
+    gateway, client = world.gateway(), world.client()
+    gateway.taken()
+    client.asks("create_flow", {"resource_id": world.id("web"), "connected_gateway_ids": []})
+    assert [record.getMessage() for record in caplog.records] == ["flow requested"]
+    gateway.asks("flow_authorized", {"ref": gateway.takes("authorize_flow")["ref"]})
+    assert [record.getMessage() for record in caplog.records][1:] == ["flow authorized"]
 
 
 def test_a_made_up_ref_is_refused() -> None:
@@ -106,6 +124,8 @@ def test_why_there_is_no_flow() -> None:
         return failed
 
     assert reason(world.id("vault")) == {"reason": "not_found"}
+    world.relay()
+    client.taken()
     assert reason("no such thing") == {"reason": "not_found"}
     assert reason(world.id("nowhere")) == {"reason": "not_found"}
     assert reason(world.id("bench")) == {"reason": "offline"}
@@ -114,6 +134,7 @@ def test_why_there_is_no_flow() -> None:
 
 def test_a_gateway_of_an_old_version_is_not_found() -> None:
     world = World()
+    world.relay()
     world.gateway(agent="x connlib/1.3.0")
     client = world.client()
     client.taken()
@@ -128,6 +149,28 @@ def test_candidates_pass_only_between_the_ends_of_a_flow() -> None:
     gateway.taken()
     client.asks("broadcast_ice_candidates", {"gateway_ids": [id], "candidates": ["c"]})
     assert gateway.taken() == []
+
+
+def test_a_message_of_candidates_is_of_limited_size() -> None:
+    world = World()
+    gateway, client = world.gateway(), world.client()
+    world.flow(client, gateway)
+    most = {"gateway_ids": [gateway.id] * 32, "candidates": ["c" * 256] * 64}
+    for change in (
+        {"gateway_ids": [gateway.id] * 33},
+        {"gateway_ids": [gateway.id, "x" * 65]},
+        {"candidates": ["c"] * 65},
+        {"candidates": ["c" * 257]},
+        {"candidates": [{}]},
+    ):
+        client.asks("broadcast_ice_candidates", most | change)
+    assert gateway.taken() == []
+    assert world.portal.counters["malformed ClientCandidates"] == 5
+    client.asks("broadcast_ice_candidates", most)
+    assert gateway.takes("ice_candidates")["candidates"] == most["candidates"]
+    gateway.asks("broadcast_ice_candidates", {"client_ids": [client.id] * 33, "candidates": []})
+    assert client.taken() == []
+    assert world.portal.counters["malformed GatewayCandidates"] == 1
 
 
 @pytest.mark.parametrize(
@@ -383,6 +426,35 @@ def test_peers_without_relays_are_told_of_the_first_ones() -> None:
     assert client.takes("relays_presence")
     world.relay("203.0.113.7")
     assert client.taken() == []
+
+
+def test_without_a_relay_there_is_no_flow(caplog: pytest.LogCaptureFixture) -> None:
+    """Peers that set one up drop their connection to the portal, to get a relay, for ever."""
+    world = World()
+    gateway, client = world.gateway(), world.client()
+
+    def failed(resource: str) -> str:
+        gateway.taken(), client.taken()
+        wanted = {"resource_id": world.id(resource), "connected_gateway_ids": []}
+        client.asks("create_flow", wanted)
+        assert gateway.taken() == []
+        return str(client.takes("flow_creation_failed")["reason"])
+
+    assert failed("vault") == "not_found", "who may not use it learns nothing of relays"
+    assert [failed("web") for _ in range(3)] == ["offline"] * 3
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "no relay is online" in caplog.text
+    world.wall += 60
+    assert failed("web") == "offline"
+    assert len(caplog.records) == 2
+
+    relay = world.relay()
+    assert gateway.takes("relays_presence") and client.takes("relays_presence")
+    assert world.flow(client, gateway)
+    relay.leave()
+    assert world.flow(client, gateway), "it may be back at once"
+    world.advance(3 * SECOND)
+    assert failed("web") == "offline"
 
 
 def test_a_relay_with_both_families_is_two_neighbours() -> None:

@@ -45,7 +45,7 @@ def test_a_gateway_that_only_lost_its_link_disturbs_nobody() -> None:
 
 def test_only_what_was_in_use_is_told() -> None:
     world = World()
-    world.gateway()
+    world.relay(), world.gateway()
     client, stranger = world.client(), world.client("bob-token")
     client.taken(), stranger.taken()
     wanted = {"resource_id": world.id("web"), "connected_gateway_ids": []}

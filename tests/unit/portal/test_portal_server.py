@@ -79,7 +79,8 @@ def test_a_flow_from_end_to_end_and_its_end_by_editing_the_file(tmp_path: Path) 
 
 def test_a_gateway_that_reconnects_hears_of_its_authorizations(tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with portal(tmp_path) as world, world.client() as c:
+        async with portal(tmp_path) as world, world.relay() as r, world.client() as c:
+            await r.next(relay.Init)
             async with world.gateway() as g:
                 [resource] = (await c.next(client.Init)).resources
                 await g.next(gateway.Init)
