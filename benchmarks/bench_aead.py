@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ctypes
 import statistics
-import subprocess
 import sys
 import tempfile
 from array import array
@@ -25,10 +24,10 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.common import KEY, by_batch, by_size, fill, measure
+from benchmarks.compiled import capsule, shared_library
 from firezone._ext import aead
 from firezone._ext.batch import PacketBatch
 
-ROOT = Path(__file__).parent.parent
 SIZES = (64, 128, 256, 576, 1280, 1420)
 MIXED = (64, 1420, 128, 64, 576, 1420, 96, 1280, 64, 300)
 BATCHES = (1, 8, 16, 32, 64)
@@ -130,24 +129,19 @@ class Bench:
 
 def exported(name: str) -> ctypes.c_void_p:
     """A C function of the kernel, as its .pxd declares it for others."""
-    capsule = aead.__pyx_capi__[name]  # type: ignore[attr-defined]
-    get_name = ctypes.pythonapi.PyCapsule_GetName
-    get_name.restype, get_name.argtypes = ctypes.c_char_p, [ctypes.py_object]
     get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
     get_pointer.restype = ctypes.c_void_p
     get_pointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
-    return ctypes.c_void_p(get_pointer(capsule, get_name(capsule)))
+    return ctypes.c_void_p(get_pointer(*capsule(aead, name)))
 
 
 @contextmanager
 def bench() -> Iterator[Bench]:
     with tempfile.TemporaryDirectory() as directory:
-        library = Path(directory) / "bench_aead.so"
-        command = ["cc", "-O2", "-shared", "-fPIC", f"-I{ROOT}/ext/c", "-o", str(library)]
-        subprocess.run([*command, str(ROOT / "benchmarks/bench_aead.c"), "-ldl"], check=True)
+        library = shared_library("bench_aead.c", Path(directory))
         before = aead.backend_name()
         try:
-            yield Bench(ctypes.CDLL(str(library)))
+            yield Bench(library)
         finally:
             aead.use_backend(before.split()[0])
 
