@@ -1,323 +1,222 @@
 """`firezone wg` beside every other user-space WireGuard that is installed, in one run.
 
-    python -m benchmarks.tunnels [--seconds 3] [--rounds 5] [--only NAME,...] [--json FILE]
+    python -m benchmarks.tunnels [--seconds 3] [--rounds 5] [--only NAME,…] [--json FILE] [PART…]
+
+    throughput    TCP and UDP, by CPU time of both ends
+    latency       what one way through the tunnel adds, idle and loaded, beyond the bare path
+    peers         memory and throughput with 1, 1000 and 10000 configured peers
+    handshakes    answered by one core
 
 Two namespaces joined by a veth pair; both ends of the tunnel run the same implementation, and both
-ends and iperf3 share this machine's cores. So the figure to read is Gbit/s per CPU second of the
-tunnel processes. Implementations take turns within a round; the table holds medians of the rounds.
-
-Found by name: `firezone`; `wireguard-go` (Debian's); `wireguard-go-new` where WIREGUARD_GO_NEW or
-/opt/peers/wireguard names a newer build; `boringtun-cli` on the path or in /opt/peers/bin.
+ends and the load share this machine's cores. So the figure of throughput to read is that per CPU
+second of the tunnel processes. Implementations take turns within a round; tables hold medians of
+the rounds. `null tunnel` is `firezone` without a cipher: the price of everything else. It is left
+out where nothing is sealed.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
-import json
-import os
-import shutil
 import statistics
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.end_to_end import cpu_seconds
-from firezone.lab import netns, registry
-from firezone.noise import StaticKeypair
-
-MTU = 1420
-PORT = 51820
-ENDS = ("a", "b")
-UNDERLAY = {"a": "192.0.2.1", "b": "192.0.2.2"}
-INSIDE = {"a": "10.99.0.1", "b": "10.99.0.2"}
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """One kind of load; `size` is a UDP payload."""
-
-    name: str
-    iperf: tuple[str, ...]
-    udp: bool = False
-
-
-LOADS = (
-    Load("TCP 1 stream", ()),
-    Load("TCP 8 streams", ("-P", "8")),
-    Load("TCP 1 stream, reverse", ("-R",)),
-    Load("UDP 64 B", ("-u", "-b", "0", "-l", "64"), udp=True),
-    Load("UDP 1280 B", ("-u", "-b", "0", "-l", "1280"), udp=True),
+from benchmarks import handshakes, latency, peers, report, throughput
+from benchmarks.compiled import program
+from benchmarks.handshakes import Crowd, Handshakes
+from benchmarks.latency import Latency
+from benchmarks.peers import Peers
+from benchmarks.report import Samples
+from benchmarks.throughput import Throughput
+from benchmarks.tunnel_net import (
+    INSIDE,
+    NULL_TUNNEL,
+    UNDERLAY,
+    Implementation,
+    Net,
+    installed,
+    network,
 )
 
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What arrived, and the CPU time of both tunnel processes."""
-
-    seconds: float
-    gigabits: float
-    packets: int
-    lost_percent: float
-    cpu: float
-
-    @property
-    def gigabits_per_cpu_second(self) -> float:
-        return self.gigabits / self.cpu if self.cpu else 0.0
-
-    @property
-    def kilopackets_per_cpu_second(self) -> float:
-        return self.packets / self.cpu / 1000 if self.cpu else 0.0
+BARE = "bare path"
 
 
 @dataclass(frozen=True, slots=True)
-class Implementation:
-    """How to run one. `kind` is firezone, wireguard-go or boringtun."""
+class Run:
+    """What all parts need."""
 
-    name: str
-    kind: str
-    program: str
+    net: Net
+    implementations: list[Implementation]
+    seconds: int
+    rounds: int
 
+    def turns(self) -> Iterator[Implementation]:
+        for _ in range(self.rounds):
+            yield from self.implementations
 
-def installed() -> list[Implementation]:
-    found = [Implementation("firezone", "firezone", sys.executable)]
-    newer = os.environ.get("WIREGUARD_GO_NEW", "/opt/peers/wireguard")
-    boringtun = shutil.which("boringtun-cli", path=f"{os.environ['PATH']}:/opt/peers/bin")
-    for name, kind, program in (
-        ("wireguard-go", "wireguard-go", shutil.which("wireguard-go")),
-        ("wireguard-go-new", "wireguard-go", shutil.which(newer)),
-        ("boringtun-cli", "boringtun", boringtun),
-    ):
-        if program:
-            found.append(Implementation(name, kind, program))
-    return found
+    def real(self) -> Iterator[Implementation]:
+        return (i for i in self.turns() if i.name != NULL_TUNNEL)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", help="names of implementations, joined by commas")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    chosen = [i for i in installed() if not options.only or i.name in options.only.split(",")]
-    results: dict[str, dict[str, list[Result]]] = {}
+    options = _parse()
+    implementations = installed(options.only)
+    results: dict[str, Samples] = {}
     with network() as net:
-        for _ in range(options.rounds):
-            for implementation in chosen:
-                with net.tunnel(implementation) as pids:
-                    for load in LOADS:
-                        result = net.measure(load, pids, options.seconds)
-                        results.setdefault(load.name, {}).setdefault(
-                            implementation.name, []
-                        ).append(result)
-    show(results)
+        run = Run(net, implementations, options.seconds, options.rounds)
+        for part in options.parts or PARTS:
+            measure, show = PARTS[part]
+            results[part] = Samples()
+            measure(run, results[part])
+            print(f"\n{part}\n", *show(results[part]), sep="\n", flush=True)
     if options.json:
-        plain = {
-            load: {name: [asdict(r) for r in rounds] for name, rounds in by_name.items()}
-            for load, by_name in results.items()
-        }
-        options.json.write_text(json.dumps(plain, indent=1))
+        versions = {i.name: i.version for i in implementations}
+        settings = {"seconds": options.seconds, "rounds": options.rounds, "versions": versions}
+        report.write(options.json, settings, results)
     return 0
 
 
-class Net:
-    """Two namespaces and the keys of their ends."""
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help="only these")
+    parser.add_argument("--seconds", type=int, default=3, help="how long each figure is taken")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", help="names of implementations, joined by commas")
+    parser.add_argument("--json", type=Path, help="write every sample there, for benchmarks.plots")
+    options = parser.parse_args()
+    unknown = set(options.parts) - set(PARTS)
+    if unknown:
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    return options
 
-    def __init__(self, prefix: str, directory: Path) -> None:
-        self._directory = directory
-        self._namespaces = {end: f"{prefix}{end}" for end in ENDS}
-        self._interfaces = {end: f"{prefix}w{end}"[:15] for end in ENDS}
-        private = {end: os.urandom(32) for end in ENDS}
-        self._private = {end: base64.b64encode(key).decode() for end, key in private.items()}
-        self._public = {
-            end: base64.b64encode(StaticKeypair.from_private(key).public).decode()
-            for end, key in private.items()
-        }
 
-    def build(self) -> None:
-        a, b = (self._namespaces[end] for end in ENDS)
-        netns.ip_batch([f"netns add {a}", f"netns add {b}"])
-        netns.ip_batch([f"link add eth0 netns {a} type veth peer name eth0 netns {b}"])
-        for end in ENDS:
-            netns.ip_batch(
-                [
-                    "link set lo up",
-                    f"address add {UNDERLAY[end]}/24 dev eth0",
-                    "link set eth0 up",
-                ],
-                self._namespaces[end],
-            )
+# Measuring.
 
-    def remove(self) -> None:
-        netns.remove(self._namespaces.values())
 
-    @contextmanager
-    def tunnel(self, implementation: Implementation) -> Iterator[list[int]]:
-        """Run it at both ends; gives the two process ids."""
-        processes = [self._start(implementation, end) for end in ENDS]
-        try:
-            for end in ENDS:
-                self._configure(implementation, end)
-            self._wait_for_handshake()
-            yield [process.pid for process in processes]
-        finally:
-            for process in processes:
-                process.terminate()
-            for process in processes:
-                process.wait(10)
+def measure_throughput(run: Run, samples: Samples) -> None:
+    for implementation in run.turns():
+        with run.net.tunnel(implementation) as pids:
+            for load in throughput.LOADS:
+                result = throughput.measure(run.net, load, pids, run.seconds)
+                samples.add(load.name, implementation.name, result)
 
-    def measure(self, load: Load, pids: list[int], seconds: int) -> Result:
-        server = subprocess.Popen(
-            [*self._inside("b"), "iperf3", "-s", "-1"], stdout=subprocess.DEVNULL
-        )
-        time.sleep(0.2)
-        before = sum(map(cpu_seconds, pids))
-        command = ["iperf3", "-J", "-t", str(seconds), "-c", INSIDE["b"], *load.iperf]
-        done = subprocess.run(
-            [*self._inside("a"), *command], capture_output=True, text=True, timeout=seconds + 30
-        )
-        cpu = sum(map(cpu_seconds, pids)) - before
-        server.wait(10)
-        report = json.loads(done.stdout)
-        if "error" in report:
-            raise SystemExit(f"iperf3: {report['error']}")
-        total = report["end"]["sum" if load.udp else "sum_received"]
-        lost = total.get("lost_percent") or 0.0
-        arrived = 1 - lost / 100
-        return Result(
-            seconds=total["seconds"],
-            gigabits=total["bytes"] * 8 / 1e9 * arrived,
-            packets=round((total.get("packets") or 0) * arrived),
-            lost_percent=lost,
-            cpu=cpu,
-        )
 
-    def _start(self, implementation: Implementation, end: str) -> subprocess.Popen[bytes]:
-        name = self._interfaces[end]
-        match implementation.kind:
-            case "firezone":
-                path = self._directory / f"{name}.conf"
-                path.write_text(self._file(end, quick=True))
-                path.chmod(0o600)
-                command = [implementation.program, "-m", "firezone", "wg", "up", str(path)]
-            case "wireguard-go":
-                command = [implementation.program, "-f", name]
-            case _:
-                # Its default is four threads, which two cores only make worse.
-                command = [implementation.program, "-f", "--disable-drop-privileges", name]
-        environment = os.environ | {"WG_PROCESS_FOREGROUND": "1", "WG_THREADS": "2"}
-        return subprocess.Popen(
-            [*self._inside(end), *command],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+def measure_latency(run: Run, samples: Samples) -> None:
+    ping = program("udp_ping.c", run.net.directory)
+
+    def through(name: str, addresses: dict[str, str]) -> None:
+        for condition in latency.CONDITIONS:
+            result = latency.measure(run.net, ping, addresses, condition, run.seconds)
+            samples.add(condition, name, result)
+
+    for number, implementation in enumerate(run.turns()):
+        if number % len(run.implementations) == 0:
+            through(BARE, UNDERLAY)
+        with run.net.tunnel(implementation):
+            through(implementation.name, INSIDE)
+
+
+def measure_peers(run: Run, samples: Samples) -> None:
+    for implementation in run.real():
+        for count in peers.COUNTS:
+            result = peers.measure(run.net, implementation, count, run.seconds)
+            samples.add(str(count), implementation.name, result)
+
+
+def measure_handshakes(run: Run, samples: Samples) -> None:
+    crowd = Crowd(run.net.keys["b"].public, run.seconds)
+    for implementation in run.real():
+        result = handshakes.measure(run.net, implementation, crowd)
+        samples.add("as responder", implementation.name, result)
+
+
+# Showing.
+
+
+def show_throughput(samples: Samples) -> Iterable[str]:
+    yield (
+        f"{'load':24}{'implementation':20}{'Gbit/s':>8}{'lost':>7}"
+        f"{'Gbit/CPU s':>12}{'kpkt/CPU s':>12}{'firezone is':>13}"
+    )
+    for load, name, rounds in samples.of(Throughput):
+        ours = median(r.efficiency for r in samples.get(load, "firezone", Throughput))
+        theirs = median(r.efficiency for r in rounds)
+        ratio = f"{ours / theirs:12.2f}x" if theirs and ours and name != "firezone" else ""
+        yield (
+            f"{load:24}{name:20}"
+            f"{median(r.gigabits_per_second for r in rounds):8.2f}"
+            f"{median(r.lost_percent for r in rounds):6.1f}%"
+            f"{median(r.gigabits_per_cpu_second for r in rounds):12.2f}"
+            f"{median(r.kilopackets_per_cpu_second for r in rounds):12.0f}{ratio}"
         )
 
-    def _configure(self, implementation: Implementation, end: str) -> None:
-        name, namespace = self._interfaces[end], self._namespaces[end]
-        self._wait_for_interface(end)
-        if implementation.kind == "firezone":
-            return
-        path = self._directory / f"{name}.setconf"
-        path.write_text(self._file(end, quick=False))
-        netns.run(namespace, ["wg", "setconf", name, str(path)])
-        netns.ip_batch(
-            [
-                f"link set {name} mtu {MTU} up",
-                f"address add {INSIDE[end]}/24 dev {name}",
-            ],
-            namespace,
+
+def show_latency(samples: Samples) -> Iterable[str]:
+    yield f"{'':44}{'round trip, µs':>20}{'added one way, µs':>20}{'':8}"
+    yield f"{'condition':24}{'path':20}{'p50':>10}{'p99':>10}{'p50':>10}{'p99':>10}{'lost':>8}"
+    for condition, name, rounds in samples.of(Latency):
+        bare = samples.get(condition, BARE, Latency)
+        p50, p99 = median(r.p50 for r in rounds), median(r.p99 for r in rounds)
+        added = ""
+        if name != BARE:
+            added = f"{added_p50(rounds, bare):10.0f}{added_p99(rounds, bare):10.0f}"
+        lost = median(r.lost_percent for r in rounds)
+        yield f"{condition:24}{name:20}{p50:10.0f}{p99:10.0f}{added:20}{lost:7.1f}%"
+
+
+def show_peers(samples: Samples) -> Iterable[str]:
+    yield (
+        f"{'implementation':20}{'peers':>8}{'ready s':>9}{'RSS MB':>9}{'KB/peer':>9}"
+        f"{'Gbit/CPU s':>12}{'of 1 peer':>11}"
+    )
+    for count, name, rounds in sorted(samples.of(Peers), key=lambda row: row[1]):
+        one = samples.get("1", name, Peers)
+        each = bytes_per_peer(rounds, one) / 1000 if count != "1" else 0.0
+        moved = median(r.throughput.efficiency for r in rounds)
+        share = moved / median(r.throughput.efficiency for r in one)
+        yield (
+            f"{name:20}{count:>8}{median(r.ready_seconds for r in rounds):9.1f}"
+            f"{median(r.resident for r in rounds) / 1e6:9.1f}{each:9.1f}{moved:12.2f}{share:10.0%}"
         )
 
-    def _file(self, end: str, *, quick: bool) -> str:
-        other = ENDS[1 - ENDS.index(end)]
-        interface = [f"PrivateKey = {self._private[end]}", f"ListenPort = {PORT}"]
-        if quick:
-            interface += [f"Address = {INSIDE[end]}/24", f"MTU = {MTU}"]
-        peer = [
-            f"PublicKey = {self._public[other]}",
-            f"AllowedIPs = {INSIDE[other]}/32",
-            f"Endpoint = {UNDERLAY[other]}:{PORT}",
-        ]
-        return "\n".join(["[Interface]", *interface, "[Peer]", *peer]) + "\n"
 
-    def _wait_for_interface(self, end: str) -> None:
-        for _ in range(100):
-            shown = subprocess.run(
-                [*self._inside(end), "wg", "show", self._interfaces[end]], capture_output=True
-            )
-            if shown.returncode == 0:
-                return
-            time.sleep(0.05)
-        raise SystemExit(f"the interface {self._interfaces[end]} does not come up")
-
-    def _wait_for_handshake(self) -> None:
-        probe = "import socket,sys; socket.create_connection((sys.argv[1], 9), 0.3)"
-        for _ in range(50):
-            done = subprocess.run(
-                [*self._inside("a"), sys.executable, "-c", probe, INSIDE["b"]],
-                capture_output=True,
-                text=True,
-            )
-            if "refused" in done.stderr:  # an answer from the other end
-                return
-            time.sleep(0.1)
-        raise SystemExit("no traffic through the tunnel")
-
-    def _inside(self, end: str) -> list[str]:
-        return netns.prefix_argv(self._namespaces[end])
+def show_handshakes(samples: Samples) -> Iterable[str]:
+    yield f"{'implementation':20}{'per CPU second':>16}{'answered a second':>20}"
+    for _, name, rounds in samples.of(Handshakes):
+        cost, rate = (
+            median(r.per_cpu_second for r in rounds),
+            median(r.per_second for r in rounds),
+        )
+        yield f"{name:20}{cost:16.0f}{rate:20.0f}"
 
 
-@contextmanager
-def network() -> Iterator[Net]:
-    netns.require_tools()
-    claim = registry.claim()
-    try:
-        with tempfile.TemporaryDirectory() as directory:
-            net = Net(claim.name, Path(directory))
-            try:
-                net.build()
-                yield net
-            finally:
-                net.remove()
-    finally:
-        claim.release()
+def added_p50(rounds: list[Latency], bare: list[Latency]) -> float:
+    return (median(r.p50 for r in rounds) - median(r.p50 for r in bare)) / 2
 
 
-def show(results: dict[str, dict[str, list[Result]]]) -> None:
-    print(f"\n{'load':24}{'implementation':20}{'Gbit/s':>8}{'lost':>7}", end="")
-    print(f"{'Gbit/CPU s':>12}{'kpkt/CPU s':>12}{'firezone is':>13}")
-    for load, by_name in results.items():
-        ours = per_cpu_second(load, by_name.get("firezone", []))
-        for name, rounds in by_name.items():
-            theirs = per_cpu_second(load, rounds)
-            ratio = f"{ours / theirs:12.2f}x" if theirs and ours and name != "firezone" else ""
-            print(
-                f"{load:24}{name:20}"
-                f"{median(r.gigabits / r.seconds for r in rounds):8.2f}"
-                f"{median(r.lost_percent for r in rounds):6.1f}%"
-                f"{median(r.gigabits_per_cpu_second for r in rounds):12.2f}"
-                f"{median(r.kilopackets_per_cpu_second for r in rounds):12.0f}{ratio}"
-            )
+def added_p99(rounds: list[Latency], bare: list[Latency]) -> float:
+    return (median(r.p99 for r in rounds) - median(r.p99 for r in bare)) / 2
 
 
-def per_cpu_second(load: str, rounds: list[Result]) -> float:
-    if not rounds:
-        return 0.0
-    if load.startswith("UDP"):
-        return median(r.kilopackets_per_cpu_second for r in rounds)
-    return median(r.gigabits_per_cpu_second for r in rounds)
+def bytes_per_peer(rounds: list[Peers], one: list[Peers]) -> float:
+    more = median(r.resident for r in rounds) - median(r.resident for r in one)
+    return more / (rounds[0].count - 1)
 
 
-def median(values: Iterator[float]) -> float:
-    return statistics.median(values)
+def median(values: Iterable[float]) -> float:
+    return statistics.median([*values] or [0.0])
 
+
+PARTS: dict[str, tuple[Callable[[Run, Samples], None], Callable[[Samples], Iterable[str]]]] = {
+    "throughput": (measure_throughput, show_throughput),
+    "latency": (measure_latency, show_latency),
+    "peers": (measure_peers, show_peers),
+    "handshakes": (measure_handshakes, show_handshakes),
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,0 +1,159 @@
+"""Handshakes a second of CPU time as responder: a crowd of initiators before a real program.
+
+The program has one core; the crowd, which only sends what it made before, another one. A thousand
+peers take turns, so that no limit of a single peer comes into play. Beyond a hundred initiations a
+second or so a responder may ask for a cookie (WireGuard paper, section 5.4.7), which the crowd then
+uses. `firezone` looks at 1000 initiations a second at most; what one costs says the CPU time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from benchmarks.processes import cpu_seconds
+from benchmarks.tunnel_net import PORT, UNDERLAY, Implementation, Net, Peer, address_of
+from firezone.noise import MessageType, StaticKeypair, message_type, receiver_index
+from firezone.noise.handshake import create_initiation, tai64n
+from firezone.noise.messages import HandshakeCookie, decode
+from firezone.noise.primitives import MAC_SIZE, hash_of, mac, xunseal
+from firezone.shell.clock import unix_ns
+
+CROWD = 1000
+RATE = 6000
+"""Initiations made for each second: more than any responder answers."""
+UNDER_WAY = 16
+"""Initiations that wait for an answer at a time."""
+PATIENCE_SECONDS = 0.05
+CLONE_NEWNET = 0x40000000
+NO_MAC2 = bytes(MAC_SIZE)
+
+
+@dataclass(frozen=True, slots=True)
+class Handshakes:
+    """What one core answered. `cpu` is the program's."""
+
+    answered: int
+    seconds: float
+    cpu: float
+
+    @property
+    def per_second(self) -> float:
+        return self.answered / self.seconds
+
+    @property
+    def per_cpu_second(self) -> float:
+        return self.answered / self.cpu if self.cpu else 0.0
+
+
+class Crowd:
+    """Initiators of one responder, with more than enough initiations for so many seconds.
+
+    `messages` lack nothing but mac2. They serve any number of responders with that key, one after
+    the other, as long as each is new.
+    """
+
+    def __init__(self, responder: bytes, seconds: int) -> None:
+        self._seconds = seconds
+        self._mac1_key = hash_of(b"mac1----", responder)
+        self._cookie_key = hash_of(b"cookie--", responder)
+        statics = [StaticKeypair.generate(os.urandom) for _ in range(CROWD)]
+        self.peers = [Peer(one.public, address_of(n)) for n, one in enumerate(statics)]
+        secrets = [one.dh(responder) for one in statics]
+        self.messages = [
+            self._message(statics[n % CROWD], responder, secrets[n % CROWD], n)
+            for n in range(seconds * RATE)
+        ]
+
+    def _message(self, static: StaticKeypair, responder: bytes, secret: bytes, n: int) -> bytes:
+        stamp = tai64n(unix_ns())
+        _, message = create_initiation(static, responder, secret, n, stamp, os.urandom)
+        body = message.encode()
+        return body + mac(self._mac1_key, body)
+
+    def initiate(self, link: socket.socket) -> int:
+        """Send for that time, or all; returns how many handshakes were answered."""
+        answered = under_way = 0
+        cookie = b""
+        until = time.monotonic() + self._seconds
+        messages = iter(self.messages)
+        while time.monotonic() < until:
+            while under_way < UNDER_WAY:
+                if (message := next(messages, None)) is None:
+                    return answered
+                link.send(message + (mac(cookie, message) if cookie else NO_MAC2))
+                under_way += 1
+            try:
+                answer = link.recv(2048)
+            except TimeoutError:
+                under_way = 0
+                continue
+            match message_type(answer):
+                case MessageType.HANDSHAKE_RESPONSE:
+                    answered += 1
+                    under_way = max(0, under_way - 1)
+                case MessageType.HANDSHAKE_COOKIE:
+                    cookie = self._open_cookie(answer)
+                    under_way = max(0, under_way - 1)
+        return answered
+
+    def _open_cookie(self, answer: bytes) -> bytes:
+        reply = decode(answer)
+        assert isinstance(reply, HandshakeCookie)
+        mac1 = self.messages[receiver_index(answer)][-MAC_SIZE:]
+        return xunseal(self._cookie_key, reply.nonce, reply.encrypted_cookie, mac1)
+
+
+def measure(net: Net, implementation: Implementation, crowd: Crowd) -> Handshakes:
+    """At end b, by a crowd in the namespace of end a."""
+    with (
+        net.running(_for_one_source(implementation), "b", crowd.peers, cpus="0") as pid,
+        _socket_in(net.namespaces["a"]) as link,
+        _on_last_cpu(),
+    ):
+        link.settimeout(PATIENCE_SECONDS)
+        link.connect((UNDERLAY["b"], PORT))
+        cpu, started = cpu_seconds(pid), time.monotonic()
+        answered = crowd.initiate(link)
+        elapsed = time.monotonic() - started
+        return Handshakes(answered, elapsed, cpu_seconds(pid) - cpu)
+
+
+def _for_one_source(implementation: Implementation) -> Implementation:
+    """boringtun else opens a connected socket for the first peer, which takes all of the others'
+    messages, too, as they come from the same address and port."""
+    if implementation.kind != "boringtun":
+        return implementation
+    return replace(implementation, command=(*implementation.command, "--disable-connected-udp"))
+
+
+def _socket_in(namespace: str) -> socket.socket:
+    """Only a thread moves into the namespace; the socket stays there after its end."""
+    made: list[socket.socket] = []
+
+    def make() -> None:
+        with open(f"/run/netns/{namespace}") as file:
+            if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), CLONE_NEWNET) != 0:
+                raise OSError(ctypes.get_errno(), "setns")
+        made.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    thread.join()
+    return made[0]
+
+
+@contextmanager
+def _on_last_cpu() -> Iterator[None]:
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
