@@ -90,6 +90,8 @@ class Network:
         self._add_default_routes(site.host, site.router_inside, families)
         if site.site.path_mtu is not None:
             self._narrow(site, site.site.path_mtu)
+        if site.site.mtu_hole is not None:
+            self._split(site)
         if kind is Nat.NONE:
             self._make_routable(site)
 
@@ -120,6 +122,12 @@ class Network:
             ),
             self.namespace(site.router),
         )
+
+    def _split(self, site: SitePlan) -> None:
+        """Virtual cables carry what is yet to be cut into datagrams (GSO) in one piece: the router
+        would take that for a large packet. So it is cut before it gets there."""
+        for host, device in ((INTERNET, site.edge), (site.host, "eth0")):
+            netns.ip_batch([f"link set {device} gso_max_segs 1"], self.namespace(host))
 
     def _make_routable(self, site: SitePlan) -> None:
         for host in self.plan.internet.keys() - {site.router}:
