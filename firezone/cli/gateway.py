@@ -59,7 +59,8 @@ def gateway(
     """Lead clients to the resources of a site.
 
     Lets this host forward the clients' packets, under its own address, while it runs. SIGTERM and
-    SIGINT end it and leave nothing behind.
+    SIGINT end it and leave nothing behind. SIGHUP is ignored, so that it outlives the terminal it
+    was started from.
     """
     from firezone.durations import MINUTE
     from firezone.gateway import Gateway

@@ -145,7 +145,8 @@ def relay(
     """Relay traffic between peers that cannot reach each other.
 
     SIGTERM makes it leave the portal and refuse new allocations, serve the present ones until none
-    is left, and exit; a second SIGTERM, or SIGINT, ends it at once.
+    is left, and exit; a second SIGTERM, or SIGINT, ends it at once. SIGHUP is ignored, so that it
+    outlives the terminal it was started from.
     """
     from firezone.shell.relay_program import RelaySettings, run_relay
     from firezone.shell.websocket import tls_context

@@ -40,7 +40,8 @@ def wg() -> None:
 def up(conf: str, detach: bool, check: bool, log_format: logs.Format, log_level: str | None) -> int:
     """Bring up the interface of CONF, a file or the NAME of /etc/wireguard/NAME.conf.
 
-    Serves it until SIGTERM, SIGINT or `firezone wg down`, and leaves nothing behind.
+    Serves it until SIGTERM, SIGINT or `firezone wg down`, and leaves nothing behind. SIGHUP is
+    ignored.
     """
     from firezone.shell.wg_interface import CONFIG_DIRECTORY, read_config, run_interface
 

@@ -93,8 +93,8 @@ class Dataplane(Tables):
             thread = threading.Thread(
                 target=self._run, args=(name, run), name=f"dataplane-{name}", daemon=True
             )
-            self._threads.append(thread)
             thread.start()
+            self._threads.append(thread)
         # The interpreter must not go away under them.
         atexit.register(self.stop)
 

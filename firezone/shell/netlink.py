@@ -13,7 +13,7 @@ import contextlib
 import errno
 import logging
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
 from firezone.errors import FirezoneError
@@ -39,6 +39,7 @@ class TunnelRoutes:
     def __init__(self, interface: str, *, table: int = TABLE, mark: int = MARK) -> None:
         self._table = table
         self._mark = mark
+        self._interface = interface
         self._index = socket.if_nametoindex(interface)
         self._netlink = RtNetlink()
         self._ruled: set[int] = set()
@@ -59,23 +60,28 @@ class TunnelRoutes:
     def set_addresses(self, ipv4: IPv4Address | None, ipv6: IPv6Address | None) -> None:
         """Give the interface these addresses only, and route through the tunnel.
 
-        One family may fail, as on hosts without IPv6. Raises NetlinkError if both do.
+        One family may fail, as on hosts without IPv6. Raises NetlinkError if both do, or if the
+        kernel refuses to change the interface.
         """
         wanted: set[IPInterface] = set()
         if ipv4 is not None:
             wanted.add(IPv4Interface((ipv4, 32)))
         if ipv6 is not None:
             wanted.add(IPv6Interface((ipv6, 128)))
-        self._remove_other_addresses(wanted)
-        self._netlink.set_link(self._index, up=True, mtu=MTU)
+        with self._explained("set up"):
+            self._remove_other_addresses(wanted)
+            self._netlink.set_link(self._index, up=True, mtu=MTU)
         done = [address for address in wanted if self._add_address(address)]
         if wanted and not done:
-            raise NetlinkError("the kernel takes no address on the tunnel interface")
+            raise NetlinkError(f"the kernel takes no address on {self._interface}")
         for address in done:
             self._add_rule(address.version)
 
     def set_routes(self, routes: Iterable[IPNetwork]) -> None:
-        """Send exactly these networks through the tunnel. Unchanged ones are not touched."""
+        """Send exactly these networks through the tunnel. Unchanged ones are not touched.
+
+        What the kernel refuses is logged; raises NetlinkError if it does not even tell the routes.
+        """
         wanted = set(routes)
         for route in self.add_routes(wanted):
             self._try("remove a route", route, self._netlink.remove_route)
@@ -89,13 +95,22 @@ class TunnelRoutes:
         return present - wanted
 
     def routes(self) -> set[IPNetwork]:
-        """What goes through the tunnel now, as the kernel sees it."""
-        return self._netlink.routes(self._index, self._table)
+        """What goes through the tunnel now, as the kernel sees it. Raises NetlinkError."""
+        with self._explained("list the routes of"):
+            return self._netlink.routes(self._index, self._table)
 
     def close(self) -> None:
         """Undo everything that closing the TUN device does not."""
         self.repair()
         self._netlink.close()
+
+    @contextlib.contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = f"cannot {what} {self._interface}: {error.strerror}"
+            raise NetlinkError(reason) from None
 
     def _remove_other_addresses(self, wanted: set[IPInterface]) -> None:
         for address in self._netlink.addresses(self._index) - wanted:

@@ -30,16 +30,20 @@ from firezone.shell.clock import boottime_ns, unix_ns
 from firezone.shell.dataplane import Dataplane
 from firezone.shell.health import HealthAddress, start_health
 from firezone.shell.introspection import Introspection, PortalWatch
-from firezone.shell.netlink import TunnelRoutes
+from firezone.shell.netlink import NetlinkError, TunnelRoutes
 from firezone.shell.offload import ALL, Offloads
 from firezone.shell.relay_streams import RelayStreams
 from firezone.shell.rtnetlink import IPNetwork
+from firezone.shell.signals import ignore_hangup
 from firezone.shell.sockets import UdpSockets, set_mark
-from firezone.shell.status_socket import StatusAddress, start_status
+from firezone.shell.status_socket import StatusAddress, StatusServer, start_status
 from firezone.shell.tun import INTERFACE, Tun, open_tun
+from firezone.shell.unexpected import UnexpectedError, end_on_error
 from firezone.shell.websocket import PortalLink, local_user_agent
 
-SWEEP_INTERVAL = 1 * SECOND
+SWEEP_SECONDS = 1.0
+WALL_CLOCK_INTERVAL = 30 * SECOND
+"""How long the wall clock may go unread while something else wakes the program."""
 _SWEPT_AFTER_EVENTS = 256  # as many flows as a piece of events can make, and more
 _FAREWELL_SECONDS = 0.05
 _REMOVAL_SECONDS = 0.5
@@ -95,12 +99,13 @@ class Program:
         self._profile = profile
         self._offloads = offloads
         self._stopping = asyncio.Event()
-        self._failure: Exception | None = None
+        self._failure: FirezoneError | None = None
         self._watch = PortalWatch(url.display, self._started)
         self._timer: asyncio.TimerHandle | None = None
         self._deadline: int | None = None
         self._removal: asyncio.TimerHandle | None = None
-        self._swept = self._started
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._clock_read_at = self._started
         self._role = profile.role(
             entropy=os.urandom,
             activity=lambda slot: self._dataplane.activity(slot),
@@ -116,31 +121,31 @@ class Program:
             counters=self._counters,
             started_at=self._started,
         )
+        end_on_error(self._fail)
         self._handle_signals()
         with ExitStack() as opened:
             self._open_host(interface, opened)
             self._closing = opened.pop_all()
 
     async def run(self) -> None:
-        """Serve until `stop`. Raises ProgramError when the portal or the data plane ends it."""
-        self._start_dataplane()
-        link = asyncio.ensure_future(self._portal.run())
-        link.add_done_callback(self._handle_link_ended)
-        health = status = None
+        """Serve until `stop`. Raises FirezoneError for what ends it before."""
+        link: asyncio.Future[None] | None = None
+        servers: list[Closeable | None] = []
         try:
-            health = await self._serve_health()
-            status = await start_status(
-                self._profile.status,
-                lambda asked: self._introspection.answer(asked, self._dataplane, boottime_ns()),
-            )
+            self._start_dataplane()
+            link = asyncio.ensure_future(self._portal.run())
+            link.add_done_callback(self._handle_link_ended)
+            servers.append(await self._serve_health())
+            servers.append(await self._serve_status())
             self._connect()
             await self._stopping.wait()
             await self._say_goodbye()
         finally:
             self._portal.close()
-            link.cancel()
-            await asyncio.gather(link, return_exceptions=True)
-            for server in (health, status):
+            if link is not None:
+                link.cancel()
+                await asyncio.gather(link, return_exceptions=True)
+            for server in servers:
                 if server is not None:
                     server.close()
             self._close()
@@ -165,6 +170,8 @@ class Program:
             loop.add_signal_handler(number, self.stop)
         if hasattr(self._role, "reset"):
             loop.add_signal_handler(signal.SIGHUP, self.reset)
+        else:
+            ignore_hangup()
 
     def _handle_portal_event(self, event: object) -> None:
         self._watch.handle_event(event, boottime_ns())
@@ -172,7 +179,9 @@ class Program:
             case Joined():
                 self._log_progress("portal_connected", {})
             case Inbound(message):
-                self._role.handle_message(message, boottime_ns())
+                now = boottime_ns()
+                self._read_wall_clock(now)
+                self._role.handle_message(message, now)
                 self._pump()
             case Hiccup(error, delay):
                 retry = {"error": error, "retry_in_ms": delay // MILLISECOND}
@@ -187,7 +196,9 @@ class Program:
             self._fail(ProgramError(f"the portal link broke: {type(error).__name__}"))
 
     def _handle_dataplane(self) -> None:
+        """A bounded piece of what waits; the loop comes back for the rest after everyone else."""
         now = boottime_ns()
+        self._look_at_wall_clock(now)
         for event in self._dataplane.poll_events():
             match event:
                 case commands.DatagramReceived(local, source, payload):
@@ -216,11 +227,24 @@ class Program:
     def _handle_timer(self) -> None:
         self._timer = None
         now = boottime_ns()
-        if now - self._swept >= SWEEP_INTERVAL:
-            self._swept = now
-            self._dataplane.sweep(now)
+        self._look_at_wall_clock(now)
         self._role.handle_timeout(now)
+        self._dataplane.sweep(now, _SWEPT_AFTER_EVENTS)
         self._pump()
+
+    def _handle_sweep(self) -> None:
+        self._sweeper = None
+        self._dataplane.sweep(boottime_ns())
+        self._arm_sweep()
+
+    def _look_at_wall_clock(self, now: int) -> None:
+        """Whatever woke us: a clock that was set is no reason to wake up by itself."""
+        if now - self._clock_read_at >= WALL_CLOCK_INTERVAL:
+            self._read_wall_clock(now)
+
+    def _read_wall_clock(self, now: int) -> None:
+        self._clock_read_at = now
+        self._role.handle_wall_clock(unix_ns(), now)
 
     # Outputs.
 
@@ -230,6 +254,7 @@ class Program:
         timeout = self._role.poll_timeout()
         if timeout is not None:
             self._set_timer(timeout.deadline, timeout.reason)
+        self._arm_sweep()
 
     def _carry_out(self) -> None:
         while (command := self._role.poll_command()) is not None:
@@ -267,8 +292,12 @@ class Program:
             loop.call_soon(self._handle_stream_closed, event.relay)
 
     def _configure_tun(self, wanted: ConfigureTun) -> None:
-        self._routes.set_addresses(wanted.ipv4, wanted.ipv6)
-        self._set_routes(wanted.routes)
+        try:
+            self._routes.set_addresses(wanted.ipv4, wanted.ipv6)
+            self._set_routes(wanted.routes)
+        except NetlinkError as error:
+            self._fail(error)
+            return
         routes = sorted(str(route) for route in wanted.routes)
         self._log_progress(
             "tunnel_configured", {"ipv4": wanted.ipv4, "ipv6": wanted.ipv6, "routes": routes}
@@ -296,6 +325,12 @@ class Program:
         delay = max(0, deadline - boottime_ns()) / SECOND
         logger.debug("next timeout", extra={"in_seconds": delay, "reason": reason})
         self._timer = asyncio.get_running_loop().call_later(delay, self._handle_timer)
+
+    def _arm_sweep(self) -> None:
+        """Flows end by time, so look now and then; nobody wakes up for an empty table."""
+        if self._sweeper is None and self._dataplane.flow_count:
+            loop = asyncio.get_running_loop()
+            self._sweeper = loop.call_later(SWEEP_SECONDS, self._handle_sweep)
 
     def _log_progress(self, name: str, fields: dict[str, Any]) -> None:
         elapsed = (boottime_ns() - self._started) // MILLISECOND
@@ -341,11 +376,17 @@ class Program:
         self._streams = self._make_streams()
         opened.callback(self._close_streams)
         self._dataplane = self._make_dataplane()
-        opened.callback(lambda: self._dataplane.close())
+        opened.callback(self._close_dataplane)
 
     async def _serve_health(self) -> asyncio.Server | None:
         checks = {"/healthz": lambda: 200, "/readyz": lambda: 200 if self._watch.is_joined else 503}
         return await start_health(self._profile.health, checks)
+
+    async def _serve_status(self) -> StatusServer | None:
+        return await start_status(
+            self._profile.status,
+            lambda asked: self._introspection.answer(asked, self._dataplane, boottime_ns()),
+        )
 
     def _counters(self) -> Mapping[str, Mapping[str, int]]:
         sockets = {f"socket v{s.family}": s.counters for s in self._sockets.all()}
@@ -381,34 +422,49 @@ class Program:
     def _start_dataplane(self) -> None:
         loop = asyncio.get_running_loop()
         loop.add_reader(self._dataplane.events_fd, self._handle_dataplane)
-        self._dataplane.start()
+        try:
+            self._dataplane.start()
+        except (OSError, RuntimeError) as error:
+            raise ProgramError(f"the data plane does not start: {error}") from None
 
     def _rebind(self) -> None:
-        """New sockets, and a data plane that knows the new key."""
+        """New sockets, and a data plane that knows the new key. Their ports differ from the old
+        ones: relays know an allocation by its 5-tuple, and still hold those of the old key."""
+        try:
+            fresh = UdpSockets(port=0)
+            self._close_dataplane()
+            self._close_streams()
+            self._sockets.close()
+            self._sockets = fresh
+            self._streams = self._make_streams()
+            self._dataplane = self._make_dataplane()
+            self._start_dataplane()
+        except OSError as error:
+            self._fail(ProgramError(f"no new sockets after a change of network: {error}"))
+        except ProgramError as error:
+            self._fail(error)
+
+    def _close_dataplane(self) -> None:
         asyncio.get_running_loop().remove_reader(self._dataplane.events_fd)
         self._dataplane.close()
-        self._close_streams()
-        self._sockets.close()
-        self._sockets = UdpSockets()
-        self._streams = self._make_streams()
-        self._dataplane = self._make_dataplane()
-        self._start_dataplane()
 
     async def _say_goodbye(self) -> None:
-        """Peers that hear it need not wait for a timeout. The data plane gets a moment to send."""
+        """Peers that hear it need not wait for a timeout. The data plane gets a moment to send.
+        After a mistake of our own nobody knows what the role would say."""
+        if isinstance(self._failure, UnexpectedError):
+            return
         self._role.shut_down(boottime_ns())
         self._carry_out()
         await asyncio.sleep(_FAREWELL_SECONDS)
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: FirezoneError) -> None:
         self._failure = self._failure or error
         self.stop()
 
     def _close(self) -> None:
-        for timer in (self._timer, self._removal):
+        for timer in (self._timer, self._removal, self._sweeper):
             if timer is not None:
                 timer.cancel()
-        asyncio.get_running_loop().remove_reader(self._dataplane.events_fd)
         self._closing.close()
 
 

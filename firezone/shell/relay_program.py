@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 
 from firezone.durations import MILLISECOND
+from firezone.errors import FirezoneError
 from firezone.model import Endpoint, Entropy, IPAddress
 from firezone.phoenix import Event, Failed, LoginUrl
 from firezone.phoenix.messages import relay as messages
@@ -23,6 +24,8 @@ from firezone.shell.health import HealthAddress, start_health
 from firezone.shell.relay_dataplane import RelayDataplane
 from firezone.shell.relay_listener import StreamListener
 from firezone.shell.relay_streams import TLS_PORT
+from firezone.shell.signals import ignore_hangup
+from firezone.shell.unexpected import end_on_error
 from firezone.shell.websocket import PortalLink
 from firezone.turn.relay import Relay
 from firezone.turn.relay_auth import make_stamp_secret
@@ -31,6 +34,10 @@ from firezone.turn.relay_peers import PeerPolicy
 SOFTWARE = "firezone-relay"
 
 logger = logging.getLogger("firezone.relay")
+
+
+class RelayError(FirezoneError):
+    """The relay cannot go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +113,14 @@ class RelayProgram:
         self._portal = None if settings.url is None else self._link(settings.url, secret, entropy)
 
     async def run(self) -> int:
-        """Serve until told to stop. Raises ConfigurationError for ports that are taken."""
-        health = await self._serve_health()
-        self._dataplane.open()
-        self._handle_signals()
-        link = None
+        """Serve until told to stop. Raises ConfigurationError for ports that are taken, another
+        FirezoneError for what ends it before."""
+        end_on_error(self._fail)
+        health = link = None
         try:
+            health = await self._serve_health()
+            self._dataplane.open()
+            self._handle_signals()
             await self._listen_on_streams()
             self._announce()
             if self._portal is not None:
@@ -152,6 +161,7 @@ class RelayProgram:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._handle_signal, self._role.handle_terminate)
         loop.add_signal_handler(signal.SIGINT, self._handle_signal, self._role.handle_interrupt)
+        ignore_hangup()
 
     def _handle_signal(self, handle: Callable[[int], None]) -> None:
         handle(boottime_ns())
@@ -178,6 +188,9 @@ class RelayProgram:
         self._dataplane.flush()
 
     def _handle_failure(self, error: OSError) -> None:
+        self._fail(RelayError(f"the data path has stopped: {error.strerror}"))
+
+    def _fail(self, error: FirezoneError) -> None:
         if not self._exit_code.done():
             self._exit_code.set_exception(error)
 

@@ -82,8 +82,8 @@ class Bridge(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         stream = transport.get_extra_info("socket")
-        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
+            stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._udp = _connected(self._partner)
         except OSError as error:
             self.close(error.strerror or "no socket")

@@ -25,7 +25,9 @@ from firezone.errors import ConfigurationError, FirezoneError, LocalError
 from firezone.model import Endpoint
 from firezone.shell.clock import boottime_ns, unix_ns
 from firezone.shell.dataplane import Dataplane
+from firezone.shell.signals import ignore_hangup
 from firezone.shell.tun import open_tun
+from firezone.shell.unexpected import end_on_error
 from firezone.shell.wg_control import ControlSocket
 from firezone.shell.wg_routes import WgRoutes
 from firezone.shell.wg_sockets import WgSockets
@@ -341,6 +343,8 @@ def run_interface(name: str, config: Config, on_up: Callable[[], None] | None = 
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, interface.stop)
+        ignore_hangup()
+        end_on_error(interface._fail)
         async with interface:
             logger.info("interface is up", extra={"interface": name})
             if on_up is not None:

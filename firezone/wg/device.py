@@ -67,7 +67,7 @@ from firezone.wg.settings import (
     SettingsError,
 )
 
-MAX_PEERS = SLOTS
+MAX_PEERS = SLOTS - 1  # slot 0 is nobody's
 """As many as the data plane has slots."""
 
 

@@ -25,8 +25,10 @@ from websockets.http11 import Request, Response
 
 from firezone.cli.program import run
 from firezone.phoenix import LoginUrl
+from firezone.relay import RelayRole
 from firezone.shell.health import HealthAddress
 from firezone.shell.relay_program import RelayProgram, RelaySettings
+from firezone.shell.unexpected import UnexpectedError
 from firezone.turn.relay_peers import PeerPolicy
 
 BASE = ["relay", "--public-ip4-addr", "127.0.0.1"]
@@ -328,3 +330,36 @@ def test_health_check_of_something_else(request_bytes: bytes) -> None:
 def _listens(port: int) -> bool:
     with closing(socket.socket()) as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+class TestUnexpected:
+    def test_a_terminal_that_closes_does_not_end_it(self, caplog: pytest.LogCaptureFixture) -> None:
+        async def test() -> None:
+            running = asyncio.create_task(RelayProgram(settings(None)).run())
+            await until(lambda: "ready" in caplog.messages)
+            os.kill(os.getpid(), signal.SIGHUP)
+            await until(lambda: any("SIGHUP" in line for line in caplog.messages))
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert await asyncio.wait_for(running, 5) == 0
+
+        with caplog.at_level("INFO"):
+            asyncio.run(test())
+
+    def test_a_mistake_in_a_timer_ends_it(
+        self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(_role: object, _now: int) -> None:
+            raise ZeroDivisionError
+
+        async def test() -> None:
+            program = RelayProgram(settings(None))
+            running = asyncio.create_task(program.run())
+            await until(lambda: "ready" in caplog.messages)
+            monkeypatch.setattr(RelayRole, "handle_timeout", broken)
+            asyncio.get_running_loop().call_soon(program._dataplane._on_timer)
+            with pytest.raises(UnexpectedError, match="ZeroDivisionError"):
+                await asyncio.wait_for(running, 5)
+
+        with caplog.at_level("INFO"):
+            asyncio.run(test())
+        assert [r.levelname for r in caplog.records if r.levelno >= 30] == ["ERROR"]

@@ -119,6 +119,18 @@ def test_without_path_or_session_the_packet_comes_back_in_the_clear(pair: "Pair"
     assert left.activity(SLOT).send_counter == 0, "no nonce is spent on what cannot be sent"
 
 
+def test_events_come_in_pieces_that_let_others_have_a_turn(pair: "Pair") -> None:
+    pieces: list[int] = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+        for n in range(100):
+            stun = b"\0\1\0\0\x21\x12\xa4\x42" + n.to_bytes(12, "big")
+            stranger.sendto(stun, pair.left.endpoint.sockaddr)
+    while sum(pieces) < 100:
+        pair.left.wait()
+        pieces.append(len(list(pair.left.plane.poll_events())))
+    assert max(pieces) <= 64
+
+
 def test_handshakes_come_up_with_both_addresses(pair: "Pair") -> None:
     stun = b"\0\1\0\0\x21\x12\xa4\x42" + bytes(12)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
