@@ -33,11 +33,16 @@ class ConfigurationError(FirezoneError):
 
 
 class MissingRightsError(FirezoneError):
-    """The process lacks a right. `capability` is its name in capabilities(7)."""
+    """The process lacks a right. `capability` is its name in capabilities(7).
+
+    Capabilities of files (setcap) are no remedy: they do not apply to scripts.
+    """
 
     def __init__(self, capability: str, purpose: str) -> None:
+        name = capability.lower().removeprefix("cap_")
         super().__init__(
-            f"missing right: {capability} is needed to {purpose}; "
-            f"run as root or grant it with: setcap {capability.lower()}+ep <program>"
+            f"missing right: {capability} is needed to {purpose}; run as root, or grant it by "
+            f"AmbientCapabilities={capability} in a systemd unit or by setpriv --ambient-caps "
+            f"+{name} --inh-caps +{name}"
         )
         self.capability = capability

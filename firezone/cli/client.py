@@ -70,6 +70,7 @@ def client(
     from firezone.shell.offload import parse_offloads
     from firezone.shell.program import Profile, run_program
     from firezone.shell.state import device_id
+    from firezone.shell.tun import check_name
     from firezone.shell.websocket import tls_context
 
     token = read_token(token_path, "--token-path")
@@ -87,6 +88,7 @@ def client(
     )
     ssl_context = tls_context(ca) if ca is not None else None
     offloads = parse_offloads(offload, without)
+    check_name(interface)
     if check:
         click.echo("configuration: ok")
         return

@@ -38,9 +38,13 @@ def run(arguments: list[str]) -> int:
     try:
         result = firezone.main(arguments, prog_name="firezone", standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except click.ClickException as error:
+    except _HELP_WANTED as error:
         error.show()
         return error.exit_code
+    except click.UsageError as error:
+        return _fail(str(_explained(error)), error.exit_code)
+    except click.ClickException as error:
+        return _fail(error.format_message(), error.exit_code)
     except ConfigurationError as error:
         return _fail(str(error), 2)
     except MissingRightsError as error:
@@ -58,6 +62,12 @@ def run(arguments: list[str]) -> int:
         # Whoever read our output went away. Python would complain once more when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+# Of click 8.2 and later: a group without a command shows its help.
+_HELP_WANTED: tuple[type[click.UsageError], ...] = tuple(
+    kind for kind in [getattr(click.exceptions, "NoArgsIsHelpError", None)] if kind is not None
+)
 
 
 class LazyGroup(click.Group):
@@ -109,6 +119,31 @@ def firezone() -> None:
 
     `firezone PROGRAM --help` tells the options of each.
     """
+
+
+def _explained(error: click.UsageError) -> ConfigurationError:
+    """click's complaint, in the one line in which all our settings are complained of."""
+    program = "firezone" if error.ctx is None else error.ctx.command_path
+    setting, source, problem = "command line", program, error.format_message()
+    if isinstance(error, click.BadParameter) and error.param is not None:
+        setting = str(error.param.human_readable_name).replace("_", "-")
+        source = _source(error.param, error.ctx)
+        missing = isinstance(error, click.MissingParameter)
+        problem = "is missing" if missing else error.message
+    problem = " ".join(problem.split()).rstrip(".")
+    return ConfigurationError(setting, source, problem, f"see {program} --help")
+
+
+def _source(param: click.Parameter, ctx: click.Context | None) -> str:
+    """The flag or the variable that a value came from; both, if it came from nowhere."""
+    flag = max(param.opts, key=len) if isinstance(param, click.Option) else "argument"
+    variable = param.envvar if isinstance(param.envvar, str) else None
+    source = None if ctx is None or param.name is None else ctx.get_parameter_source(param.name)
+    if variable is None or source is click.core.ParameterSource.COMMANDLINE:
+        return flag
+    if source is click.core.ParameterSource.ENVIRONMENT:
+        return variable
+    return f"{flag} or {variable}"
 
 
 def _fail(message: str, code: int) -> int:

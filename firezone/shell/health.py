@@ -35,7 +35,8 @@ async def start_health(
 ) -> asyncio.Server | None:
     """Serve these paths until the server is closed; None for nowhere.
 
-    Raises ConfigurationError if the address cannot be had, unless it is optional.
+    Raises ConfigurationError if the address cannot be had, unless it is optional: several programs
+    of one host have the same default, and only one of them can have it.
     """
     if address is None:
         return None
@@ -44,7 +45,7 @@ async def start_health(
     except ConfigurationError as error:
         if not address.optional:
             raise
-        logger.warning("no health checks", extra={"error": str(error)})
+        logger.info("no health checks", extra={"error": str(error)})
         return None
 
 

@@ -48,7 +48,7 @@ def open_tun(name: str = INTERFACE, offloads: Offloads = NONE) -> Tun:
     namespace. Raises MissingRightsError without CAP_NET_ADMIN or access to /dev/net/tun, and
     ConfigurationError if the name is bad or taken.
     """
-    _check(name)
+    check_name(name)
     wanted = offloads & OF_TUN
     fd = _open_clone_device()
     flags = _IFF_TUN | _IFF_NO_PI | (_IFF_VNET_HDR if wanted else 0)
@@ -66,6 +66,18 @@ def open_tun(name: str = INTERFACE, offloads: Offloads = NONE) -> Tun:
     return Tun(fd, name, True, _enable(fd, wanted), knows_udp)
 
 
+def check_name(name: str) -> None:
+    """Raise ConfigurationError if no interface can have this name."""
+    is_relative = name in (".", "..")
+    if not 0 < len(name.encode()) <= 15 or is_relative or any(c in "/: \t\n%" for c in name):
+        raise ConfigurationError(
+            "interface",
+            "--interface or FIREZONE_INTERFACE",
+            f"{name!r} is not a name Linux takes",
+            "use 1 to 15 plain characters",
+        )
+
+
 _QUEUE = 1000
 """Packets that wait while the data plane is busy; what more would wait for is too late."""
 _SIOCSIFTXQLEN = 0x8943
@@ -79,13 +91,6 @@ _TSO = 0x02 | 0x04 | 0x08  # IPv4, IPv6, and with ECN
 _USO = 0x20 | 0x40  # the kernel wants both or neither
 _CLONE_DEVICE = Path("/dev/net/tun")
 _CLONE_DEVICE_NUMBER = os.makedev(10, 200)
-
-
-def _check(name: str) -> None:
-    if not 0 < len(name.encode()) <= 15 or any(c in "/: \t\n%" for c in name):
-        raise ConfigurationError(
-            "interface name", repr(name), "not a name Linux takes", "use 1 to 15 plain characters"
-        )
 
 
 def _open_clone_device() -> int:

@@ -58,6 +58,73 @@ def test_exit_codes(
         assert output.err.strip() == ""
 
 
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ["client", "--log-format", "x"],
+            "log-format (--log-format): 'x' is not one of 'human', 'json'; "
+            "see firezone client --help",
+        ),
+        (
+            ["relay", "--listen-port", "0"],
+            "listen-port (--listen-port): 0 is not in the range 1<=x<=65535; "
+            "see firezone relay --help",
+        ),
+        (
+            ["portal", "token"],
+            "KIND (argument): is missing; see firezone portal token --help",
+        ),
+        (
+            ["portal", "token", "client"],
+            "command line (firezone portal token): client takes an ACTOR; "
+            "see firezone portal token --help",
+        ),
+        (
+            ["client", "--interfaze", "x"],
+            "command line (firezone client): No such option '--interfaze'. Did you mean "
+            "'--interface'?; see firezone client --help",
+        ),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], line: str
+) -> None:
+    assert program.run(arguments) == 2
+    shown = capsys.readouterr().err
+    if "No such option" in line:  # versions of click word it differently
+        assert shown.count("\n") == 1 and "--interfaze" in shown and "--interface" in shown
+    else:
+        assert shown == f"firezone: {line}\n"
+
+
+def test_a_wrong_variable_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LOG_FORMAT", "x")
+    assert program.run(["client"]) == 2
+    assert capsys.readouterr().err.startswith("firezone: log-format (LOG_FORMAT): 'x' is not")
+
+
+def test_no_program_at_all_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    program.run([])
+    shown = capsys.readouterr()
+    assert "Programs" in shown.out + shown.err
+
+
+def test_check_checks_the_interface_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FIREZONE_TOKEN", "token")
+    options = ["client", "--api-url", "ws://portal", "--firezone-id", "id", "--check"]
+    assert program.run([*options, "--interface", "x/y"]) == 2
+    shown = capsys.readouterr()
+    assert "interface (--interface or FIREZONE_INTERFACE): 'x/y'" in shown.err
+    monkeypatch.setenv("FIREZONE_TOKEN", "token")  # it was taken out of the environment
+    assert program.run(options) == 0
+    assert capsys.readouterr().out == "configuration: ok\n"
+
+
 def test_an_unknown_program(capsys: pytest.CaptureFixture[str]) -> None:
     assert program.run(["cleint"]) == 2
     assert "cleint" in capsys.readouterr().err
