@@ -100,52 +100,52 @@ cdef class PacketBatch:
         b.count = slot + 1
         return slot
 
-    def packet(self, uint32_t slot):
+    def packet(self, Py_ssize_t slot):
         self._check(slot)
         return <bytes>(<const char*>slot_packet(&self.b, slot))[:self.b.length[slot]]
 
     def packets(self):
         return [self.packet(slot) for slot in range(self.b.count) if self.b.verdict[slot] == PASS]
 
-    def offset(self, uint32_t slot):
+    def offset(self, Py_ssize_t slot):
         self._check(slot)
         return self.b.offset[slot]
 
-    def length(self, uint32_t slot):
+    def length(self, Py_ssize_t slot):
         self._check(slot)
         return self.b.length[slot]
 
-    def peer(self, uint32_t slot):
+    def peer(self, Py_ssize_t slot):
         self._check(slot)
         return self.b.peer[slot]
 
-    def flow(self, uint32_t slot):
+    def flow(self, Py_ssize_t slot):
         self._check(slot)
         return None if self.b.flow[slot] == FLOW_NONE else self.b.flow[slot]
 
-    def verdict(self, uint32_t slot):
+    def verdict(self, Py_ssize_t slot):
         self._check(slot)
         return Verdict(self.b.verdict[slot])
 
-    def set_verdict(self, uint32_t slot, int verdict):
+    def set_verdict(self, Py_ssize_t slot, int verdict):
         self._check(slot)
         if not 0 <= verdict < VERDICTS:
             raise ValueError("no such verdict")
         self.b.verdict[slot] = verdict
 
-    def ecn(self, uint32_t slot):
+    def ecn(self, Py_ssize_t slot):
         self._check(slot)
         return self.b.ecn[slot]
 
-    def mark(self, uint32_t slot):
+    def mark(self, Py_ssize_t slot):
         self._check(slot)
         return self.b.mark[slot]
 
-    def set_mark(self, uint32_t slot, int mark):
+    def set_mark(self, Py_ssize_t slot, int mark):
         self._check(slot)
         self.b.mark[slot] = mark & 0xFF
 
-    def tuple(self, uint32_t slot):
+    def tuple(self, Py_ssize_t slot):
         self._check(slot)
         cdef const Tuple* t = &self.b.tuple[slot]
         size = 4 if t.family == 4 else 16 if t.family == 6 else 0
@@ -159,23 +159,23 @@ cdef class PacketBatch:
             t.tcp_flags,
         )
 
-    def local(self, uint32_t slot):
+    def local(self, Py_ssize_t slot):
         self._check(slot)
         return endpoint_tuple(&self.b.local[slot])
 
-    def remote(self, uint32_t slot):
+    def remote(self, Py_ssize_t slot):
         self._check(slot)
         return endpoint_tuple(&self.b.remote[slot])
 
-    def set_local(self, uint32_t slot, int family, bytes address not None, int port):
+    def set_local(self, Py_ssize_t slot, int family, bytes address not None, int port):
         self._check(slot)
         endpoint_set(&self.b.local[slot], family, address, port)
 
-    def set_remote(self, uint32_t slot, int family, bytes address not None, int port):
+    def set_remote(self, Py_ssize_t slot, int family, bytes address not None, int port):
         self._check(slot)
         endpoint_set(&self.b.remote[slot], family, address, port)
 
-    cdef int _check(self, uint32_t slot) except -1:
-        if slot >= self.b.count:
+    cdef int _check(self, Py_ssize_t slot) except -1:
+        if not 0 <= slot < self.b.count:
             raise IndexError("no such slot")
         return 0

@@ -25,7 +25,7 @@ from firezone._ext.batch cimport (
     PacketBatch,
     endpoint_equal,
     endpoint_hash,
-    endpoint_set,
+    endpoint_parse,
     slot_packet,
 )
 from firezone._ext.epoch cimport epoch_mark, epoch_passed
@@ -282,8 +282,7 @@ cdef inline uint16_t _u16(const uint8_t* p) noexcept nogil:
 
 
 cdef int _parse(Endpoint* endpoint, tuple relay, uint16_t number) except -1:
-    family, packed, port = relay
-    endpoint_set(endpoint, family, packed, port)
+    endpoint_parse(endpoint, relay)
     if not 0x4000 <= number <= 0x4FFF:
         raise ValueError("a channel number is 0x4000 to 0x4FFF")
     return 0

@@ -12,7 +12,7 @@ from firezone._ext.batch cimport (
     UNROUTABLE,
     Batch,
     PacketBatch,
-    endpoint_set,
+    endpoint_parse,
     endpoint_tuple,
     slot_packet,
 )
@@ -54,9 +54,9 @@ cdef class Paths:
         cdef PeerPath* path
         self._check(slot)
         memset(&fresh, 0, sizeof(PeerPath))
-        endpoint_set(&fresh.destination, destination[0], destination[1], destination[2])
+        endpoint_parse(&fresh.destination, destination)
         if source is not None:
-            endpoint_set(&fresh.source, source[0], source[1], source[2])
+            endpoint_parse(&fresh.source, source)
             if fresh.source.family != fresh.destination.family:
                 raise ValueError("source and destination of a path are of one family")
         if channel is not None:

@@ -153,10 +153,12 @@ cdef class Forwarder:
         cdef relay_key back
         cdef relay_channel* old
         cdef relay_channel* other
-        cdef relay_socket* listener = self._socket(client[0], local[2])
-        cdef relay_socket* relay = self._socket(peer[0], port)
+        cdef relay_socket* listener
+        cdef relay_socket* relay
         _key(&forward, client, local, number)
         _key(&back, peer, None, port)
+        listener = self._socket(client[0], local[2])
+        relay = self._socket(peer[0], port)
         if not 0x4000 <= number <= 0x7FFF:
             raise ValueError("a channel number is 0x4000 to 0x7FFF")
         if listener == NULL or not listener.listens or relay == NULL or relay.listens:
@@ -393,21 +395,23 @@ cdef void _free_channel(relay_node* node) noexcept nogil:
 
 
 cdef int _key(relay_key* key, tuple remote, tuple local, int number) except -1:
-    cdef bytes packed = remote[1]
+    cdef bytes packed
     memset(key, 0, sizeof(relay_key))
-    if (remote[0], len(packed)) not in ((4, 4), (6, 16)):
+    family, packed, port = remote
+    size = len(packed)
+    if (family, size) not in ((4, 4), (6, 16)):
         raise ValueError("not an address of its family")
-    if not 0 < remote[2] <= 0xFFFF or not 0 < number <= 0xFFFF:
+    if not 0 < port <= 0xFFFF or not 0 < number <= 0xFFFF:
         raise ValueError("port or number out of range")
-    key.family = remote[0]
-    key.port = remote[2]
+    key.family = family
+    key.port = port
     key.number = number
-    memcpy(key.remote, <const char*>packed, len(packed))
+    memcpy(key.remote, <const char*>packed, size)
     if local is not None:
-        packed = local[1]
-        if (local[0], len(packed)) != (remote[0], len(remote[1])):
+        own_family, packed, _ = local
+        if (own_family, len(packed)) != (family, size):
             raise ValueError("a client and the address that it sends to are of one family")
-        memcpy(key.local, <const char*>packed, len(packed))
+        memcpy(key.local, <const char*>packed, size)
     return 0
 
 

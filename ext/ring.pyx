@@ -12,7 +12,7 @@ from firezone._ext.atomics cimport (
     store_relaxed_u64,
     store_release_u64,
 )
-from firezone._ext.batch cimport endpoint_set, endpoint_tuple
+from firezone._ext.batch cimport endpoint_parse, endpoint_tuple
 
 cdef extern from "stdlib.h" nogil:
     int posix_memalign(void**, size_t, size_t)
@@ -66,9 +66,9 @@ cdef class Ring:
         item.argument = argument
         item.length = <uint32_t>min(len(payload), RING_STRIDE)
         if local is not None:
-            endpoint_set(&item.local, local[0], local[1], local[2])
+            endpoint_parse(&item.local, local)
         if remote is not None:
-            endpoint_set(&item.remote, remote[0], remote[1], remote[2])
+            endpoint_parse(&item.remote, remote)
         return ring_push(&self.ring, &item, payload, 0)
 
     def pop(self):

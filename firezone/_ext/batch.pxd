@@ -72,7 +72,7 @@ cdef enum:
 
 cdef class PacketBatch:
     cdef Batch b
-    cdef int _check(self, uint32_t slot) except -1
+    cdef int _check(self, Py_ssize_t slot) except -1
 
 
 # Where a slot's packet begins.
@@ -138,3 +138,9 @@ cdef inline int endpoint_set(Endpoint* e, int family, bytes packed, int port) ex
     e.family = family
     e.port = port
     return 0
+
+
+# Sets an Endpoint to such a tuple. TypeError or ValueError for what is none.
+cdef inline int endpoint_parse(Endpoint* e, object endpoint) except -1:
+    family, packed, port = endpoint
+    return endpoint_set(e, family, packed, port)

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from firezone._ext.batch import PacketBatch
 from tests.reference.batch import Batch, Slot
 
-slots = st.integers(0, 5)
+slots = st.integers(-2, 5)
 addresses = st.sampled_from([b"\xc0\0\2\1", bytes(range(16)), b"", b"\xc0\0\2"])
 families = st.sampled_from([4, 6, 4, 6, 0, 5])
 ports = st.sampled_from([0, 1, 51820, 65535, 65536, -1])

@@ -68,6 +68,8 @@ def test_paths_are_swapped_cleared_and_told() -> None:
         (1, THERE, THERE6),
         (1, THERE, None, 0x3FFF),
         (1, THERE, None, 0x5000),
+        (1, THERE[:2]),
+        (1, THERE, HERE[:1]),
     ],
 )
 def test_values_out_of_range(values: tuple[object, ...]) -> None:

@@ -351,6 +351,12 @@ def test_misuse_is_refused(ends: Ends) -> None:
         one.kernel.bind(client, ends.local(ends.clients[2]), 0x4001, port, peer)
     with pytest.raises(ValueError, match="port or number"):
         one.kernel.bind(client, one.listener, 0x4001, port, (4, bytes(4), 0))
+    for short in range(3):
+        three = [
+            end[: 2 if i == short else 3] for i, end in enumerate((client, one.listener, peer))
+        ]
+        with pytest.raises(ValueError, match="unpack"):
+            one.kernel.bind(three[0], three[1], 0x4001, port, three[2])
     with pytest.raises(ValueError, match="there is a socket"):
         one.kernel.add(one.relay.fileno(), 4, port)
     with pytest.raises(ValueError, match="16 bytes"):

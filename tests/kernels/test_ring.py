@@ -42,6 +42,16 @@ def test_capacities_out_of_range(capacity: int) -> None:
         Ring(capacity)
 
 
+@pytest.mark.parametrize("end", [(), LOCAL[:2], (*LOCAL, 1), (4, bytes(16), 1)])
+def test_ends_that_are_none(end: tuple[int, bytes, int]) -> None:
+    ring = Ring(2)
+    with pytest.raises(ValueError):
+        ring.push(1, b"", local=end)
+    with pytest.raises(ValueError):
+        ring.push(1, b"", remote=end)
+    assert len(ring) == 0
+
+
 def test_only_the_first_push_wakes() -> None:
     fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
     try:
