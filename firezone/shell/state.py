@@ -1,13 +1,16 @@
 """What a program must remember between its runs: its identity, and what it changed in the system.
 
 The journal of changes lives in /run, which a reboot empties just as it empties what the journal
-speaks of. It is kept for each network namespace, because that is where the changes are.
+speaks of. It is kept for each network namespace, because that is where the changes are. Numbers of
+namespaces are used again, so it names its own in a way that is not.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import socket
+import struct
 import uuid
 from pathlib import Path
 
@@ -29,19 +32,33 @@ class Journal:
         self._path = directory / f"{name}-{namespace}.json"
 
     def read(self) -> dict[str, str]:
-        """What was changed and not restored; empty if nothing, or if the file makes no sense."""
+        """What was changed and not restored; empty if nothing, or if the file makes no sense or
+        speaks of another network namespace."""
         try:
-            return msgspec.json.decode(self._path.read_bytes(), type=dict[str, str])
+            entry = msgspec.json.decode(self._path.read_bytes(), type=_Entry)
         except (OSError, msgspec.DecodeError):
             return {}
+        return entry.originals if entry.namespace == namespace_identity() else {}
 
     def write(self, originals: dict[str, str]) -> None:
         """Record the original values. Call it before changing anything."""
         self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        replace_file(self._path, msgspec.json.encode(originals), 0o600)
+        entry = _Entry(namespace_identity(), originals)
+        replace_file(self._path, msgspec.json.encode(entry), 0o600)
 
     def clear(self) -> None:
         self._path.unlink(missing_ok=True)
+
+
+def namespace_identity() -> str:
+    """What tells this network namespace from all others, past ones included."""
+    boot = _BOOT_ID.read_text().strip()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        try:
+            cookie = probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+        except OSError:  # before Linux 5.14
+            return f"{boot}/inode {os.stat('/proc/self/ns/net').st_ino}"
+    return f"{boot}/{struct.unpack('=Q', cookie)[0]}"
 
 
 def device_id(path: Path) -> str:
@@ -72,6 +89,15 @@ def replace_file(path: Path, content: bytes, mode: int) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_SO_NETNS_COOKIE = 71
+
+
+class _Entry(msgspec.Struct):
+    namespace: str
+    originals: dict[str, str]
 
 
 class _Identity(msgspec.Struct):

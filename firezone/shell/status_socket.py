@@ -15,6 +15,7 @@ import logging
 import os
 import socket
 import stat
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ MAX_REQUEST = 4096
 MAX_ANSWER = 16 * 1024 * 1024
 MAX_CONNECTIONS = 8
 TIMEOUT_SECONDS = 5.0
+ABANDONED_SECONDS = 60.0
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -113,11 +115,14 @@ class StatusServer:
 async def start_status(address: StatusAddress | None, answer: Answer) -> StatusServer | None:
     """Serve until closed; None for nowhere.
 
-    Raises ConfigurationError if the socket cannot be had, unless it is optional.
+    Raises ConfigurationError if the socket cannot be had, unless it is optional. Then it is in our
+    own directory, where the sockets of crashed runs are removed, too.
     """
     if address is None:
         return None
     server = StatusServer(address.path, answer)
+    if address.optional:
+        remove_abandoned(address.path.parent)
     try:
         await server.start()
     except ConfigurationError as error:
@@ -126,6 +131,15 @@ async def start_status(address: StatusAddress | None, answer: Answer) -> StatusS
         logger.warning("no status socket", extra={"error": str(error)})
         return None
     return server
+
+
+def remove_abandoned(directory: Path) -> None:
+    """Remove the sockets in a directory of ours that nobody serves any more. Their names bear
+    network namespaces that may never come back. One made just now may not be served yet."""
+    for path in directory.glob("*.sock"):
+        with suppress(OSError):
+            if time.time() - path.lstat().st_ctime > ABANDONED_SECONDS:
+                _remove_stale(path)
 
 
 def ask(path: Path, request: Request, kind: type[T]) -> T:
@@ -208,7 +222,7 @@ def _remove_stale(path: Path) -> None:
             raise FileExistsError(errno.EEXIST, "the path is taken by what is no socket")
     except FileNotFoundError:
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from firezone.errors import ConfigurationError
-from firezone.shell.state import Journal, device_id, replace_file
+from firezone.shell import state
+from firezone.shell.state import Journal, device_id, namespace_identity, replace_file
 
 
 def test_the_id_is_made_once(tmp_path: Path) -> None:
@@ -42,6 +43,22 @@ def test_the_journal_keeps_originals_until_cleared(tmp_path: Path) -> None:
     journal.clear()
     journal.clear()
     assert journal.read() == {}
+
+
+def test_a_journal_of_another_namespace_is_not_restored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its number is this one's by now, but the values are not."""
+    Journal("test", tmp_path).write({"net/ipv4/ip_forward": "0"})
+    mine = namespace_identity()
+    monkeypatch.setattr(state, "namespace_identity", lambda: f"{mine}0")
+    assert Journal("test", tmp_path).read() == {}
+    monkeypatch.undo()
+    assert Journal("test", tmp_path).read() == {"net/ipv4/ip_forward": "0"}
+
+
+def test_the_identity_of_a_namespace_lasts() -> None:
+    assert namespace_identity() == namespace_identity()
 
 
 def test_a_damaged_journal_is_an_empty_one(tmp_path: Path) -> None:

@@ -180,3 +180,34 @@ def test_the_usual_place_bears_interface_and_namespace() -> None:
     interface, _, rest = path.name.partition("-")
     assert interface == "tun0"
     assert rest.removesuffix(".sock").isdecimal()
+
+
+def test_abandoned_sockets_are_removed_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status_socket, "ABANDONED_SECONDS", -1.0)
+    crashed, served, file = (tmp_path / f"{name}.sock" for name in ("crashed", "served", "file"))
+    file.touch()
+    for path in (crashed, served):
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(str(path))
+    with socket.socket(socket.AF_UNIX) as serving:
+        served.unlink()
+        serving.bind(str(served))
+        serving.listen()
+        address = StatusAddress(tmp_path / "mine.sock", optional=True)
+
+        async def scenario() -> None:
+            server = await start_status(address, answer)
+            assert server is not None
+            server.close()
+
+        asyncio.run(scenario())
+        assert set(tmp_path.iterdir()) == {served, file}
+
+
+def test_a_socket_that_was_just_made_is_left_alone(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as starting:
+        starting.bind(str(tmp_path / "s.sock"))
+    status_socket.remove_abandoned(tmp_path)
+    assert (tmp_path / "s.sock").exists()
