@@ -1,4 +1,8 @@
-"""The portal file: who may reach what. One account, its actors, sites, resources and policies.
+"""The portal file: who may reach what. An account has actors, sites, resources and policies.
+
+A file for one account has its settings in `[account]` and all else at the top. One for several has
+a table `[accounts.NAME]` for each, with everything of that account below it; what stands at the top
+then is the tokens of relays that serve them all.
 
 Reading it is all or nothing: a file with one error changes nothing that is in force. Ids that
 peers see are derived from the account's slug and the name of a thing, unless the file gives an
@@ -110,7 +114,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """One reading of the file. Resources and tokens are found by id and hash."""
+    """One account. Resources and tokens are found by id and hash."""
 
     account: Account
     sites: Mapping[str, Site]
@@ -118,7 +122,6 @@ class Config:
     resources: Mapping[str, Resource]
     policies: tuple[Policy, ...]
     tokens: Mapping[str, Token] = field(repr=False)
-    warnings: tuple[str, ...] = field(default=(), compare=False)
 
     def policies_for(self, actor: str, resource_id: str) -> list[Policy]:
         """Those that link the actor with the resource, whatever their conditions say."""
@@ -134,34 +137,74 @@ class Config:
         ]
 
 
-def parse(text: str, file: str) -> Config:
+@dataclass(frozen=True, slots=True)
+class PortalFile:
+    """One reading of the file. The account of a file for one has the name ""."""
+
+    accounts: Mapping[str, Config]
+    warnings: tuple[str, ...] = field(default=(), compare=False)
+
+    def accounts_of(self, hash: str) -> list[str]:
+        """The names of the accounts that a token leads to."""
+        return [name for name, config in self.accounts.items() if hash in config.tokens]
+
+
+def parse(text: str, file: str) -> PortalFile:
     """Reads the text of a portal file. Raises ConfigurationError with `file:line`."""
     root = Table.parse(text, file)
-    account = _account(root.table("account"))
+    notes = _Notes()
+    tables = list(root.named("accounts"))
+    if tables:
+        # Without actors and sites only relays can have a token here.
+        relays = _tokens(root, {}, {}, notes)
+        accounts = {name: _config(table, table, name, relays, notes) for name, table in tables}
+    else:
+        accounts = {"": _config(root.table("account"), root, None, {}, notes)}
+    root.finish()
+    if len({config.account.slug for config in accounts.values()}) < len(accounts):
+        raise root.error(("accounts",), "two have the same slug", "leave slug out to use the name")
+    return PortalFile(accounts, tuple(notes.warnings))
+
+
+@dataclass(slots=True)
+class _Notes:
+    """What reading the file brought up: warnings, and the hashes of all tokens so far."""
+
+    warnings: list[str] = field(default_factory=list)
+    hashes: set[str] = field(default_factory=set, repr=False)
+
+
+def _config(
+    settings: Table, root: Table, slug: str | None, relays: Mapping[str, Token], notes: _Notes
+) -> Config:
+    """An account, whose settings may stand in a table of their own."""
+    account = _account(settings, slug)
+    if settings is not root:
+        settings.finish()
     sites = {name: _site(table, name, account) for name, table in root.named("sites")}
     actors = {name: _actor(table, name) for name, table in root.named("actors")}
     resources = {
         name: _resource(table, name, account, sites) for name, table in root.named("resources")
     }
-    warnings: list[str] = []
     groups = {group for actor in actors.values() for group in actor.groups}
-    policies = tuple(
-        _policy(table, groups, resources, warnings) for table in root.array("policies")
-    )
-    by_hash = _tokens(root, actors, sites, warnings)
+    policies = tuple(_policy(table, groups, resources, notes) for table in root.array("policies"))
+    by_hash = _tokens(root, actors, sites, notes)
     root.finish()
     by_id = {resource.id: resource for resource in resources.values()}
     if len(by_id) < len(resources):
         raise root.error(("resources",), "two have the same id", "leave id out to derive one")
-    return Config(account, sites, actors, by_id, policies, by_hash, tuple(warnings))
+    return Config(account, sites, actors, by_id, policies, {**relays, **by_hash})
 
 
-def _account(table: Table) -> Account:
-    slug = table.text("slug")
+def _account(table: Table, slug: str | None) -> Account:
+    given = table.text("slug") if slug is None else table.optional_text("slug")
     upstream = tuple(_dns_server(table, text) for text in table.texts("upstream_dns"))
-    account = Account(slug, table.flag("disabled"), upstream, table.optional_text("search_domain"))
-    table.finish()
-    return account
+    return Account(
+        given or slug or "",
+        table.flag("disabled"),
+        upstream,
+        table.optional_text("search_domain"),
+    )
 
 
 def _dns_server(table: Table, text: str) -> Endpoint:
@@ -262,7 +305,7 @@ def _known(table: Table, key: str, name: str, known: Mapping[str, Site]) -> Site
 
 
 def _policy(
-    table: Table, groups: set[str], resources: Mapping[str, Resource], warnings: list[str]
+    table: Table, groups: set[str], resources: Mapping[str, Resource], notes: _Notes
 ) -> Policy:
     group, resource = table.text("group"), table.text("resource")
     if resource not in resources:
@@ -271,7 +314,9 @@ def _policy(
         )
     if group not in groups:
         remedy = "add it to the groups of an actor, or remove the policy"
-        warnings.append(str(table.error(("group",), f"no actor is in group {group!r}", remedy)))
+        notes.warnings.append(
+            str(table.error(("group",), f"no actor is in group {group!r}", remedy))
+        )
     policy = Policy(
         group=group,
         resource_id=resources[resource].id,
@@ -294,23 +339,21 @@ def _condition(table: Table) -> Condition:
 
 
 def _tokens(
-    root: Table, actors: Mapping[str, Actor], sites: Mapping[str, Site], warnings: list[str]
+    root: Table, actors: Mapping[str, Actor], sites: Mapping[str, Site], notes: _Notes
 ) -> dict[str, Token]:
-    """By hash. Those of unknown actors let nobody in."""
+    """By hash. Those of unknown actors are left out, so they let nobody in."""
     by_hash: dict[str, Token] = {}
     for table in root.array("tokens"):
         token = _token(table, sites)
-        if token.hash in by_hash:
+        if token.hash in notes.hashes:
             raise table.error(("token_hash",), "stands here twice", "mint another token")
-        by_hash[token.hash] = token
+        notes.hashes.add(token.hash)
         if token.kind is TokenKind.CLIENT and token.owner not in actors:
             problem, remedy = f"there is no actor {token.owner!r}", "remove the token"
-            warnings.append(str(table.error(("actor",), problem, remedy)))
-    return {
-        hash: token
-        for hash, token in by_hash.items()
-        if token.kind is not TokenKind.CLIENT or token.owner in actors
-    }
+            notes.warnings.append(str(table.error(("actor",), problem, remedy)))
+        else:
+            by_hash[token.hash] = token
+    return by_hash
 
 
 def _token(table: Table, sites: Mapping[str, Site]) -> Token:

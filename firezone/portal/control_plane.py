@@ -25,6 +25,7 @@ from firezone.portal.access import offered
 from firezone.portal.admission import Admission, Refusal, Request, admit
 from firezone.portal.conditions import Context
 from firezone.portal.config import Config, Resource, Token
+from firezone.portal.flow_table import FlowTable
 from firezone.portal.flows import CreateFlow, FlowAuthorized, Flows, Id
 from firezone.portal.presence import RelayPresence
 from firezone.portal.sessions import (
@@ -89,7 +90,8 @@ class ControlPlane:
         self._wall_clock = wall_clock
         self._board = Switchboard()
         self._presence = RelayPresence(self._board, entropy)
-        self._flows = Flows(self._board, self._presence, store, entropy)
+        flows = FlowTable(store, config.account.slug)
+        self._flows = Flows(self._board, self._presence, flows, entropy)
         self._next_tick = now + RECOMPUTE_INTERVAL
         self._store_tried_at = now
 
@@ -123,7 +125,7 @@ class ControlPlane:
             self._handle_left(session, now)
 
     def handle_config(self, config: Config, now: int) -> None:
-        """Another portal file is in force: everyone hears what it changes for them."""
+        """Another version of the account is in force: everyone hears what it changes for them."""
         before, self._config = self._config, config
         self._drop_unwelcome(now)
         self._recompute()

@@ -1,4 +1,4 @@
-"""All flows that the portal knows: in memory, where decisions are taken, and in the store.
+"""All flows of an account: in memory, where decisions are taken, and in the store.
 
 Memory is the truth. A write that fails (a disk that is full) is logged and tried again; it keeps
 nobody's access from ending meanwhile. Should the portal end before it succeeds, the flow is decided
@@ -22,12 +22,12 @@ Pair = tuple[str, str]
 class FlowTable:
     """Flows by key: client, gateway, resource."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, account: str) -> None:
         self._store = store
         self._flows: dict[FlowKey, Flow] = {}
         self._linked: dict[Pair, set[FlowKey]] = {}
         self._unsaved: dict[FlowKey, None] = {}
-        for flow in store.flows():
+        for flow in store.flows(account):
             self._remember(flow)
 
     def __iter__(self) -> Iterator[Flow]:

@@ -27,7 +27,7 @@ from firezone.portal.credentials import Party, ice_credentials, preshared_key
 from firezone.portal.flow_table import FlowTable
 from firezone.portal.presence import RelayPresence
 from firezone.portal.sessions import ClientSession, GatewaySession, PeerSession, Switchboard
-from firezone.portal.store import Flow, FlowKey, Store
+from firezone.portal.store import Flow, FlowKey
 
 _log = logging.getLogger(__name__)
 
@@ -64,13 +64,13 @@ class Flows:
     """All flows that are in force, and those that a gateway must still be told to end."""
 
     def __init__(
-        self, board: Switchboard, presence: RelayPresence, store: Store, entropy: Entropy
+        self, board: Switchboard, presence: RelayPresence, flows: FlowTable, entropy: Entropy
     ) -> None:
         self.counters: Counter[str] = Counter()
         self._board = board
         self._presence = presence
         self._entropy = entropy
-        self._flows = FlowTable(store)
+        self._flows = flows
         self._pending: dict[str, _Pending] = {}
         self._refs: dict[FlowKey, str] = {}
         self._told: dict[FlowKey, tuple[str, str | None]] = {}

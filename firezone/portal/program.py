@@ -15,7 +15,7 @@ from pathlib import Path
 
 from firezone.durations import MILLISECOND
 from firezone.model import Endpoint
-from firezone.portal.control_plane import ControlPlane
+from firezone.portal.accounts import Accounts
 from firezone.portal.failures import PortalFailed, report
 from firezone.portal.reload import Reloader, fingerprint, load
 from firezone.portal.server import PortalServer, listen
@@ -42,19 +42,19 @@ async def run_portal(settings: Settings) -> None:
     """
     started = boottime_ns()
     loaded = fingerprint(settings.config)
-    config = load(settings.config)
+    file = load(settings.config)
     store = Store.open(settings.state, os.urandom)
     try:
         sock = listen(settings.listen)
-        control_plane = ControlPlane(
-            config=config,
+        accounts = Accounts(
+            file=file,
             store=store,
             entropy=os.urandom,
             wall_clock=lambda: int(time.time()),
             now=started,
         )
         server = PortalServer(
-            control_plane, sock=sock, clock=boottime_ns, ssl_context=settings.ssl_context
+            accounts, sock=sock, clock=boottime_ns, ssl_context=settings.ssl_context
         )
         async with server:
             reloader = Reloader(settings.config, server.apply, loaded=loaded)

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from firezone.errors import ConfigurationError
-from firezone.portal.config import Config, parse
+from firezone.portal.config import PortalFile, parse
 
 POLL_SECONDS = 1.0
 QUIET_SECONDS = 0.2
@@ -29,7 +29,7 @@ Fingerprint = tuple[int, ...] | None
 _log = logging.getLogger(__name__)
 
 
-def load(path: Path) -> Config:
+def load(path: Path) -> PortalFile:
     """Read a portal file. Raises ConfigurationError."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -41,10 +41,10 @@ def load(path: Path) -> Config:
         raise ConfigurationError(
             "config", str(path), str(error), "give a readable TOML file"
         ) from None
-    config = parse(text, str(path))
-    for warning in config.warnings:
+    file = parse(text, str(path))
+    for warning in file.warnings:
         _log.warning("%s", warning)
-    return config
+    return file
 
 
 def fingerprint(path: Path) -> Fingerprint:
@@ -62,7 +62,7 @@ class Reloader:
     def __init__(
         self,
         path: Path,
-        apply: Callable[[Config], None],
+        apply: Callable[[PortalFile], None],
         *,
         loaded: Fingerprint,
         poll_seconds: float = POLL_SECONDS,
@@ -103,16 +103,16 @@ class Reloader:
 
     def _read(self, seen: Fingerprint) -> None:
         try:
-            config = load(self._path)
+            file = load(self._path)
             problem = None
         except ConfigurationError as error:
-            config, problem = None, error
+            file, problem = None, error
         if fingerprint(self._path) != seen:
             self._changing = None
             return
         self._settled, self._changing, self._is_asked = seen, None, False
-        if config is None:
+        if file is None:
             _log.error("the portal file is not taken, the policy before stays: %s", problem)
             return
-        self._apply(config)
+        self._apply(file)
         _log.info("portal file in force", extra={"event": "reloaded", "file": str(self._path)})

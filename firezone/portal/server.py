@@ -1,4 +1,4 @@
-"""The portal's sockets: a WebSocket server around a `ControlPlane`.
+"""The portal's sockets: a WebSocket server around `Accounts`.
 
 Requests are judged before the upgrade, so that a refusal is an HTTP status. No pings are sent
 (peers of 2025 take an empty one for a broken message): a peer that says nothing for its idle
@@ -30,9 +30,9 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from firezone.durations import SECOND
 from firezone.errors import ConfigurationError
 from firezone.model import Endpoint, IPAddress
+from firezone.portal.accounts import Accounts
 from firezone.portal.admission import Admission, Refusal, Request
-from firezone.portal.config import Config, TokenKind
-from firezone.portal.control_plane import ControlPlane
+from firezone.portal.config import PortalFile, TokenKind
 from firezone.portal.failures import describe, report
 from firezone.portal.sessions import CloseConnection, SendText
 from firezone.portal.store import AddressesExhausted
@@ -60,17 +60,17 @@ def listen(endpoint: Endpoint) -> socket.socket:
 
 
 class PortalServer:
-    """Serves one control plane on a listening socket, for as long as its context lasts."""
+    """Serves the accounts of a portal file for as long as its context lasts."""
 
     def __init__(
         self,
-        control_plane: ControlPlane,
+        portal: Accounts,
         *,
         sock: socket.socket,
         clock: Callable[[], int],
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        self._portal = control_plane
+        self._portal = portal
         self._socket = sock
         self._clock = clock
         self._ssl_context = ssl_context
@@ -110,9 +110,9 @@ class PortalServer:
         assert self._timekeeper is not None
         return self._timekeeper
 
-    def apply(self, config: Config) -> None:
+    def apply(self, file: PortalFile) -> None:
         """Put another portal file in force."""
-        self._portal.handle_config(config, self._clock())
+        self._portal.handle_file(file, self._clock())
         self._distribute()
 
     def _judge(self, connection: ServerConnection, http: HttpRequest) -> Response | None:
@@ -167,7 +167,7 @@ class PortalServer:
                 self._distribute()
 
     def _distribute(self) -> None:
-        """Hand what the control plane has to say to the writers."""
+        """Hand what the control planes have to say to the writers."""
         while (output := self._portal.poll_output()) is not None:
             outbox = self._outboxes.get(output.connection)
             match output:

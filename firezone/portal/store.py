@@ -149,11 +149,13 @@ class Store:
         assert row is not None
         return Identity(row[0], IPv4Address(row[1]), IPv6Address(row[2]), row[3])
 
-    def flows(self) -> list[Flow]:
-        """All that are remembered."""
+    def flows(self, account: str) -> list[Flow]:
+        """All of an account that are remembered."""
         rows = self._db.execute(
             "SELECT client_id, gateway_id, resource_id, actor, site, token_hash, remote_ip,"
             " target, expires_at, revoked FROM flows"
+            " WHERE client_id IN (SELECT id FROM peers WHERE account = ?)",
+            (account,),
         )
         return [_flow(row) for row in rows]
 

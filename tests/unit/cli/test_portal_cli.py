@@ -25,7 +25,7 @@ def test_init_writes_a_portal_file_and_its_tokens(
     assert sorted(path.name for path in directory.iterdir()) == FILES
     for path in directory.iterdir():
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    config = load(directory / "portal.toml")
+    config = load(directory / "portal.toml").accounts[""]
     for kind, owner in KINDS.items():
         assert_lets_in(config, kind, owner, (directory / f"{kind}.token").read_text().strip())
     said = capsys.readouterr().out
@@ -141,7 +141,7 @@ def test_settings_that_cannot_be(
 
 def with_entry(file: Path, entry: str) -> Config:
     file.write_text(f"{file.read_text()}\n{entry}")
-    return load(file)
+    return load(file).accounts[""]
 
 
 def assert_lets_in(config: Config, kind: str, owner: str, token: str) -> None:

@@ -10,7 +10,7 @@ from firezone.portal import config, tokens
 
 def _read(file: PortalFile, path: Path) -> config.Config:
     file.write(path)
-    return config.parse(path.read_text(), str(path))
+    return config.parse(path.read_text(), str(path)).accounts[""]
 
 
 def test_the_usual_file_opens_the_web_server_only(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from ipaddress import ip_address
 from typing import Any
 
 from firezone.durations import SECOND
+from firezone.portal import config as portal_config
 from firezone.portal.admission import Request
-from firezone.portal.config import Config, parse
+from firezone.portal.config import Config
 from firezone.portal.control_plane import ControlPlane
 from firezone.portal.sessions import SendText
 from firezone.portal.store import Store
@@ -62,6 +63,11 @@ resource = "vault"
     )
 )
 TOKEN_END = 1_798_761_600
+
+
+def parse(text: str, file: str = "portal.toml") -> Config:
+    """The account of a file for one."""
+    return portal_config.parse(text, file).accounts[""]
 
 
 @dataclass

@@ -2,9 +2,11 @@ import os
 from pathlib import Path
 
 import pytest
+from portal_kit import parse
 
 from firezone.errors import ConfigurationError
-from firezone.portal.config import Filter, TokenKind, parse
+from firezone.portal import config as portal_config
+from firezone.portal.config import Filter, TokenKind
 from firezone.portal.reload import load
 from firezone.portal.starter import TEMPLATE, token_entry, write_starter
 from firezone.portal.tokens import token_hash
@@ -103,15 +105,16 @@ def test_an_error_names_its_line(old: str, new: str, line: int, said: str) -> No
     ],
 )
 def test_what_takes_access_away_is_only_warned_of(old: str, new: str, line: int, said: str) -> None:
-    config = parse(GOOD.replace(old, new, 1), "portal.toml")
-    assert f"portal.toml:{line})" in config.warnings[0] and said in config.warnings[0]
+    file = portal_config.parse(GOOD.replace(old, new, 1), "portal.toml")
+    config = file.accounts[""]
+    assert f"portal.toml:{line})" in file.warnings[0] and said in file.warnings[0]
     for token in config.tokens.values():
         assert all(not config.policies_for(token.owner, id) for id in config.resources)
 
 
 def test_a_token_of_nobody_lets_nobody_in() -> None:
-    config = parse(GOOD.replace('actor = "alice"', 'actor = "malory"'), "p")
-    assert not config.tokens and HASH not in str(config.warnings)
+    file = portal_config.parse(GOOD.replace('actor = "alice"', 'actor = "malory"'), "p")
+    assert not file.accounts[""].tokens and HASH not in str(file.warnings)
     twice = GOOD + GOOD[GOOD.index("[[tokens]]") :].replace("alice", "malory")
     with pytest.raises(ConfigurationError, match="stands here twice"):
         parse(twice, "p")
@@ -139,7 +142,7 @@ def test_a_condition_names_its_line() -> None:
 
 def test_the_starter_is_a_good_file_and_private(tmp_path: Path) -> None:
     starter = write_starter(tmp_path / "new", os.urandom, 1_790_000_000)
-    config = load(starter.config)
+    config = load(starter.config).accounts[""]
     files = [starter.client_token, starter.gateway_token, starter.relay_token]
     for kind, path in zip(TokenKind, files, strict=True):
         assert config.tokens[token_hash(path.read_text().strip())].kind is kind

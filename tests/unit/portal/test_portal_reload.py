@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from portal_kit import CONFIG
 
-from firezone.portal.config import Config
+from firezone.portal.config import Config, PortalFile
 from firezone.portal.reload import Reloader, fingerprint, load
 
 CUT = CONFIG[: CONFIG.index("[[tokens]]")]
@@ -21,7 +21,10 @@ class Watched:
         self.path = directory / "portal.toml"
         self.path.write_text(CONFIG)
         self.taken: list[Config] = []
-        self.reloader = Reloader(self.path, self.taken.append, loaded=fingerprint(self.path))
+        self.reloader = Reloader(self.path, self.take, loaded=fingerprint(self.path))
+
+    def take(self, file: PortalFile) -> None:
+        self.taken.append(file.accounts[""])
 
     def looks(self, times: int) -> int:
         """How many versions were taken up to then."""
@@ -59,7 +62,7 @@ def test_a_half_written_file_is_not_taken(file: Watched, is_asked: bool) -> None
 def test_a_file_that_changes_while_it_is_read_is_not_taken(
     file: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def read(path: Path) -> Config:
+    def read(path: Path) -> PortalFile:
         config = load(path)
         path.write_text(WITH_LAB)
         return config
@@ -76,7 +79,7 @@ def test_what_changed_while_the_program_started_is_noticed(tmp_path: Path) -> No
     file = Watched(tmp_path)
     before = fingerprint(file.path)
     file.path.write_text(WITH_LAB)
-    file.reloader = Reloader(file.path, file.taken.append, loaded=before)
+    file.reloader = Reloader(file.path, file.take, loaded=before)
     assert file.looks(2) == 1
 
 
@@ -122,4 +125,4 @@ def test_sighup_is_answered_long_before_the_next_look(tmp_path: Path) -> None:
 
 def load_text(path: Path, text: str) -> Config:
     path.write_text(text)
-    return load(path)
+    return load(path).accounts[""]

@@ -45,7 +45,7 @@ def test_it_is_forgotten_when_it_would_have_ended() -> None:
     world.edit(ALLOWED, TAKEN)
     world.wall = TOKEN_END
     world.advance(MINUTE)
-    assert world.store.flows() == []
+    assert world.store.flows("acme") == []
 
 
 def test_it_is_forgotten_once_its_gateway_has_heard_for_certain() -> None:
@@ -54,10 +54,10 @@ def test_it_is_forgotten_once_its_gateway_has_heard_for_certain() -> None:
     again = world.gateway()
     world.wall += SETTLED_SECONDS - 1
     world.advance(MINUTE)
-    assert [flow.revoked for flow in world.store.flows()] == [True]
+    assert [flow.revoked for flow in world.store.flows("acme")] == [True]
     world.wall += 1
     world.advance(MINUTE)
-    assert world.store.flows() == []
+    assert world.store.flows("acme") == []
     again.leave()
     assert events(world.gateway()) == ["init"]
 
@@ -100,9 +100,9 @@ def test_a_full_disk_stops_no_revocation(
         again = world.gateway()
         assert "reject_access" in events(again)
     assert [r.levelname for r in caplog.records].count("ERROR") >= 1
-    assert [flow.revoked for flow in world.store.flows()] == [False, False]
+    assert [flow.revoked for flow in world.store.flows("acme")] == [False, False]
     world.advance(MINUTE)
-    assert sorted(flow.revoked for flow in world.store.flows()) == [False, True]
+    assert sorted(flow.revoked for flow in world.store.flows("acme")) == [False, True]
 
 
 def test_the_store_is_tried_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +112,7 @@ def test_the_store_is_tried_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
         world.edit(ALLOWED, TAKEN)
     assert world.portal.poll_timeout().reason == "store"
     world.advance(5 * SECOND)
-    assert [flow.revoked for flow in world.store.flows()] == [True]
+    assert [flow.revoked for flow in world.store.flows("acme")] == [True]
     assert world.portal.poll_timeout().reason == "recompute"
 
 

@@ -23,8 +23,8 @@ from firezone.phoenix.user_agent import (
     connlib_user_agent,
 )
 from firezone.portal import server as server_module
+from firezone.portal.accounts import Accounts
 from firezone.portal.config import TokenKind
-from firezone.portal.control_plane import ControlPlane
 from firezone.portal.reload import Reloader, fingerprint, load
 from firezone.portal.server import PortalServer, listen
 from firezone.portal.starter import Starter, write_starter
@@ -205,14 +205,14 @@ class World:
         self.store = store
         self.sock = listen(Endpoint.of("127.0.0.1", 0))
         self.port = int(self.sock.getsockname()[1])
-        control_plane = ControlPlane(
-            config=load(starter.config),
+        accounts = Accounts(
+            file=load(starter.config),
             store=store,
             entropy=os.urandom,
             wall_clock=lambda: WALL,
             now=boottime_ns(),
         )
-        self.server = PortalServer(control_plane, sock=self.sock, clock=boottime_ns)
+        self.server = PortalServer(accounts, sock=self.sock, clock=boottime_ns)
         self.reloader = Reloader(
             starter.config, self.server.apply, loaded=fingerprint(starter.config)
         )

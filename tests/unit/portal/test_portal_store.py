@@ -25,11 +25,12 @@ def test_a_peer_keeps_what_it_got(tmp_path: Path) -> None:
     path = tmp_path / "portal.db"
     store = Store.open(path, os.urandom)
     first = identify(store)
-    store.put_flow(FLOW)
+    flow = replace(FLOW, client_id=first.id)
+    store.put_flow(flow)
     store.close()
     store = Store.open(path, os.urandom)
     assert identify(store) == first
-    assert store.flows() == [FLOW]
+    assert store.flows("acme") == [flow] and store.flows("other") == []
     assert path.stat().st_mode & 0o777 == 0o600
     assert first.psk_base.hex() not in repr(first) and "psk_base" not in repr(first)
 
@@ -61,11 +62,12 @@ def test_addresses_are_from_the_pools_and_never_given_twice(
 
 def test_flows_are_replaced_and_deleted() -> None:
     store = seeded()
-    store.put_flow(FLOW)
-    store.put_flow(replace(FLOW, revoked=True))
-    assert store.flows() == [replace(FLOW, revoked=True)]
-    store.delete_flow(FLOW.key)
-    assert store.flows() == []
+    flow = replace(FLOW, client_id=identify(store).id)
+    store.put_flow(flow)
+    store.put_flow(replace(flow, revoked=True))
+    assert store.flows("acme") == [replace(flow, revoked=True)]
+    store.delete_flow(flow.key)
+    assert store.flows("acme") == []
 
 
 @pytest.mark.parametrize("damage", ["garbage", "torn", "version"])
