@@ -39,6 +39,8 @@ def verdict(pair: PairReport, chosen: PairReport | None, controlling: bool, now:
     if pair.nominated:
         quiet = f", no answer to the last {_checks(tally.unanswered)}"
         return "in use" + (quiet if tally.unanswered > 1 else "")
+    if pair.distrusted and pair.state is CheckState.SUCCEEDED:
+        return f"distrusted: fell silent, no answer to the last {_checks(tally.unanswered)}"
     match pair.state:
         case CheckState.WAITING:
             return "waiting for its first check"

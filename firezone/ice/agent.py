@@ -549,6 +549,7 @@ class Agent:
             pair.round_trip,
             pair is self._nominated,
             replace(pair.tally),
+            pair.is_distrusted,
         )
 
 

@@ -63,3 +63,5 @@ class PairReport:
     round_trip: int | None
     nominated: bool
     tally: Tally
+    distrusted: bool = False
+    """It fell silent under traffic, and is passed over for a while; see `doubt.py`."""

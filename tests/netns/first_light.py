@@ -60,6 +60,11 @@ def fetches(lab: Lab, url: str = WEB, timeout: int = 10 * SECOND) -> bool:
     return lab.fetch(url, timeout=timeout).status == 200
 
 
+def uninterrupted(flow: Program) -> bool:
+    """Whether the datagrams went on. What a busy host's scheduler takes away is no interruption."""
+    return all(gap["ms"] < 1000 for gap in events(flow, "gap"))
+
+
 def gap_ms(flow: Program, timeout: int = 10 * SECOND) -> int:
     """How long the first interruption took, once it has ended."""
     return int(flow.wait_for_event("gap", timeout)["ms"])

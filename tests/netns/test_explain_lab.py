@@ -85,7 +85,9 @@ def test_explain_follows_the_path_to_the_relay() -> None:
         assert "relay" in winner["local"] + winner["remote"]
         better = [p for p in explained["pairs"] if p["priority"] > winner["priority"]]
         assert better
-        assert all("no answer" in p["verdict"] or "failed after" in p["verdict"] for p in better)
+        assert all("no answer" in p["verdict"] or "failed after" in p["verdict"] for p in better), (
+            better
+        )
 
 
 def test_who_has_no_program_running_is_told() -> None:
