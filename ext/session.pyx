@@ -95,6 +95,8 @@ cdef bint seal_slot(
             or <uint64_t>b.offset[slot] + length + AEAD_TAG > b.arena_size):
         b.verdict[slot] = TOO_LONG
         return False
+    # The arena still holds what was there before: other peers' packets.
+    memset(packet + b.length[slot], 0, length - b.length[slot])
     cdef uint64_t counter = keypair.send_counter
     store_relaxed_u64(&keypair.send_counter, counter + 1)
     item.key = keypair.send_key

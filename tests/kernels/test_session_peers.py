@@ -114,6 +114,17 @@ def test_padding(mtu: int, length: int, padded: int):
         assert receive(them, message) == b"x" * length + bytes(padded - length)
 
 
+def test_padding_tells_nothing_of_the_packets_before():
+    us, them = table(), table(KEYS[::-1])
+    us.pad_below(1420)
+    batch = PacketBatch(1)
+    batch.append(b"what another peer is told", SLOT)
+    batch.clear()
+    batch.append(b"x", SLOT)
+    us.seal(batch, 1)
+    assert receive(them, batch.packet(0)) == b"x" + bytes(15)
+
+
 def test_settle_waits_for_the_batches_under_way():
     sessions = Sessions(4)
     sessions.add_peer(1, 7)
