@@ -87,7 +87,7 @@ class Dataplane(Tables):
             raise LocalError("the data plane is closed")
         self._attach()
         self._working = self.offloads()
-        logger.info("data plane starts", extra={"offloads": describe(self._working)})
+        logger.debug("data plane starts", extra={"offloads": describe(self._working)})
         self._failure = None
         for name, run in (("up", self._pipeline.run_up), ("down", self._pipeline.run_down)):
             thread = threading.Thread(

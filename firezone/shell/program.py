@@ -31,7 +31,7 @@ from firezone.shell.dataplane import Dataplane
 from firezone.shell.health import HealthAddress, start_health
 from firezone.shell.introspection import Introspection, PortalWatch
 from firezone.shell.netlink import NetlinkError, TunnelRoutes
-from firezone.shell.offload import ALL, Offloads
+from firezone.shell.offload import ALL, Offloads, describe
 from firezone.shell.relay_streams import RelayStreams
 from firezone.shell.rtnetlink import IPNetwork
 from firezone.shell.signals import ignore_hangup
@@ -298,10 +298,13 @@ class Program:
         except NetlinkError as error:
             self._fail(error)
             return
-        routes = sorted(str(route) for route in wanted.routes)
-        self._log_progress(
-            "tunnel_configured", {"ipv4": wanted.ipv4, "ipv6": wanted.ipv6, "routes": routes}
-        )
+        told = {
+            "ipv4": wanted.ipv4,
+            "ipv6": wanted.ipv6,
+            "routes": sorted(str(route) for route in wanted.routes),
+            "offloads": describe(self._dataplane.offloads()),
+        }
+        self._log_progress("tunnel_configured", told)
         if self.on_ready is not None:
             self.on_ready()
             self.on_ready = None

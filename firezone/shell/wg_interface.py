@@ -25,6 +25,7 @@ from firezone.errors import ConfigurationError, FirezoneError, LocalError
 from firezone.model import Endpoint
 from firezone.shell.clock import boottime_ns, unix_ns
 from firezone.shell.dataplane import Dataplane
+from firezone.shell.offload import Offloads, describe
 from firezone.shell.signals import ignore_hangup
 from firezone.shell.tun import open_tun
 from firezone.shell.unexpected import end_on_error
@@ -125,6 +126,10 @@ class Interface:
         """Everything that is set and seen, secrets included."""
         self._note_moves(boottime_ns())
         return self._device.status()
+
+    def offloads(self) -> Offloads:
+        """What the kernel does of what we wanted it to."""
+        return self._dataplane.offloads()
 
     def configure(self, change: DeviceChange) -> None:
         """Change settings and peers, as `wg set` does. Raises UapiError or SettingsError."""
@@ -346,7 +351,8 @@ def run_interface(name: str, config: Config, on_up: Callable[[], None] | None = 
         ignore_hangup()
         end_on_error(interface._fail)
         async with interface:
-            logger.info("interface is up", extra={"interface": name})
+            told = {"interface": name, "offloads": describe(interface.offloads())}
+            logger.info("interface is up", extra=told)
             if on_up is not None:
                 on_up()
             await interface.wait()
