@@ -7,10 +7,12 @@ STAMPS := $(VENV)/stamps
 # release, or debug: bounds checks, line tracing, no optimization
 MODE := $(or $(FIREZONE_BUILD),release)
 SOURCES := setup.py $(wildcard ext/*.pyx ext/*.pxi ext/c/* firezone/_ext/*.pxd)
+# Runs Python where it may make network namespaces.
+IN_LAB := $(BIN)/python -m firezone.lab.userns --or-without $(BIN)/python
 # Selects or adds to what `make test` runs, as in: make test TESTS='tests/unit -k ice'
 TESTS ?= tests
 
-.PHONY: help demo lab test check lint build bench nat-matrix clean
+.PHONY: help demo lab test check lint build bench bench-full profile nat-matrix clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,7 +21,9 @@ help:
 	@echo "make test    run all tests and checks"
 	@echo "make lint    run the checks alone"
 	@echo "make build   build the kernels; .venv/bin/firezone is the program"
-	@echo "make bench   run the benchmarks"
+	@echo "make bench   run the benchmarks, in less than ten minutes"
+	@echo "make bench-full    run them longer, with plots, into benchmarks/results"
+	@echo "make profile    show where the time goes: flame graph, hottest lines; docs/profiling.md"
 	@echo "make nat-matrix    measure the paths through all pairs of NATs, for docs/nat-matrix.md"
 	@echo "make clean   remove what was built"
 
@@ -51,7 +55,22 @@ bench: build $(STAMPS)/dev
 	$(BIN)/python -m pytest benchmarks -q --benchmark-only --benchmark-disable-gc \
 	    --benchmark-columns=min,median,iqr,rounds -o python_files='bench_*.py' $(ARGS)
 	@scripts/require lab test
-	$(BIN)/python -m firezone.lab.userns --or-without $(BIN)/python -m benchmarks.end_to_end
+	$(IN_LAB) -m benchmarks.start_up --rounds 3
+	$(IN_LAB) -m benchmarks.end_to_end
+	$(IN_LAB) -m benchmarks.tunnels --rounds 1 --seconds 2 --json build/bench/tunnels.json
+
+bench-full: build $(STAMPS)/dev $(STAMPS)/plot
+	@scripts/require lab test
+	@mkdir -p benchmarks/results
+	$(BIN)/python -m pytest benchmarks -q --benchmark-only --benchmark-disable-gc \
+	    --benchmark-columns=min,median,iqr,rounds -o python_files='bench_*.py' $(ARGS)
+	$(IN_LAB) -m benchmarks.end_to_end --rounds 5 --json benchmarks/results/end_to_end.json
+	$(IN_LAB) -m benchmarks.tunnels --rounds 5 --json benchmarks/results/tunnels.json
+	$(BIN)/python -m benchmarks.plots benchmarks/results/tunnels.json
+
+profile: build
+	@scripts/require lab test profile
+	$(IN_LAB) -m benchmarks.profile_tunnel $(ARGS)
 
 nat-matrix: build
 	@scripts/require lab
@@ -81,6 +100,10 @@ $(STAMPS)/run: pyproject.toml $(STAMPS)/venv
 
 $(STAMPS)/dev: pyproject.toml $(STAMPS)/run
 	$(BIN)/python scripts/requirements.py dev | $(BIN)/pip install -q -r /dev/stdin
+	@touch $@
+
+$(STAMPS)/plot: pyproject.toml $(STAMPS)/run
+	$(BIN)/python scripts/requirements.py plot | $(BIN)/pip install -q -r /dev/stdin
 	@touch $@
 
 $(STAMPS)/venv:

@@ -30,7 +30,7 @@ SHOWN_LINES = 40
 FREQUENCY = 997
 """A prime, so as not to march in step with any timer."""
 PERF_MAP = ("-X", "perf") if sys.version_info >= (3, 12) else ()
-"""Makes Python name its functions to perf."""
+"""Makes Python tell perf the names of its functions."""
 
 
 def main() -> int:
@@ -52,16 +52,20 @@ def main() -> int:
 
 def record(load: Load, seconds: int, output: Path) -> None:
     """Sample both ends. There need be no hardware counters: the clock of the CPU's time will do."""
-    with network() as net, net.tunnel(firezone(*PERF_MAP)) as pids:
-        with throughput.background(net, load.iperf, INSIDE["b"]):
-            command = ["perf", "record", "-q", "-e", "cpu-clock", "-g", "-F", str(FREQUENCY)]
-            command += ["-o", str(output), "-p", ",".join(map(str, pids))]
-            subprocess.run([*command, "--", "sleep", str(seconds)], check=True)
-        # Python's map of names goes with the process, so this comes before its end.
-        script = subprocess.run(
-            ["perf", "script", "-i", str(output)], capture_output=True, text=True, check=True
-        )
-        output.with_suffix(".script").write_text(script.stdout)
+    command = ["perf", "record", "-q", "-e", "cpu-clock", "-g", "-F", str(FREQUENCY)]
+    with (
+        network() as net,
+        net.tunnel(firezone(*PERF_MAP)) as pids,
+        throughput.background(net, load.iperf, INSIDE["b"]),
+    ):
+        ends = ["-o", str(output), "-p", ",".join(map(str, pids))]
+        subprocess.run([*command, *ends, "--", "sleep", str(seconds)], check=True)
+    script = subprocess.run(
+        ["perf", "script", "-i", str(output)], capture_output=True, text=True, check=True
+    )
+    output.with_suffix(".script").write_text(script.stdout)
+    for pid in pids:
+        Path(f"/tmp/perf-{pid}.map").unlink(missing_ok=True)  # what Python calls its functions
 
 
 def write(directory: Path) -> None:

@@ -44,7 +44,7 @@ def cython_name(symbol: str) -> str:
         if not following[length:].startswith("_"):
             break
         rest = following[length + 1 :]
-    return rest.lstrip("0123456789")
+    return rest.lstrip("0123456789") or symbol
 
 
 _Address = tuple[str, int]
