@@ -17,8 +17,7 @@ from firezone._ext.batch cimport (
 from firezone._ext.vnet cimport (
     TCP, TCP_CHECKSUM, TCP_CWR, TCP_FIN, TCP_PSH, UDP, UDP_CHECKSUM, VNET_ECN, VNET_HEADER,
     VNET_NEEDS_CHECKSUM, VNET_PLAIN, VNET_TCP4, VNET_TCP6, VNET_UDP, VnetHeader, checksum_add,
-    checksum_copy, checksum_fold, htons, load16, read16, read32, store16, write16, write32,
-    write_header_checksum,
+    checksum_copy, checksum_fold, htonl, htons, load16, read16, read32, store16, write16,
 )
 
 
@@ -44,8 +43,8 @@ cdef int segments_begin(
     s.transport = transport
     s.size = h.size
     s.next = headers
-    s.base = <uint64_t>load16(data + field) + <uint16_t>~htons(<uint16_t>(length - transport))
     s.protocol = protocol
+    sum_constants(s, load16(data + field))
     return PASS
 
 
@@ -107,38 +106,70 @@ cdef bint transport_stands(
     return transport > 40 or (transport == 40 and data[6] == protocol)
 
 
+# Sums of what all segments have in common, so that none has to read what it has just written.
+cdef void sum_constants(SuperPacket* s, uint16_t pseudo) noexcept nogil:
+    cdef const uint8_t* ip = s.data
+    cdef const uint8_t* header = s.data + s.transport
+    cdef uint32_t size = s.headers - s.transport
+    s.transport_sum = <uint64_t>pseudo + <uint16_t>~htons(<uint16_t>(s.length - s.transport))
+    if s.protocol == TCP:              # ports; acknowledgment; window; all from the urgent pointer on
+        s.transport_sum = checksum_add(s.transport_sum, header, 4)
+        s.transport_sum = checksum_add(s.transport_sum, header + 8, 4)
+        s.transport_sum = checksum_add(s.transport_sum, header + 14, 2)
+        s.transport_sum = checksum_add(s.transport_sum, header + 18, size - 18)
+    else:
+        s.transport_sum = checksum_add(s.transport_sum, header, 4)
+    if ip[0] >> 4 == 4:
+        s.network_sum = checksum_add(load16(ip), ip + 6, 4)
+        s.network_sum = checksum_add(s.network_sum, ip + 12, s.transport - 12)
+
+
 cdef void make_segment(const SuperPacket* s, uint8_t* packet, uint32_t payload) noexcept nogil:
     cdef uint32_t length = s.headers + payload
-    cdef uint8_t* transport = packet + s.transport
-    cdef uint64_t sum = checksum_copy(0, packet + s.headers, s.data + s.next, payload)
+    cdef uint64_t sum = checksum_copy(s.transport_sum, packet + s.headers, s.data + s.next, payload)
     memcpy(packet, s.data, s.headers)
     if packet[0] >> 4 == 4:
-        write16(packet + 2, length)
-        write16(packet + 4, read16(packet + 4) + s.index)
-        write_header_checksum(packet, s.transport)
+        write_v4(s, packet, length)
     else:
         write16(packet + 4, length - 40)
     if s.protocol == TCP:
-        write32(transport + 4, read32(transport + 4) + s.next - s.headers)
-        if s.index:
-            transport[13] &= ~TCP_CWR
-        if s.next + payload < s.length:
-            transport[13] &= ~(TCP_FIN | TCP_PSH)
+        write_tcp(s, packet + s.transport, length, sum)
     else:
-        write16(transport + 4, length - s.transport)
-    finish(s, transport, length, sum)
+        write_udp(packet + s.transport, length - s.transport, sum)
 
 
-# The checksum, from the payload's sum.
-cdef inline void finish(
-    const SuperPacket* s, uint8_t* transport, uint32_t length, uint64_t sum
+cdef inline void write_v4(const SuperPacket* s, uint8_t* packet, uint32_t length) noexcept nogil:
+    cdef uint16_t size = htons(<uint16_t>length)
+    cdef uint16_t identification = htons(<uint16_t>(read16(s.data + 4) + s.index))
+    store16(packet + 2, size)
+    store16(packet + 4, identification)
+    store16(packet + 10, <uint16_t>~checksum_fold(s.network_sum + size + identification))
+
+
+cdef inline void write_tcp(
+    const SuperPacket* s, uint8_t* tcp, uint32_t length, uint64_t sum
 ) noexcept nogil:
-    cdef uint32_t field = TCP_CHECKSUM if s.protocol == TCP else UDP_CHECKSUM
+    cdef const uint8_t* original = s.data + s.transport
+    cdef uint32_t sequence = htonl(read32(original + 4) + s.next - s.headers)
+    cdef uint8_t flags = original[13]
+    if s.index:
+        flags &= ~TCP_CWR
+    if s.next + length - s.headers < s.length:
+        flags &= ~(TCP_FIN | TCP_PSH)
+    memcpy(tcp + 4, &sequence, 4)
+    tcp[13] = flags
+    sum += sequence
+    sum += htons(<uint16_t>(original[12] << 8 | flags))
+    sum += htons(<uint16_t>(length - s.transport))
+    store16(tcp + TCP_CHECKSUM, <uint16_t>~checksum_fold(sum))
+
+
+cdef inline void write_udp(uint8_t* udp, uint32_t size, uint64_t sum) noexcept nogil:
     cdef uint16_t folded
-    store16(transport + field, 0)
-    sum += s.base + htons(<uint16_t>(length - s.transport))
-    folded = <uint16_t>~checksum_fold(checksum_add(sum, transport, s.headers - s.transport))
-    store16(transport + field, folded if folded or s.protocol == TCP else 0xFFFF)
+    write16(udp + 4, size)
+    # The length counts twice: in the header and in the pseudo-header.
+    folded = <uint16_t>~checksum_fold(sum + 2 * <uint64_t>htons(<uint16_t>size))
+    store16(udp + UDP_CHECKSUM, folded if folded else 0xFFFF)
 
 
 # The Python face.

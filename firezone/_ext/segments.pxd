@@ -13,7 +13,8 @@ ctypedef struct SuperPacket:
     uint32_t size          # payload bytes of each segment but the last
     uint32_t next          # offset of the payload that no segment has yet
     uint32_t index         # of the segment to come
-    uint64_t base          # sum of the pseudo-header without the length
+    uint64_t network_sum   # IPv4: of the header without length, identification and checksum
+    uint64_t transport_sum # of pseudo-header and header without what differs between segments
     uint8_t protocol
 
 # Looks a super-packet over, whose bytes must stay until it is split. PASS; MALFORMED, also for

@@ -26,6 +26,7 @@ cdef extern from "checksum.h" nogil:
 
 cdef extern from "arpa/inet.h" nogil:
     uint16_t htons(uint16_t)
+    uint32_t htonl(uint32_t)
 
 cdef enum:
     TCP = 6
@@ -49,11 +50,6 @@ cdef inline uint32_t read32(const uint8_t* p) noexcept nogil:
 cdef inline void write16(uint8_t* p, uint32_t value) noexcept nogil:
     p[0] = value >> 8 & 0xFF
     p[1] = value & 0xFF
-
-
-cdef inline void write32(uint8_t* p, uint32_t value) noexcept nogil:
-    write16(p, value >> 16)
-    write16(p + 2, value)
 
 
 # A word as it lies in memory: what sums are made of.
