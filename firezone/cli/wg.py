@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from firezone.cli.options import log_options, set_up_logs
+from firezone.cli.options import log_options, offload_options, set_up_logs
 from firezone.errors import FirezoneError
 from firezone.shell import logs
 
@@ -36,15 +36,26 @@ def wg() -> None:
 @click.argument("conf")
 @click.option("--detach", is_flag=True, help="Return as soon as the interface is up.")
 @click.option("--check", is_flag=True, help="Check the file and exit.")
+@offload_options
 @log_options
-def up(conf: str, detach: bool, check: bool, log_format: logs.Format, log_level: str | None) -> int:
+def up(
+    conf: str,
+    detach: bool,
+    check: bool,
+    offload: str,
+    without: tuple[str, ...],
+    log_format: logs.Format,
+    log_level: str | None,
+) -> int:
     """Bring up the interface of CONF, a file or the NAME of /etc/wireguard/NAME.conf.
 
     Serves it until SIGTERM, SIGINT or `firezone wg down`, and leaves nothing behind. SIGHUP is
     ignored.
     """
+    from firezone.shell.offload import parse_offloads
     from firezone.shell.wg_interface import CONFIG_DIRECTORY, read_config, run_interface
 
+    offloads = parse_offloads(offload, without)
     is_file = "/" in conf or conf.endswith(".conf")
     path = Path(conf) if is_file else CONFIG_DIRECTORY / f"{conf}.conf"
     name, config = read_config(path)
@@ -57,9 +68,9 @@ def up(conf: str, detach: bool, check: bool, log_format: logs.Format, log_level:
         click.echo("configuration: ok")
         return 0
     if not detach:
-        run_interface(name, config)
+        run_interface(name, config, offloads=offloads)
         return 0
-    return _detached(lambda on_up: run_interface(name, config, on_up))
+    return _detached(lambda on_up: run_interface(name, config, on_up, offloads))
 
 
 @wg.command()

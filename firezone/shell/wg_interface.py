@@ -25,9 +25,9 @@ from firezone.errors import ConfigurationError, FirezoneError, LocalError
 from firezone.model import Endpoint
 from firezone.shell.clock import boottime_ns, unix_ns
 from firezone.shell.dataplane import Dataplane
-from firezone.shell.offload import Offloads, describe
+from firezone.shell.offload import ALL, Offloads, describe
 from firezone.shell.signals import ignore_hangup
-from firezone.shell.tun import open_tun
+from firezone.shell.tun import Tun, open_tun
 from firezone.shell.unexpected import end_on_error
 from firezone.shell.wg_control import ControlSocket
 from firezone.shell.wg_routes import WgRoutes
@@ -64,9 +64,10 @@ class Interface:
     InterfaceError if it cannot come up; then nothing of it is left.
     """
 
-    def __init__(self, name: str, config: Config) -> None:
+    def __init__(self, name: str, config: Config, offloads: Offloads = ALL) -> None:
         self.name = name
         self._config = config
+        self._offloads = offloads
         self._device = Device(
             entropy=os.urandom,
             activity=lambda slot: self._dataplane.activity(slot),
@@ -149,8 +150,8 @@ class Interface:
     async def _open(self, change: DeviceChange) -> None:
         section = self._config.interface
         opened = self._opened
-        tun = open_tun(self.name)
-        opened.callback(tun.close)
+        self._tun: Tun = open_tun(self.name, self._offloads)
+        opened.callback(self._tun.close)
         routes = WgRoutes(self.name)
         opened.callback(routes.close)
         self._control = ControlSocket(self.name, status=self.status, configure=self.configure)
@@ -160,7 +161,6 @@ class Interface:
         mark = section.fwmark or routes.choose_mark(section.table, networks)
         self._sockets = _sockets(section.listen_port, mark)
         opened.callback(lambda: self._sockets.close())
-        self._tun_fd = tun.fd
         # The data plane needs our key, and the peers need the data plane.
         self._device.configure(replace(change, peers=()), boottime_ns())
         self._dataplane = self._make_dataplane()
@@ -296,12 +296,13 @@ class Interface:
 
     def _make_dataplane(self) -> Dataplane:
         made = Dataplane(
-            tun_fd=self._tun_fd,
+            tun=self._tun,
             udp4_fd=self._sockets.fd(4),
             udp6_fd=self._sockets.fd(6),
             # Nobody can reach an interface without a key, so any one will do.
             own_public_key=self._device.public_key or os.urandom(32),
             mtu=MTU_RANGE[-1],
+            offloads=self._offloads,
         )
         made.pad_packets(self._mtu)
         return made
@@ -340,11 +341,16 @@ def read_config(path: Path) -> tuple[str, Config]:
     return match[1], parse_config(text, str(path))
 
 
-def run_interface(name: str, config: Config, on_up: Callable[[], None] | None = None) -> None:
+def run_interface(
+    name: str,
+    config: Config,
+    on_up: Callable[[], None] | None = None,
+    offloads: Offloads = ALL,
+) -> None:
     """Serve an interface until SIGTERM, SIGINT or `firezone wg down`. Raises FirezoneError."""
 
     async def serve() -> None:
-        interface = Interface(name, config)
+        interface = Interface(name, config, offloads)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, interface.stop)
