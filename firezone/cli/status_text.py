@@ -88,6 +88,7 @@ def _overview(status: Status) -> Iterator[tuple[str, str]]:
     for name, kind in (("received", "udp_received"), ("sent data", "udp_sent")):
         volume, count = size(t.get(f"{kind}_bytes", 0)), t.get(f"{kind}_packets", 0)
         yield name, f"{volume} in {count} datagrams"
+    yield "offloads", ", ".join(status.offloads) or "none"
 
 
 def _connection_row(c: ConnectionStatus, names: dict[str, str]) -> tuple[str, ...]:

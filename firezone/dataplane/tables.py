@@ -114,6 +114,10 @@ class Tables:
         total.update(self._counters)
         return total
 
+    def offloads(self) -> frozenset[str]:
+        """What the kernel does in bulk, by name; without descriptors there is nothing to do."""
+        return frozenset()
+
     def sweep(self, now: int, limit: int = 4096) -> Iterator[Flow]:
         """Look at up to `limit` flows that may have ended; those that have. Call it after each
         piece of events, and once a second."""

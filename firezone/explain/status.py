@@ -50,6 +50,7 @@ class Surroundings:
     """The data plane's counters."""
     counters: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Other counters of what went wrong, by part."""
+    offloads: tuple[str, ...] = ()
 
 
 def status(role: Role, around: Surroundings, now: int) -> Status:
@@ -74,6 +75,7 @@ def status(role: Role, around: Surroundings, now: int) -> Status:
         flows=around.flows,
         traffic={k: n for k, n in around.dataplane.items() if k.endswith(_TRAFFIC)},
         drops=_drops(role, connections, around),
+        offloads=around.offloads,
     )
 
 

@@ -134,9 +134,11 @@ class Status:
     lost_relays: tuple[LostRelayStatus, ...]
     flows: FlowTableStatus
     traffic: Mapping[str, int]
-    """Packets and bytes of the TUN device and of the sockets."""
+    """Packets and bytes of the TUN device and of the sockets, and the system calls for them."""
     drops: Mapping[str, int]
     """What was dropped or went wrong: `part: reason`, the most frequent first."""
+    offloads: tuple[str, ...] = ()
+    """What the kernel does for many packets at once."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,4 +81,5 @@ class Introspection:
             flows=FlowTableStatus(dataplane.flow_count, dataplane.flow_capacity),
             dataplane=dataplane.counters(),
             counters=self._counters(),
+            offloads=tuple(sorted(map(str, dataplane.offloads()))),
         )
