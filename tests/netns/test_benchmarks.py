@@ -18,6 +18,7 @@ OURS = ["firezone", "null tunnel"]
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(300),
     pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler"),
     pytest.mark.skipif(not shutil.which("wg"), reason="needs wireguard-tools"),
     pytest.mark.skipif(not shutil.which("iperf3"), reason="needs iperf3"),
