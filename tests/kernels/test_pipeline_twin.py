@@ -115,6 +115,19 @@ class Twins(RuleBasedStateMachine):
         if slot in self.twin.sessions.peers:
             self.apply(commands.RemovePeer(slot))
 
+    @rule(slot=slots, packet=inners, is_pathless=st.booleans())
+    def replace_peer(self, slot: int, packet: bytes, is_pathless: bool) -> None:
+        """While something of the one before is on its way to Python."""
+        if slot in self.twin.sessions.peers:
+            self.bump(slot)
+            self.down_from(self.newest(slot), packet, 1, -1, (PEER, None))
+            if is_pathless:
+                self.clear_path(slot)
+            self.seal(slot, packet)
+            self.apply(commands.RemovePeer(slot))
+        self.add_peer(slot)
+        self.seal(slot, packet)
+
     @rule(
         slot=slots,
         place=st.integers(0, 9),
@@ -167,7 +180,7 @@ class Twins(RuleBasedStateMachine):
         direction=st.sampled_from(Direction),
         origin=slots,
         action=st.sampled_from([Action.FORWARD] * 4 + [Action.DROP, Action.SLOW]),
-        slot=slots,
+        slot=st.integers(0, SLOTS),
         expires=st.sampled_from([0, 0, 1, SECOND]),
         idle=st.sampled_from([0, 0, SECOND, MINUTE]),
         rewrite=st.none() | st.sampled_from(REWRITES),
@@ -247,6 +260,15 @@ class Twins(RuleBasedStateMachine):
         if slot in self.twin.sessions.peers:
             for packet in some * times:
                 self.down_from(self.newest(slot), packet, step, flip, way)
+
+    @rule(slot=slots, is_polled=st.booleans())
+    def many_misses(self, slot: int, is_polled: bool) -> None:
+        """More than may wait, or than may come at one moment."""
+        for _ in range(9):
+            self.up([INNER[6]], 30)
+            self.down(slot, [INNER[6]], 1, -1, (PEER, None), 30)
+            if is_polled:
+                self.poll()
 
     @precondition(lambda self: self.keypairs)
     @rule(data=st.data(), packet=inners, way=ways)
@@ -402,4 +424,4 @@ def is_up(event: commands.DataplaneEvent) -> bool:
 
 
 TestDataplanes = Twins.TestCase
-TestDataplanes.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
+TestDataplanes.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
