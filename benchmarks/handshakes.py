@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 from benchmarks.processes import cpu_seconds
 from benchmarks.tunnel_net import PORT, UNDERLAY, Implementation, Net, Peer, address_of
-from firezone.noise import MessageType, StaticKeypair, message_type, receiver_index
+from firezone.noise import MessageType, StaticKeypair, message_type
 from firezone.noise.handshake import create_initiation, tai64n
 from firezone.noise.messages import HandshakeCookie, decode
 from firezone.noise.primitives import MAC_SIZE, hash_of, mac, xunseal
@@ -106,7 +106,7 @@ class Crowd:
     def _open_cookie(self, answer: bytes) -> bytes:
         reply = decode(answer)
         assert isinstance(reply, HandshakeCookie)
-        mac1 = self.messages[receiver_index(answer)][-MAC_SIZE:]
+        mac1 = self.messages[reply.receiver_index][-MAC_SIZE:]
         return xunseal(self._cookie_key, reply.nonce, reply.encrypted_cookie, mac1)
 
 
