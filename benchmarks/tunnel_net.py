@@ -4,8 +4,7 @@
         10.99.0.1 ── tunnel ── 10.99.0.2
 
 Found by name: `firezone` and the same without a cipher, `null tunnel`; `wireguard-go` (Debian's);
-`wireguard-go-new` where WIREGUARD_GO_NEW or /opt/peers/wireguard names a newer build;
-`boringtun-cli` on the path or in /opt/peers/bin.
+`wireguard-go-new` where WIREGUARD_GO_NEW names a newer build; `boringtun-cli` on the path.
 """
 
 from __future__ import annotations
@@ -64,8 +63,8 @@ def installed(only: str | None = None) -> list[Implementation]:
     """All of them, or those whose names `only` joins by commas."""
     null = (sys.executable, "-m", "benchmarks.null_tunnel")
     found = [firezone(), Implementation(NULL_TUNNEL, "firezone", null)]
-    newer = os.environ.get("WIREGUARD_GO_NEW", "/opt/peers/wireguard")
-    boringtun = shutil.which("boringtun-cli", path=f"{os.environ['PATH']}:/opt/peers/bin")
+    newer = os.environ.get("WIREGUARD_GO_NEW", "wireguard-go-new")
+    boringtun = shutil.which("boringtun-cli")
     for name, kind, program in (
         ("wireguard-go", "wireguard-go", shutil.which("wireguard-go")),
         ("wireguard-go-new", "wireguard-go", shutil.which(newer)),
