@@ -1,6 +1,7 @@
 """A deterministic simulator: the real machines and kernels, a virtual network, virtual time."""
 
 from firezone.sim.clock import Clock
+from firezone.sim.entropy import SeededEntropy
 from firezone.sim.network import Host, Nat, NatKind, Network
 from firezone.sim.peers import Peer, RelayHost
 from firezone.sim.portal import Portal, Resource
@@ -16,5 +17,6 @@ __all__ = [
     "Portal",
     "RelayHost",
     "Resource",
+    "SeededEntropy",
     "World",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from ipaddress import ip_address
 
 from firezone.client import Client
@@ -11,6 +10,7 @@ from firezone.gateway import Gateway
 from firezone.model import Endpoint, IPAddress, RelayId
 from firezone.roles import Role
 from firezone.sim.clock import Clock
+from firezone.sim.entropy import SeededEntropy
 from firezone.sim.network import Host, Nat, NatKind, Network
 from firezone.sim.peers import Peer, RelayHost
 from firezone.sim.portal import Portal, Resource
@@ -31,7 +31,7 @@ class World:
         relays: int = 2,
         families: tuple[int, ...] = (4,),
     ) -> None:
-        self.random = random.Random(seed)
+        self.entropy = SeededEntropy(seed)
         self.clock = Clock()
         self.network = Network(self.clock)
         self.relays = [self._make_relay(n, families) for n in range(relays)]
@@ -60,13 +60,13 @@ class World:
         self.portal.join_gateway(self.gateway)
 
     def _start(self, role: type[Role], host: Host) -> Peer:
-        return Peer(self.clock, host, role, self.random.randbytes)
+        return Peer(self.clock, host, role, self.entropy)
 
     def _make_relay(self, number: int, families: tuple[int, ...]) -> RelayHost:
         addresses = _addresses("203.0.113", "2001:db8:ffff", number + 1, families)
         host = Host(self.network, *addresses)
         relay_id = RelayId(f"a0000000-0000-4000-8000-{number:012d}")
-        return RelayHost(self.clock, host, relay_id, self.random.randbytes)
+        return RelayHost(self.clock, host, relay_id, self.entropy)
 
     def _make_host(
         self, kind: NatKind | None, ipv4: str, ipv6: str, families: tuple[int, ...]

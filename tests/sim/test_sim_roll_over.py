@@ -114,7 +114,7 @@ def test_a_gateway_that_restarted_with_the_same_key_is_found_by_a_handshake():
     world.restart_gateway()
     world.gateway.role.node.static = old
     world.gateway.role.node._limiter = type(world.gateway.role.node._limiter)(
-        old.public, world.random.randbytes, now=world.clock.now
+        old.public, world.entropy, now=world.clock.now
     )
     world.gateway.dataplane = world.gateway._make_dataplane()
     world.clock.run_for(100 * MILLISECOND)

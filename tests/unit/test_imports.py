@@ -28,8 +28,6 @@ LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 SHELL = {"shell", "portal", "lab", "cli", "__main__"}
 SYSTEM = {"asyncio", "os", "random", "secrets", "select", "socket", "ssl", "subprocess", "time"}
 SYSTEM |= {"threading"}
-FREE_TO_SEED = {"sim": {"random"}}
-"""The simulator's randomness is seeded: that is the point of it."""
 
 KERNELS_OF_THE_SHELL = {f"firezone._ext.{name}" for name in ("relay", "tun", "udp")}
 
@@ -66,7 +64,7 @@ def test_imports_point_down(path):
 )
 def test_the_core_does_no_io(path):
     system = {name.partition(".")[0] for name in imports(path)} & SYSTEM
-    assert system <= FREE_TO_SEED.get(part_of(path), set())
+    assert not system
 
 
 def test_only_the_shell_uses_the_kernels_of_sockets_and_tun():

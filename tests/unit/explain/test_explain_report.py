@@ -88,7 +88,7 @@ def test_a_connection_is_reported_from_both_ends():
 def test_a_report_is_bounded():
     world = World()
     node = world.gateway.role.node
-    keys = StaticKeypair.generate(world.random.randbytes)
+    keys = StaticKeypair.generate(world.entropy)
     for n in range(MAX_CONNECTIONS + 50):
         ice = [IceCredentials(f"{side}{n}", "secret") for side in "ab"]
         node.upsert_connection(
