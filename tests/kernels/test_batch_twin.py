@@ -18,10 +18,14 @@ ports = st.sampled_from([0, 1, 51820, 65535, 65536, -1])
 
 
 class Twins(RuleBasedStateMachine):
-    @initialize(capacity=st.integers(1, 5), stride=st.sampled_from([128, 192, 2048]))
-    def start(self, capacity: int, stride: int) -> None:
-        self.batch = PacketBatch(capacity, stride)
-        self.twin = Batch(capacity, stride)
+    @initialize(
+        capacity=st.integers(1, 5),
+        stride=st.sampled_from([128, 192, 2048]),
+        arena=st.sampled_from([0, 100, 1 << 14]),
+    )
+    def start(self, capacity: int, stride: int, arena: int) -> None:
+        self.batch = PacketBatch(capacity, stride, arena)
+        self.twin = Batch(capacity, stride, arena)
 
     @rule(size=st.integers(0, 100), peer=st.integers(0, 2**32 - 1), ecn=st.integers(0, 7))
     def append(self, size: int, peer: int, ecn: int) -> None:
@@ -58,7 +62,7 @@ class Twins(RuleBasedStateMachine):
         assert len(self.batch) == len(self.twin)
         assert self.batch.packets() == self.twin.packets()
         assert [columns(self.batch, slot) for slot in range(len(self.batch))] == self.twin.slots
-        assert (self.batch.capacity, self.batch.stride) == (self.twin.capacity, self.twin.stride)
+        assert self.batch.arena_size == self.twin.arena_size
 
     def both(self, act: Callable[[PacketBatch | Batch], object]) -> None:
         self.same(lambda: act(self.batch), lambda: act(self.twin))

@@ -25,9 +25,10 @@ class Slot:
 
 
 class Batch:
-    def __init__(self, capacity: int, stride: int) -> None:
+    def __init__(self, capacity: int, stride: int, arena_size: int = 0) -> None:
         self.capacity = capacity
         self.stride = stride
+        self.arena_size = max(arena_size, capacity * stride)
         self.slots: list[Slot] = []
 
     def __len__(self) -> int:
