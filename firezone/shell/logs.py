@@ -37,9 +37,6 @@ def setup(
     target = stream if stream is not None else sys.stderr
     handler = logging.StreamHandler(target)
     handler.setFormatter(JsonFormatter() if format == "json" else HumanFormatter(_colour(target)))
-    logging.addLevelName(logging.WARNING, "WARN")
-    logging.addLevelName(logging.CRITICAL, "ERROR")
-    logging.addLevelName(TRACE, "TRACE")
     logging.basicConfig(handlers=[handler], level=levels.pop("", logging.INFO), force=True)
     for name in list(_previous):
         logging.getLogger(name).setLevel(logging.NOTSET)
@@ -55,7 +52,7 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line = {
             "time": _time(record),
-            "level": record.levelname,
+            "level": _level_name(record),
             "target": record.name,
             "message": record.getMessage(),
         }
@@ -74,7 +71,7 @@ class HumanFormatter(logging.Formatter):
         self._colour = colour
 
     def format(self, record: logging.LogRecord) -> str:
-        level = f"{record.levelname:>5}"
+        level = f"{_level_name(record):>5}"
         if self._colour and record.levelno >= logging.WARNING:
             level = f"\x1b[{31 if record.levelno >= logging.ERROR else 33}m{level}\x1b[0m"
         pairs = "".join(f" {k}={_one_line(v)}" for k, v in fields(record).items())
@@ -104,6 +101,7 @@ _LEVELS = {
     "debug": logging.DEBUG,
     "trace": TRACE,
 }
+_NAMES = {logging.WARNING: "WARN", logging.CRITICAL: "ERROR", TRACE: "TRACE"}
 _previous: set[str] = set()
 
 
@@ -152,6 +150,11 @@ def _value(value: object) -> Any:
 def _plain(value: object) -> Any:
     """What JSON has no form for, inside a list or dict."""
     return str(_value(value))
+
+
+def _level_name(record: logging.LogRecord) -> str:
+    """The short names. Logging's own table is the process's, not ours to change."""
+    return _NAMES.get(record.levelno, record.levelname)
 
 
 def _one_line(value: object) -> str:
