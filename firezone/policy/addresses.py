@@ -8,10 +8,8 @@ from firezone.model import IPAddress
 
 TUNNEL_IPV4 = IPv4Network("100.64.0.0/11")
 TUNNEL_IPV6 = IPv6Network("fd00:2021:1111::/107")
-DNS_RESOURCE_IPV4 = IPv4Network("100.96.0.0/11")
-DNS_RESOURCE_IPV6 = IPv6Network("fd00:2021:1111:8000::/107")
 RESERVED = (IPv4Network("100.64.0.0/10"), IPv6Network("fd00:2021:1111::/48"))
-"""The portal refuses CIDR resources in here."""
+"""The portal refuses resources in here: their addresses are the tunnel's own."""
 
 
 def is_peer(address: IPAddress) -> bool:

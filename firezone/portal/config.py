@@ -22,6 +22,7 @@ from ipaddress import ip_address, ip_network
 
 from firezone.errors import LocalError
 from firezone.model import Endpoint
+from firezone.policy.addresses import RESERVED
 from firezone.portal import conditions, tokens
 from firezone.portal.conditions import Condition
 from firezone.portal.toml_table import Table
@@ -265,11 +266,17 @@ def _address(table: Table, kind: str) -> str:
     if kind == "dns":
         return text
     try:
-        return str(ip_network(text))
+        network = ip_network(text)
     except ValueError as error:
         raise table.error(
             ("address",), str(error), "write a network as 10.0.0.0/24, or a single IP address"
         ) from None
+    for reserved in RESERVED:
+        inside = network.overlaps(reserved) and network.prefixlen >= reserved.prefixlen
+        if inside:
+            problem = f"{text} is part of the tunnel's own {reserved}"
+            raise table.error(("address",), problem, "use another network")
+    return str(network)
 
 
 def _ip_stack(table: Table) -> str | None:

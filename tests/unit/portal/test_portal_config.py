@@ -72,6 +72,8 @@ def test_ids_are_the_same_on_every_read() -> None:
         ('groups = ["staff"]', "groups = [1]", 8, "no list of texts"),
         ('groups = ["staff"]', 'group = ["staff"]', 8, "no setting here"),
         ('address = "10.0.0.7"', 'address = "10.0.0.7/8"', 11, "host bits"),
+        ('address = "10.0.0.7"', 'address = "100.64.0.9"', 11, "part of the tunnel's own"),
+        ('address = "10.0.0.7"', 'address = "fd00:2021:1111::/64"', 11, "part of the tunnel's own"),
         ('sites = ["office"]', 'sites = ["offce"]', 12, "no site 'offce'"),
         ("tcp/443", "tcp/443-80", 13, "no filter"),
         ("tcp/443", "tcp/", 13, "no filter"),
