@@ -87,7 +87,8 @@ cdef class Forwarder:
 
     def __dealloc__(self):
         _free_all(self.retired)
-        relay_table_each(&self.worker.forward, _free_channel)
+        relay_table_each(&self.worker.forward, _free_owner)
+        relay_table_each(&self.worker.permits, _free_owner)
         if self.sockets != NULL:
             for i in range(SOCKETS):
                 free(self.sockets[i])
@@ -140,8 +141,8 @@ cdef class Forwarder:
     def remove(self, int family, int port):
         cdef relay_socket* s = self._socket(family, port)
         cdef epoll_event event
-        if s == NULL or s.channels:
-            raise ValueError("no socket of that family and port, or one with channels")
+        if s == NULL or s.channels or s.permits:
+            raise ValueError("no socket of that family and port, or one with channels or permits")
         epoll_ctl(self._epoll, EPOLL_CTL_DEL, s.fd, &event)
         store_release_pointer(&self.sockets[_index(family, port)], NULL)
         _retire(&self.retired, &s.block)
@@ -183,6 +184,40 @@ cdef class Forwarder:
         if channel == NULL:
             return False
         self._unbind(channel)
+        return True
+
+    def permit(self, int family, bytes address not None, int port):
+        cdef relay_key key
+        cdef relay_permit* permit
+        cdef relay_socket* relay = self._socket(family, port)
+        _permit_key(&key, family, address, port)
+        if relay == NULL or relay.listens:
+            raise ValueError("no socket for this permission")
+        if relay_table_find(&self.worker.permits, &key) != NULL:
+            return
+        permit = <relay_permit*>calloc(1, sizeof(relay_permit))
+        if permit == NULL:
+            raise MemoryError
+        permit.node.key = key
+        permit.node.owner = permit
+        permit.relay = relay
+        if relay_table_insert(&self.worker.permits, &permit.node, &self.retired) < 0:
+            free(permit)
+            raise MemoryError
+        store_relaxed_u32(&relay.permits, relay.permits + 1)
+
+    def forbid(self, int family, bytes address not None, int port):
+        cdef relay_key key
+        cdef relay_node* node
+        cdef relay_permit* permit
+        _permit_key(&key, family, address, port)
+        node = relay_table_find(&self.worker.permits, &key)
+        if node == NULL:
+            return False
+        permit = <relay_permit*>node.owner
+        relay_table_remove(&self.worker.permits, node, &self.retired)
+        store_relaxed_u32(&permit.relay.permits, permit.relay.permits - 1)
+        _retire(&self.retired, &permit.block)
         return True
 
     def settle(self, int64_t timeout=100_000_000):
@@ -353,12 +388,19 @@ cdef void _to_python(
     relay_worker* w, const relay_key* key, const uint8_t* data, uint32_t size
 ) noexcept nogil:
     cdef RingItem item
+    cdef RingBuffer* ring = <RingBuffer*>w.context
     memset(&item, 0, sizeof(RingItem))
-    item.kind = STUN
     item.length = size
     _endpoint(&item.remote, key.family, key.remote, key.port)
+    if w.direction == RELAY_TO_CLIENT:
+        item.kind = DATA
+        item.argument = key.number
+        # What peers send leaves half of the ring to the clients, whose requests come with it.
+        ring_push(ring, &item, data, ring.capacity // 2)
+        return
+    item.kind = STUN
     _endpoint(&item.local, key.family, key.local, key.number)
-    ring_push(<RingBuffer*>w.context, &item, data, RESERVED)
+    ring_push(ring, &item, data, RESERVED)
 
 
 cdef inline void _endpoint(
@@ -390,8 +432,14 @@ cdef void _free_all(relay_block* block) noexcept:
         block = next
 
 
-cdef void _free_channel(relay_node* node) noexcept nogil:
+cdef void _free_owner(relay_node* node) noexcept nogil:
     free(node.owner)
+
+
+cdef int _permit_key(relay_key* key, int family, bytes address, int port) except -1:
+    _key(key, (family, address, 1), None, port)
+    key.port = 0
+    return 0
 
 
 cdef int _key(relay_key* key, tuple remote, tuple local, int number) except -1:

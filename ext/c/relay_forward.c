@@ -35,7 +35,8 @@ typedef struct {
 
 static void receive_all(relay_worker *w, relay_socket *s, uint32_t count);
 static void from_client(relay_worker *w, const buffer *b, const relay_key *key);
-static void from_peer(relay_worker *w, const buffer *b, const relay_key *key);
+static void from_peer(relay_worker *w, const relay_socket *s, const buffer *b,
+                      const relay_key *key);
 static void append(relay_worker *w, relay_channel *c, uint8_t *data, uint32_t size, uint8_t ecn);
 static void flush(relay_worker *w);
 
@@ -117,7 +118,7 @@ static void receive_all(relay_worker *w, relay_socket *s, uint32_t count) {
         if (s->listens)
             from_client(w, &b, &key);
         else
-            from_peer(w, &b, &key);
+            from_peer(w, s, &b, &key);
         expect(w, i);
     }
     flush(w);
@@ -135,17 +136,29 @@ static inline relay_channel *find(relay_worker *w, const relay_table *t, const r
     return w->last_channel;
 }
 
-static void from_peer(relay_worker *w, const buffer *b, const relay_key *key) {
+/* Looked up only for who has no channel, and only where somebody has a permission at all. */
+static int is_permitted(const relay_worker *w, const relay_socket *s, const relay_key *key) {
+    relay_key peer = *key;
+    peer.port = 0;
+    return load_relaxed_u32(&s->permits) != 0 && key->port != 0 &&
+           relay_table_find(&w->permits, &peer) != NULL;
+}
+
+static void from_peer(relay_worker *w, const relay_socket *s, const buffer *b,
+                      const relay_key *key) {
     relay_key whole = *key;
     memset(whole.local, 0, sizeof(whole.local)); /* its port says enough */
     relay_channel *channel = find(w, &w->back, &whole);
+    int permitted = channel == NULL && is_permitted(w, s, &whole);
     uint32_t at = 0;
     do { /* an empty datagram is one, too */
         uint32_t size = b->size - at < b->stride ? b->size - at : b->stride;
-        if (channel == NULL)
-            add(&w->counts[RELAY_TO_CLIENT].unbound, 1);
-        else
+        if (channel != NULL)
             append(w, channel, b->data + at, size, b->ecn);
+        else if (permitted)
+            w->control(w, &whole, b->data + at, size);
+        else
+            add(&w->counts[RELAY_TO_CLIENT].unbound, 1);
         at += size;
     } while (at < b->size);
 }
@@ -421,7 +434,8 @@ int relay_knows_gso(int fd) {
 
 int relay_worker_init(relay_worker *w, const uint64_t secret[2]) {
     memset(w, 0, sizeof(*w));
-    if (relay_table_init(&w->forward, secret) < 0 || relay_table_init(&w->back, secret) < 0)
+    if (relay_table_init(&w->forward, secret) < 0 || relay_table_init(&w->back, secret) < 0 ||
+        relay_table_init(&w->permits, secret) < 0)
         return -1;
     w->run = calloc(RELAY_RUNS, sizeof(*w->run));
     w->vectors = calloc(RELAY_RUNS * 2 * RELAY_SEGMENTS, sizeof(*w->vectors));
@@ -446,6 +460,7 @@ int relay_worker_init(relay_worker *w, const uint64_t secret[2]) {
 void relay_worker_free(relay_worker *w) {
     relay_table_free(&w->forward);
     relay_table_free(&w->back);
+    relay_table_free(&w->permits);
     free(w->run);
     free(w->vectors);
     free(w->outgoing);

@@ -35,7 +35,15 @@ typedef struct relay_socket {
     uint8_t listens;
     uint8_t no_gso;    /* worker: the host refused it here */
     uint32_t channels; /* writer */
+    uint32_t permits;  /* writer: addresses whose data goes to `control` without a channel */
 } relay_socket;
+
+/* An address from which the allocation's client takes data without a channel, too. */
+typedef struct relay_permit {
+    relay_block block;
+    relay_node node; /* by allocation and address: the key's port is 0 */
+    relay_socket *relay;
+} relay_permit;
 
 typedef struct relay_name {
     struct sockaddr_in6 address; /* large enough for both families */
@@ -75,12 +83,13 @@ typedef struct relay_run {
 
 typedef struct relay_worker relay_worker;
 
-/* A STUN message on a listening socket. The key has its addresses. */
+/* A STUN message on a listening socket; or, if `direction` is RELAY_TO_CLIENT, data of a permitted
+ * peer without a channel. The key has its addresses, and with the latter the allocation's port. */
 typedef void (*relay_control)(relay_worker *w, const relay_key *from, const uint8_t *data,
                               uint32_t size);
 
 struct relay_worker {
-    relay_table forward, back;
+    relay_table forward, back, permits;
     relay_control control;
     void *context; /* of `control` */
     int gso;       /* whether to merge what is sent */

@@ -38,6 +38,7 @@ cdef extern from "relay_forward.h" nogil:
         uint8_t family
         uint8_t listens
         uint32_t channels
+        uint32_t permits
     ctypedef struct relay_channel:
         relay_block block
         relay_node forward
@@ -45,6 +46,10 @@ cdef extern from "relay_forward.h" nogil:
         relay_socket* listener
         relay_socket* relay
         uint32_t too_large[2]
+    ctypedef struct relay_permit:
+        relay_block block
+        relay_node node
+        relay_socket* relay
     ctypedef struct relay_counts:
         uint64_t packets
         uint64_t bytes
@@ -55,12 +60,14 @@ cdef extern from "relay_forward.h" nogil:
     ctypedef struct relay_worker:
         relay_table forward
         relay_table back
+        relay_table permits
         void (*control)(
             relay_worker*, const relay_key*, const uint8_t*, uint32_t
         ) noexcept nogil
         void* context
         int gso
         int refused
+        int direction
         relay_counts counts[2]
         uint64_t no_protocol
         uint64_t receive_errors
@@ -76,6 +83,7 @@ cpdef enum Notice:
     STUN = 1               # a message on a listening socket, with `local` and `remote`
     SOCKET_FAILED = 2      # of allocation port `argument`, or the listening one; `peer`: its family
     GSO_REFUSED = 3        # by the device, with errno `argument`; it goes on without, on that socket
+    DATA = 4               # of the permitted peer `remote` on allocation port `argument`
 
 # One thread runs the loop, one other thread (Python) calls everything else.
 cdef class Forwarder:

@@ -14,6 +14,8 @@ class Notice(enum.IntEnum):
     """The socket of port `argument` and of the family `peer` broke down."""
     GSO_REFUSED = 3
     """The host would not cut up a large datagram, with errno `argument`; it goes on without."""
+    DATA = 4
+    """Data of the permitted peer `remote` on the allocation of port `argument`."""
 
 @final
 class Forwarder:
@@ -36,7 +38,7 @@ class Forwarder:
         """Take part in a bound, non-blocking socket. Raises OSError."""
 
     def remove(self, family: int, port: int) -> None:
-        """Have done with a socket that no channel uses; close it after `settle`."""
+        """Have done with a socket that no channel and no permit uses; close it after `settle`."""
 
     def bind(
         self, client: _Address, local: _Address, number: int, port: int, peer: _Address
@@ -49,6 +51,14 @@ class Forwarder:
 
     def unbind(self, client: _Address, local: _Address, number: int) -> bool:
         """Stop. False if it is not bound."""
+
+    def permit(self, family: int, address: bytes, port: int) -> None:
+        """From now on data of a peer's address without a channel on the allocation of `port` comes
+        up through the ring, as far as there is room; it may take half of it. Else it is dropped.
+        """
+
+    def forbid(self, family: int, address: bytes, port: int) -> bool:
+        """Stop. False if it was not permitted."""
 
     def settle(self, timeout: int = 100_000_000) -> bool:
         """Wait until the loop uses nothing that was removed, at most `timeout` nanoseconds.

@@ -74,7 +74,7 @@ class Ends:
         self.relays = [both_families(), both_families()]
         self.clients = [udp_socket(4), udp_socket(4), udp_socket(6)]
         self.peers = [udp_socket(4), udp_socket(4), udp_socket(6)]
-        self.ring = Ring(256)
+        self.ring = Ring(2048)
 
     def forwarder(self, **options: bool) -> Forwarder:
         """A fresh one on all these sockets."""

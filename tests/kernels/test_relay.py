@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernels.relay_ends import Ends, address_of, received, send, udp_socket
-from reference.relay import Channel, Control, Sent
+from reference.relay import Channel, Control, Sent, Unasked
 from reference.relay import Forwarder as Twin
 
 from firezone._ext.relay import Forwarder, Notice
@@ -71,6 +71,7 @@ def peer_bursts(draw: st.DrawFn) -> list[bytes]:
 orders = st.one_of(
     st.tuples(st.just("bind"), third, numbers, st.integers(0, 1), third),
     st.tuples(st.just("unbind"), third, numbers),
+    st.tuples(st.sampled_from(["permit", "forbid"]), third, st.integers(0, 1)),
     st.tuples(st.just("client"), third, st.lists(datagrams, max_size=6)),
     st.tuples(st.just("client"), third, bursts()),
     st.tuples(st.just("peer"), third, st.integers(0, 1), st.lists(payloads, max_size=6)),
@@ -106,6 +107,16 @@ class Pair:
         known = self.twin.unbind(address_of(who), self.ends.local(who), number)
         assert self.kernel.unbind(address_of(who), self.ends.local(who), number) is known
 
+    def permit(self, peer: int, relay: int) -> None:
+        family, address, _ = address_of(self.ends.peers[peer])
+        self.twin.permit(family, address, self.ends.relay_port(relay))
+        self.kernel.permit(family, address, self.ends.relay_port(relay))
+
+    def forbid(self, peer: int, relay: int) -> None:
+        family, address, _ = address_of(self.ends.peers[peer])
+        known = self.twin.forbid(family, address, self.ends.relay_port(relay))
+        assert self.kernel.forbid(family, address, self.ends.relay_port(relay)) is known
+
     def from_client(self, client: int, sent: list[bytes]) -> None:
         who = self.ends.clients[client]
         for datagram in sent:
@@ -123,6 +134,8 @@ class Pair:
             match self.twin.from_peer(port, address_of(who), datagram):
                 case Sent(source, destination, payload):
                     self.expected[destination, source, payload[:2]].append(payload)
+                case Unasked(_, _, payload):
+                    self.controls[port, address_of(who)].append(payload)
         send(who, address_of(opened), sent)
 
     def check(self) -> None:
@@ -139,9 +152,9 @@ class Pair:
         self.expected.clear()
         controls: dict[object, list[bytes]] = defaultdict(list)
         while (item := self.ends.ring.pop()) is not None:
-            kind, _, _, payload, local, remote = item
-            assert kind == Notice.STUN
-            controls[local, remote].append(payload)
+            kind, _, port, payload, local, remote = item
+            assert kind == (Notice.DATA if local is None else Notice.STUN)
+            controls[port if local is None else local, remote].append(payload)
         assert controls == self.controls and self.kernel.settle()
         self.controls.clear()
         assert self.kernel.drops() == +self.twin.drops
@@ -165,6 +178,10 @@ def carry_out(pair: Pair, turns: list[list[tuple[object, ...]]]) -> None:
                     pair.bind(client, number, relay, peer)
                 case ("unbind", int(client), int(number)):
                     pair.unbind(client, number)
+                case ("permit", int(peer), int(relay)):
+                    pair.permit(peer, relay)
+                case ("forbid", int(peer), int(relay)):
+                    pair.forbid(peer, relay)
         for order in turn:
             match order:
                 case ("client", int(client), list(sent)):
@@ -351,6 +368,10 @@ def test_misuse_is_refused(ends: Ends) -> None:
         one.kernel.bind(client, ends.local(ends.clients[2]), 0x4001, port, peer)
     with pytest.raises(ValueError, match="port or number"):
         one.kernel.bind(client, one.listener, 0x4001, port, (4, bytes(4), 0))
+    with pytest.raises(ValueError, match="no socket"):
+        one.kernel.permit(4, bytes(4), one.listener[2])
+    with pytest.raises(ValueError, match="family"):
+        one.kernel.permit(6, bytes(4), port)
     for short in range(3):
         three = [
             end[: 2 if i == short else 3] for i, end in enumerate((client, one.listener, peer))
@@ -447,6 +468,37 @@ def test_floods_stay_within_the_ring(ends: Ends) -> None:
                 pass
         assert len(ring) == 64 - 16  # the rest is kept for what must not be lost
         assert kernel.drops()["control_overflow"] == 1000 - 48
+
+
+def test_peers_without_channel_leave_half_of_the_ring(ends: Ends) -> None:
+    """To clients: what they ask for comes through it, too."""
+    ring = Ring(64)
+    kernel = Forwarder(os.urandom(16), ring)
+    client, peer, relay = ends.clients[0], ends.peers[0], ends.relays[0][4]
+    with closing(udp_socket(4)) as listener, closing(udp_socket(4, host="127.0.0.2")) as stranger:
+        kernel.add(listener.fileno(), 4, address_of(listener)[2], listens=True)
+        kernel.add(relay.fileno(), 4, address_of(relay)[2])
+        kernel.permit(*address_of(peer)[:2], address_of(relay)[2])
+        for _ in range(10):
+            send(peer, address_of(relay), [b"permitted"] * 20)
+            send(stranger, address_of(relay), [b"stranger"] * 20)
+            while kernel.turn():
+                pass
+        assert len(ring) == 32
+        assert kernel.drops() == {"control_overflow": 168, "unbound_peer": 200}
+        send(client, address_of(listener), [STUN] * 5)
+        while kernel.turn():
+            pass
+        assert len(ring) == 37
+        assert ring.pop() == (
+            *(Notice.DATA, 0, address_of(relay)[2], b"permitted"),
+            *(None, address_of(peer)),
+        )
+        with pytest.raises(ValueError, match="permits"):
+            kernel.remove(4, address_of(relay)[2])
+        assert kernel.forbid(*address_of(peer)[:2], address_of(relay)[2])
+        kernel.remove(4, address_of(relay)[2])
+        assert kernel.settle()
 
 
 def test_broken_allocation_is_told_and_the_others_go_on(ends: Ends) -> None:

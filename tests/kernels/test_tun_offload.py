@@ -178,5 +178,3 @@ class opened:
 
     def __exit__(self, *_: object) -> None:
         self._tun.close()
-
-

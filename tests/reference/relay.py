@@ -1,4 +1,4 @@
-"""The slow twin of the relay kernel: two dictionaries, one datagram at a time."""
+"""The slow twin of the relay kernel: dictionaries and a set, one datagram at a time."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 Address = tuple[int, bytes, int]
 
+RING_PAYLOAD = 2240
 MAGIC_COOKIE = b"\x21\x12\xa4\x42"
 
 
@@ -35,8 +36,17 @@ class Control(NamedTuple):
     payload: bytes
 
 
+class Unasked(NamedTuple):
+    """Data of a permitted peer without a channel, for the control layer, too."""
+
+    port: int
+    remote: Address
+    payload: bytes
+
+
 class Forwarder:
     def __init__(self) -> None:
+        self.permits: set[tuple[int, int, bytes]] = set()
         self.forward: dict[tuple[Address, Address, int], Channel] = {}
         self.back: dict[tuple[int, Address], Channel] = {}
         self.drops: Counter[str] = Counter()
@@ -51,6 +61,14 @@ class Forwarder:
         if channel is not None:
             del self.back[channel.port, channel.peer]
         return channel is not None
+
+    def permit(self, family: int, address: bytes, port: int) -> None:
+        self.permits.add((port, family, address))
+
+    def forbid(self, family: int, address: bytes, port: int) -> bool:
+        known = (port, family, address) in self.permits
+        self.permits.discard((port, family, address))
+        return known
 
     def from_client(self, client: Address, local: Address, data: bytes) -> Sent | Control | None:
         if not data or not 0x40 <= data[0] < 0x80:
@@ -67,8 +85,11 @@ class Forwarder:
             return self._drop("unbound_channel")
         return Sent(channel.port, channel.peer, data[4 : 4 + length])
 
-    def from_peer(self, port: int, peer: Address, payload: bytes) -> Sent | None:
+    def from_peer(self, port: int, peer: Address, payload: bytes) -> Sent | Unasked | None:
         channel = self.back.get((port, peer))
+        if channel is None and (port, *peer[:2]) in self.permits:
+            too_long = len(payload) > RING_PAYLOAD
+            return self._drop("control_overflow") if too_long else Unasked(port, peer, payload)
         if channel is None:
             return self._drop("unbound_peer")
         header = struct.pack(">HH", channel.number, len(payload))
