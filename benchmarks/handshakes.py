@@ -1,21 +1,24 @@
 """Handshakes a second of CPU time as responder: a crowd of initiators before a real program.
 
 The program has one core; the crowd, which only sends what it made before, another one. A thousand
-peers take turns, so that no limit of a single peer comes into play. Beyond a hundred initiations a
-second or so a responder may ask for a cookie (WireGuard paper, section 5.4.7), which the crowd then
-uses. `firezone` looks at 1000 initiations a second at most; what one costs says the CPU time.
+peers take turns, from a hundred addresses, so that no limit of a single peer or address comes into
+play. Beyond a hundred initiations a second or so a responder may ask for a cookie (WireGuard paper,
+section 5.4.7), which the crowd then uses: one for each address.
 """
 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
+import select
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from ipaddress import ip_network
 
 from benchmarks.processes import cpu_seconds
 from benchmarks.tunnel_net import PORT, UNDERLAY, Implementation, Net, Peer, address_of
@@ -26,6 +29,9 @@ from firezone.noise.primitives import MAC_SIZE, hash_of, mac, xunseal
 from firezone.shell.clock import unix_ns
 
 CROWD = 1000
+SOURCES = "198.18.0.0/24"
+"""Where the crowd sends from, an address for each ten of it."""
+PEERS_OF_AN_ADDRESS = 10
 RATE = 6000
 """Initiations made for each second: more than any responder answers."""
 UNDER_WAY = 16
@@ -77,30 +83,37 @@ class Crowd:
         body = message.encode()
         return body + mac(self._mac1_key, body)
 
-    def initiate(self, link: socket.socket) -> int:
+    def initiate(self, links: list[socket.socket]) -> int:
         """Send for that time, or all; returns how many handshakes were answered."""
         answered = under_way = 0
-        cookie = b""
+        cookies: dict[socket.socket, bytes] = {}
+        waiting = select.epoll()
+        by_fd = {link.fileno(): link for link in links}
+        for fd in by_fd:
+            waiting.register(fd, select.EPOLLIN)
         until = time.monotonic() + self._seconds
-        messages = iter(self.messages)
+        messages = enumerate(self.messages)
         while time.monotonic() < until:
             while under_way < UNDER_WAY:
-                if (message := next(messages, None)) is None:
+                number, message = next(messages, (0, b""))
+                if not message:
                     return answered
+                link = links[number % CROWD // PEERS_OF_AN_ADDRESS]
+                cookie = cookies.get(link)
                 link.send(message + (mac(cookie, message) if cookie else NO_MAC2))
                 under_way += 1
-            try:
-                answer = link.recv(2048)
-            except TimeoutError:
+            ready = waiting.poll(PATIENCE_SECONDS)
+            if not ready:
                 under_way = 0
-                continue
-            match message_type(answer):
-                case MessageType.HANDSHAKE_RESPONSE:
-                    answered += 1
-                    under_way = max(0, under_way - 1)
-                case MessageType.HANDSHAKE_COOKIE:
-                    cookie = self._open_cookie(answer)
-                    under_way = max(0, under_way - 1)
+            for fd, _ in ready:
+                link = by_fd[fd]
+                answer = link.recv(2048)
+                under_way = max(0, under_way - 1)
+                match message_type(answer):
+                    case MessageType.HANDSHAKE_RESPONSE:
+                        answered += 1
+                    case MessageType.HANDSHAKE_COOKIE:
+                        cookies[link] = self._open_cookie(answer)
         return answered
 
     def _open_cookie(self, answer: bytes) -> bytes:
@@ -112,17 +125,29 @@ class Crowd:
 
 def measure(net: Net, implementation: Implementation, crowd: Crowd) -> Handshakes:
     """At end b, by a crowd in the namespace of end a."""
+    net.add_addresses("a", SOURCES)
     with (
         net.running(_for_one_source(implementation), "b", crowd.peers, cpus="0") as pid,
-        _socket_in(net.namespaces["a"]) as link,
+        _links(net) as links,
         _on_last_cpu(),
     ):
-        link.settimeout(PATIENCE_SECONDS)
-        link.connect((UNDERLAY["b"], PORT))
         cpu, started = cpu_seconds(pid), time.monotonic()
-        answered = crowd.initiate(link)
+        answered = crowd.initiate(links)
         elapsed = time.monotonic() - started
         return Handshakes(answered, elapsed, cpu_seconds(pid) - cpu)
+
+
+@contextmanager
+def _links(net: Net) -> Iterator[list[socket.socket]]:
+    """A socket at each of the crowd's addresses, connected to end b."""
+    with ExitStack() as opened:
+        links = []
+        for address in itertools.islice(ip_network(SOURCES).hosts(), CROWD // PEERS_OF_AN_ADDRESS):
+            link = opened.enter_context(_socket_in(net.namespaces["a"]))
+            link.bind((str(address), 0))
+            link.connect((UNDERLAY["b"], PORT))
+            links.append(link)
+        yield links
 
 
 def _for_one_source(implementation: Implementation) -> Implementation:

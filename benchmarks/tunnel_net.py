@@ -119,6 +119,13 @@ class Net:
     def remove(self) -> None:
         netns.remove(self.namespaces.values())
 
+    def add_addresses(self, end: str, network: str) -> None:
+        """Let an end own a whole network of IPv4 addresses beside its own. May be repeated."""
+        other = ENDS[1 - ENDS.index(end)]
+        netns.ip_batch([f"route replace local {network} dev lo"], self.namespaces[end])
+        route = f"route replace {network} via {UNDERLAY[end]}"
+        netns.ip_batch([route], self.namespaces[other])
+
     @contextmanager
     def tunnel(
         self, implementation: Implementation, peers: Sequence[Peer] = ()

@@ -1,9 +1,15 @@
-"""Classifies datagrams: STUN, ChannelData, WireGuard 1-4; checks mac1 and rates."""
+"""Classifies datagrams: STUN, ChannelData, WireGuard 1-4; checks mac1, mac2 and rates.
+
+A handshake message with a good mac1 can come from anyone who knows our public key, under any
+address, so all of them together have one rate. One with a good mac2 comes from where it says (our
+cookie went there): those have a higher rate, and one for each address. So a flood under invented
+addresses does not keep out who answers to a cookie, and one real address cannot use up the rest.
+"""
 
 cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy, memset
 
 from firezone._ext.atomics cimport (
     load_acquire_u8,
@@ -37,6 +43,8 @@ cdef extern from "blake2s.h" nogil:
     ) noexcept
     bint equal_constant_time(const uint8_t*, const uint8_t*, size_t) noexcept
 
+cdef int64_t COOKIE_EPOCH = 128_000_000_000
+
 cdef enum:
     INITIATION = 1
     RESPONSE = 2
@@ -45,6 +53,7 @@ cdef enum:
     INITIATION_SIZE = 148
     RESPONSE_SIZE = 92
     COOKIE_REPLY_SIZE = 64
+    MAC_SIZE = 16
     MACS_SIZE = 32         # mac1 and mac2 end both handshake messages
     STUN_HEADER = 20
     MAGIC_COOKIE = 0x2112A442
@@ -121,8 +130,14 @@ cdef class Demux:
         bytes public_key not None,
         Channels channels not None,
         *,
+        bytes cookie_secret=None,
+        int64_t cookies_since=0,
         int64_t handshake_rate=1000,
         int64_t handshake_burst=200,
+        int64_t proved_rate=5000,
+        int64_t proved_burst=1000,
+        int64_t source_rate=100,
+        int64_t source_burst=200,
         int64_t stun_rate=5000,
         int64_t stun_burst=1000,
     ):
@@ -133,13 +148,22 @@ cdef class Demux:
         self.state.channels = &channels.table
         labelled = b"mac1----" + public_key
         c_blake2s(self.state.mac1_key, 32, NULL, 0, labelled, len(labelled))
+        if cookie_secret is not None:
+            if len(cookie_secret) != MAC_SIZE:
+                raise ValueError("the secret of cookies has 16 bytes")
+            memcpy(self.state.cookie_key.secret, <const char*>cookie_secret, MAC_SIZE)
+            self.state.cookie_key.since = cookies_since
+            self.state.cookie_key.is_set = True
         _bucket(&self.state.handshakes, handshake_rate, handshake_burst)
+        _bucket(&self.state.proved, proved_rate, proved_burst)
+        _bucket(&self.state.source, source_rate, source_burst)
         # Cookie replies carry no mac1, so that anyone may use up their share, but not more.
         _bucket(&self.state.cookies, max(1, handshake_rate // 10), max(1, handshake_burst // 4))
         _bucket(&self.state.stun, stun_rate, stun_burst)
 
     def __dealloc__(self):
         wipe(self.state.mac1_key, 32)
+        wipe(self.state.cookie_key.secret, MAC_SIZE)
 
     def classify(self, PacketBatch batch not None, int64_t now):
         with nogil:
@@ -167,7 +191,7 @@ cdef void demux_classify(DemuxState* d, Batch* b, int64_t now) noexcept nogil:
         if length and 0x40 <= p[0] <= LAST_CHANNEL_BYTE:
             _classify_relayed(d, b, i, now)
         else:
-            b.verdict[i] = _classify(d, p, length, now)
+            b.verdict[i] = _classify(d, p, length, &b.remote[i], now)
 
 
 cdef void _classify_relayed(DemuxState* d, Batch* b, uint32_t i, int64_t now) noexcept nogil:
@@ -182,7 +206,8 @@ cdef void _classify_relayed(DemuxState* d, Batch* b, uint32_t i, int64_t now) no
     if channel == NULL:
         b.verdict[i] = UNKNOWN_CHANNEL
         return
-    b.verdict[i] = _classify(d, p + CHANNEL_HEADER, length - CHANNEL_HEADER, now)
+    # Whose address proves nothing here: it is the relay's.
+    b.verdict[i] = _classify(d, p + CHANNEL_HEADER, length - CHANNEL_HEADER, NULL, now)
     if b.verdict[i] == PASS:
         b.offset[i] += CHANNEL_HEADER
         b.length[i] -= CHANNEL_HEADER
@@ -191,21 +216,21 @@ cdef void _classify_relayed(DemuxState* d, Batch* b, uint32_t i, int64_t now) no
 
 
 cdef uint8_t _classify(
-    DemuxState* d, const uint8_t* p, uint32_t length, int64_t now
+    DemuxState* d, const uint8_t* p, uint32_t length, const Endpoint* source, int64_t now
 ) noexcept nogil:
     # A type is a byte and three zeros; STUN of these first bytes has a length there, and a cookie.
     if length >= 4 and 1 <= p[0] <= DATA and p[1] == 0 and p[2] == 0 and p[3] == 0:
         if p[0] == DATA:
             return PASS if length >= DATA_OVERHEAD else MALFORMED
         if not _is_stun(p, length):
-            return _classify_handshake(d, p, length, now)
+            return _classify_handshake(d, p, length, source, now)
     if not _is_stun(p, length):
         return UNKNOWN_FORMAT
     return SLOW if _take(&d.stun, now) else OVER_BUDGET
 
 
 cdef uint8_t _classify_handshake(
-    DemuxState* d, const uint8_t* p, uint32_t length, int64_t now
+    DemuxState* d, const uint8_t* p, uint32_t length, const Endpoint* source, int64_t now
 ) noexcept nogil:
     cdef uint8_t mac1[16]
     if p[0] == COOKIE_REPLY:
@@ -217,7 +242,47 @@ cdef uint8_t _classify_handshake(
     c_blake2s(mac1, 16, d.mac1_key, 32, p, length - MACS_SIZE)
     if not equal_constant_time(mac1, p + length - MACS_SIZE, 16):
         return BAD_MAC1
-    return SLOW if _take(&d.handshakes, now) else OVER_BUDGET
+    if source == NULL or not _is_proved(&d.cookie_key, p, length, source, now):
+        return SLOW if _take(&d.handshakes, now) else OVER_BUDGET
+    d.source.due = d.sources[_place_of(d, source)]
+    if not _take(&d.source, now) or not _take(&d.proved, now):
+        return OVER_BUDGET
+    d.sources[_place_of(d, source)] = d.source.due
+    return SLOW
+
+
+# WireGuard paper, section 5.4.7: mac2 is under a cookie, and that one of our secret, the time and
+# the address. Most have none, and are not worth the hashes.
+cdef bint _is_proved(
+    const CookieKey* key, const uint8_t* p, uint32_t length, const Endpoint* source, int64_t now
+) noexcept nogil:
+    cdef uint8_t message[24]
+    cdef uint8_t cookie[MAC_SIZE]
+    cdef uint8_t mac2[MAC_SIZE]
+    cdef const uint8_t* given = p + length - MAC_SIZE
+    cdef uint64_t epoch = <uint64_t>((now - key.since) // COOKIE_EPOCH)
+    cdef bint proved
+    cdef int i
+    memset(mac2, 0, MAC_SIZE)
+    if not key.is_set or now < key.since or memcmp(given, mac2, MAC_SIZE) == 0:
+        return False
+    for i in range(8):
+        message[i] = <uint8_t>(epoch >> 8 * i)
+    memcpy(message + 8, source.address, 16)
+    c_blake2s(cookie, MAC_SIZE, key.secret, MAC_SIZE, message, sizeof(message))
+    c_blake2s(mac2, MAC_SIZE, cookie, MAC_SIZE, p, length - MAC_SIZE)
+    proved = equal_constant_time(mac2, given, MAC_SIZE)
+    wipe(cookie, MAC_SIZE)
+    return proved
+
+
+# Of an IPv4 address or an IPv6 network of 64 bits: who has one address of those has all.
+cdef inline uint32_t _place_of(const DemuxState* d, const Endpoint* source) noexcept nogil:
+    cdef Endpoint network
+    memset(&network, 0, sizeof(Endpoint))
+    memcpy(network.address, source.address, 8)
+    network.family = source.family
+    return <uint32_t>endpoint_hash(&network, d.channels.secret) & (SOURCES - 1)
 
 
 # RFC 8489 section 6.3: the two top bits are zero, the cookie stands, the length is a multiple of 4.

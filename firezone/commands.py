@@ -21,6 +21,17 @@ SLOTS = 16_384
 
 
 @dataclass(frozen=True, slots=True)
+class CookieSecret:
+    """What this node's cookies are made under (WireGuard paper, section 5.4.7).
+
+    `secret` has 16 bytes; an epoch of theirs is 128 s, the first one began at `since`, absolute ns.
+    """
+
+    secret: bytes = field(repr=False)
+    since: int
+
+
+@dataclass(frozen=True, slots=True)
 class AddPeer:
     """Open a slot. Its data messages carry receiver indices whose upper 24 bits are `tunnel_id`."""
 

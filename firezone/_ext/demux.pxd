@@ -11,6 +11,7 @@ cdef enum:
     CHANNEL_OPEN = 2
     CHANNEL_PROBES = 64
     CHANNEL_HEADER = 4     # number and length (RFC 8656 section 12.4)
+    SOURCES = 4096         # places for the rates of single addresses; those that share one share it
 
 # One channel of one relay. `state` is published last, and is used again after the epoch.
 ctypedef struct Channel:
@@ -33,10 +34,20 @@ ctypedef struct TokenBucket:
     int64_t interval       # ns for one
     int64_t tolerance      # ns that `due` may run ahead
 
+# What a valid mac2 must be made from (WireGuard paper, section 5.4.7).
+ctypedef struct CookieKey:
+    uint8_t secret[16]
+    int64_t since          # when the first epoch began
+    bint is_set
+
 ctypedef struct DemuxState:
     uint8_t mac1_key[32]
+    CookieKey cookie_key
     ChannelTable* channels
-    TokenBucket handshakes
+    TokenBucket handshakes # of anyone who knows our public key
+    TokenBucket proved     # whose sender receives at its address, too
+    TokenBucket source     # the same, of one address; its `due` stands in `sources`
+    int64_t sources[SOURCES]
     TokenBucket cookies
     TokenBucket stun
 

@@ -26,8 +26,10 @@ class Channels:
 class Demux:
     """Classifies datagrams: transport data PASSes, what is for the control layer is SLOW.
 
-    Handshakes carry a mac1 (WireGuard paper, section 5.4.4) under `public_key`, checked here.
-    Rates are per second, bursts in messages.
+    Handshakes carry a mac1 (WireGuard paper, section 5.4.4) under `public_key`, checked here. A
+    good mac2 lets them pass by other rates: `proved` for all, `source` for each address. It comes
+    from a cookie under `cookie_secret`, 16 bytes, in an epoch counted from `cookies_since`, ns;
+    without that secret there is none. Rates are per second, bursts in messages.
     """
 
     def __new__(
@@ -35,8 +37,14 @@ class Demux:
         public_key: bytes,
         channels: Channels,
         *,
+        cookie_secret: bytes | None = None,
+        cookies_since: int = 0,
         handshake_rate: int = 1000,
         handshake_burst: int = 200,
+        proved_rate: int = 5000,
+        proved_burst: int = 1000,
+        source_rate: int = 100,
+        source_burst: int = 200,
         stun_rate: int = 5000,
         stun_burst: int = 1000,
     ) -> Self: ...

@@ -22,6 +22,7 @@ class SingleThreaded(Tables):
         flow_capacity: int = FLOW_CAPACITY,
         slots: int = 256,
         mtu: int = 1280,
+        cookie_secret: commands.CookieSecret | None = None,
     ) -> None:
         self._batch = PacketBatch()
         self._udp: deque[Transmit] = deque()
@@ -33,6 +34,7 @@ class SingleThreaded(Tables):
             mtu=mtu,
             entropy=entropy,
             wake_fd=-1,
+            cookie_secret=cookie_secret,
         )
 
     def apply(self, command: commands.Command, now: int) -> None:

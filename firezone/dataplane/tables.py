@@ -44,13 +44,14 @@ class Tables:
         mtu: int,
         entropy: Entropy,
         wake_fd: int,
+        cookie_secret: commands.CookieSecret | None = None,
     ) -> None:
         self._counters: Counter[str] = Counter()
         self._sessions = Sessions(slots)
         self._flows = Flows(entropy(16), self._sessions, flow_capacity, slots)
         self._paths = Paths(self._sessions, slots)
         self._channels = Channels(entropy(8), self._sessions)
-        self._demux = Demux(own_public_key, self._channels)
+        self._demux = _demux(own_public_key, self._channels, cookie_secret)
         self._pipeline = kernel.Pipeline(
             self._sessions, self._flows, self._paths, self._demux, mtu=mtu, wake_fd=wake_fd
         )
@@ -227,3 +228,16 @@ class Tables:
     def _count_full(self, taken: bool) -> None:
         if not taken:
             self._counters["inject_ring_full"] += 1
+
+
+def _demux(
+    own_public_key: bytes, channels: Channels, cookie_secret: commands.CookieSecret | None
+) -> Demux:
+    if cookie_secret is None:
+        return Demux(own_public_key, channels)
+    return Demux(
+        own_public_key,
+        channels,
+        cookie_secret=cookie_secret.secret,
+        cookies_since=cookie_secret.since,
+    )

@@ -17,7 +17,16 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from firezone.commands import SLOTS, Activity, AddPeer, Command, RemovePeer, SealPacket, SetPath
+from firezone.commands import (
+    SLOTS,
+    Activity,
+    AddPeer,
+    Command,
+    CookieSecret,
+    RemovePeer,
+    SealPacket,
+    SetPath,
+)
 from firezone.errors import LocalError
 from firezone.ice import Agent, Candidate, CandidateKind, Nominated, PathSilent, StateChanged
 from firezone.model import Endpoint, Entropy, RelayId, Timeout, Transmit, earliest
@@ -117,6 +126,11 @@ class Node:
     @property
     def public_key(self) -> bytes:
         return self.static.public
+
+    @property
+    def cookie_secret(self) -> CookieSecret:
+        """For the data plane."""
+        return self._limiter.cookie_secret
 
     def slot_of(self, connection: str) -> int | None:
         """The data plane's slot of a connection, if there is one."""

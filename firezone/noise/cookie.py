@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from hmac import compare_digest
 
+from firezone.commands import CookieSecret
 from firezone.durations import SECOND
 from firezone.model import Endpoint, Entropy
 from firezone.noise import messages
@@ -75,6 +76,11 @@ class RateLimiter:
         self._created_at = now
         self._window_start = now
         self._count = 0
+
+    @property
+    def cookie_secret(self) -> CookieSecret:
+        """For the data plane, which then knows a good mac2, too."""
+        return CookieSecret(self._secret, self._created_at)
 
     def verify(self, message: bytes, source: Endpoint | None, now: int) -> Verdict:
         """Judge a datagram. Cookie replies pass: their tunnel authenticates them cheaply.

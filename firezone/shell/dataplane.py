@@ -33,7 +33,8 @@ class Dataplane(Tables):
     """The data plane of a program: two threads between a TUN device and UDP sockets.
 
     The descriptors stay the caller's; they are made non-blocking. `own_public_key` is what
-    handshakes to us are checked against (mac1). `start()` and `stop()` may be repeated.
+    handshakes to us are checked against (mac1); with `cookie_secret` a good mac2 is known, too,
+    and gives way to more of them. `start()` and `stop()` may be repeated.
 
     `tun` is an open TUN device; `tun_fd` stands for one without offloads, or any descriptor like
     it. `offloads` are those wanted of the sockets; those of the device it has already.
@@ -52,6 +53,7 @@ class Dataplane(Tables):
         mtu: int = 1280,
         offloads: Offloads = NONE,
         entropy: Entropy = os.urandom,
+        cookie_secret: commands.CookieSecret | None = None,
     ) -> None:
         if (tun is None) == (tun_fd is None):
             raise LocalError("a data plane has one TUN device")
@@ -74,6 +76,7 @@ class Dataplane(Tables):
             mtu=mtu,
             entropy=entropy,
             wake_fd=self.events_fd,
+            cookie_secret=cookie_secret,
         )
 
     def start(self) -> None:

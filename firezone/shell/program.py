@@ -419,6 +419,7 @@ class Program:
             udp4_fd=v4.fileno() if v4 else None,
             udp6_fd=v6.fileno() if v6 else None,
             own_public_key=self._role.node.public_key,
+            cookie_secret=self._role.node.cookie_secret,
             offloads=self._offloads,
         )
 

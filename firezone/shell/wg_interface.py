@@ -301,6 +301,7 @@ class Interface:
             udp6_fd=self._sockets.fd(6),
             # Nobody can reach an interface without a key, so any one will do.
             own_public_key=self._device.public_key or os.urandom(32),
+            cookie_secret=self._device.cookie_secret,
             mtu=MTU_RANGE[-1],
             offloads=self._offloads,
         )

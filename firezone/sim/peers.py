@@ -152,7 +152,12 @@ class Peer:
         return answer
 
     def _make_dataplane(self) -> SingleThreaded:
-        return SingleThreaded(own_public_key=self.role.node.public_key, entropy=self._entropy)
+        node = self.role.node
+        return SingleThreaded(
+            own_public_key=node.public_key,
+            cookie_secret=node.cookie_secret,
+            entropy=self._entropy,
+        )
 
 
 class RelayHost:

@@ -29,6 +29,7 @@ from firezone.commands import (
     Activity,
     BumpGeneration,
     Command,
+    CookieSecret,
     DeliverPacket,
     Direction,
     Reinject,
@@ -115,6 +116,11 @@ class Device:
     def public_key(self) -> bytes | None:
         """None while there is no private key."""
         return None if self._static is None else self._static.public
+
+    @property
+    def cookie_secret(self) -> CookieSecret | None:
+        """For the data plane; None while there is no private key."""
+        return None if self._limiter is None else self._limiter.cookie_secret
 
     def configure(self, change: DeviceChange, now: int) -> None:
         """Carry a change out. Raises SettingsError, and does nothing, if a peer's key is no key.

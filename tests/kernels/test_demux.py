@@ -1,4 +1,5 @@
 import hashlib
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -6,11 +7,14 @@ from hypothesis import strategies as st
 
 from firezone._ext.batch import PacketBatch, Verdict
 from firezone._ext.demux import Channels, Demux, blake2s
-from tests.reference.demux import Class, classify, mac1
+from tests.reference.demux import Class, classify, mac1, mac2
 
 KEY = bytes(range(32))
 RELAY = (4, b"\xc0\0\2\1", 3478)
 OPEN = 0x4001
+SECRET = bytes(range(16, 32))
+SECOND = 10**9
+EPOCH = 128 * SECOND
 STUN = b"\0\1\0\4\x21\x12\xa4\x42" + bytes(12) + b"abcd"
 DATA = b"\4\0\0\0" + bytes(28)
 COOKIE_REPLY = b"\3\0\0\0" + bytes(60)
@@ -22,6 +26,11 @@ VERDICTS = {
     Class.UNKNOWN_CHANNEL: Verdict.UNKNOWN_CHANNEL,
     Class.UNKNOWN_FORMAT: Verdict.UNKNOWN_FORMAT,
 }
+
+
+def proved(message: bytes, address: bytes, epoch: int, secret: bytes = SECRET) -> bytes:
+    """The message with the mac2 that who gets its cookie there would make."""
+    return message[:-16] + mac2(secret, epoch, address, message[:-16])
 
 
 def handshake(kind: int) -> bytes:
@@ -144,6 +153,57 @@ def test_the_rates_do_not_starve_each_other_nor_data() -> None:
     assert run(demux, DATA, RELAY)[0] == Verdict.PASS
 
 
+@pytest.mark.parametrize(
+    "late, port, is_good",
+    [
+        (-1, 3478, False),
+        (0, 3478, True),
+        (0, 9, True),
+        (EPOCH - 1, 3478, True),
+        (EPOCH, 3478, False),
+    ],
+)
+def test_a_good_mac2_is_of_its_time_and_of_any_port(late: int, port: int, is_good: bool) -> None:
+    message = proved(handshake(1), RELAY[1], epoch=3)
+    assert passes_proved(message, (4, RELAY[1], port), 4 * EPOCH + late) is is_good
+
+
+def test_a_good_mac2_is_of_its_address_and_of_every_bit() -> None:
+    for wrong in (
+        proved(handshake(1), b"\xc0\0\2\2", epoch=3),
+        proved(handshake(1), RELAY[1], epoch=3, secret=bytes(16)),
+        *(flipped(proved(handshake(1), RELAY[1], epoch=3), -1 - n) for n in range(16)),
+        relayed(proved(handshake(1), RELAY[1], epoch=3)),  # whose address is the relay's
+    ):
+        assert not passes_proved(wrong, RELAY, 4 * EPOCH)
+
+
+def test_without_a_secret_no_mac2_is_good() -> None:
+    _, demux = fresh(handshake_rate=1, handshake_burst=1)
+    good = proved(handshake(1), RELAY[1], epoch=0, secret=bytes(16))
+    assert [run(demux, good, RELAY)[0] for _ in range(2)] == [Verdict.SLOW, Verdict.OVER_BUDGET]
+
+
+def test_one_address_does_not_use_up_what_others_may() -> None:
+    _, demux = fresh(cookie_secret=SECRET, source_rate=10, source_burst=5, proved_burst=8)
+
+    def passed(address: bytes, count: int, now: int) -> int:
+        message = proved(handshake(1), address, epoch=0)
+        source = (4 if len(address) == 4 else 6, address, 1)
+        return [run(demux, message, source, now)[0] for _ in range(count)].count(Verdict.SLOW)
+
+    first, second = b"\xc0\0\2\7", b"\xc0\0\2\10"
+    assert passed(first, 20, now=0) == 5
+    assert passed(second, 20, now=0) == 3, "what all may have together"
+    assert passed(first, 20, now=SECOND // 10) == 1
+    drain(demux, 0)
+    assert passed(second, 20, now=SECOND // 10) == 3, "the flood of those without mac2 is another's"
+    network = bytes.fromhex("20010db800000001")
+    now = 10 * SECOND
+    assert passed(network + bytes(8), 20, now) == 5
+    assert passed(network + bytes(7) + b"\1", 20, now) == 0, "the same /64"
+
+
 def test_what_was_dropped_before_stays_so() -> None:
     _, demux = fresh()
     batch = PacketBatch()
@@ -158,10 +218,29 @@ def check(datagram: bytes) -> None:
     assert run(fresh()[1], datagram, RELAY) == (VERDICTS[expected], rest)
 
 
-def fresh() -> tuple[Channels, Demux]:
+def fresh(**options: Any) -> tuple[Channels, Demux]:
     channels = Channels(b"\5" * 8)
     assert channels.open(RELAY, OPEN)
-    return channels, Demux(KEY, channels)
+    return channels, Demux(KEY, channels, **options)
+
+
+def passes_proved(message: bytes, source: tuple[int, bytes, int], now: int) -> bool:
+    """True if a message passes where those without a good mac2 do no more."""
+    _, demux = fresh(cookie_secret=SECRET, cookies_since=EPOCH)
+    drain(demux, now)
+    return run(demux, message, source, now)[0] == Verdict.SLOW
+
+
+def flipped(message: bytes, at: int) -> bytes:
+    changed = bytearray(message)
+    changed[at] ^= 1
+    return bytes(changed)
+
+
+def drain(demux: Demux, now: int) -> None:
+    """Use up what messages without mac2 may do."""
+    while run(demux, handshake(1), RELAY, now)[0] == Verdict.SLOW:
+        pass
 
 
 def run(

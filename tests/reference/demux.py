@@ -25,6 +25,13 @@ def mac1(public_key: bytes, message: bytes) -> bytes:
     return hashlib.blake2s(message, key=key, digest_size=16).digest()
 
 
+def mac2(secret: bytes, epoch: int, address: bytes, message: bytes) -> bytes:
+    """WireGuard paper, section 5.4.7."""
+    place = epoch.to_bytes(8, "little") + address.ljust(16, b"\0")
+    cookie = hashlib.blake2s(place, key=secret, digest_size=16).digest()
+    return hashlib.blake2s(message, key=cookie, digest_size=16).digest()
+
+
 def classify(
     datagram: bytes, public_key: bytes, is_open: Callable[[int], bool]
 ) -> tuple[Class, bytes]:
