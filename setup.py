@@ -13,6 +13,7 @@ SKIP = os.environ.get("FIREZONE_BUILD") == "none"
 # Kernel -> C sources of ours that are linked into it.
 KERNELS: dict[str, list[str]] = {
     "batch": [],
+    "blake2s": ["ext/c/blake2s.c"],
     "ip": [],
     "aead": ["ext/c/aead_cpu.c", "ext/c/aead_avx512.c", "ext/c/aead_avx2.c"],
     "session": [],

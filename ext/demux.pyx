@@ -170,15 +170,6 @@ cdef class Demux:
             demux_classify(&self.state, &batch.b, now)
 
 
-def blake2s(bytes data not None, bytes key not None=b"", size_t digest_size=32):
-    """BLAKE2s (RFC 7693). See demux.pyi."""
-    cdef uint8_t digest[32]
-    if len(key) > 32 or not 0 < digest_size <= 32:
-        raise ValueError("a key has up to 32 bytes, a digest 1 to 32")
-    c_blake2s(digest, digest_size, key, len(key), data, len(data))
-    return <bytes>(<const char*>digest)[:digest_size]
-
-
 cdef void demux_classify(DemuxState* d, Batch* b, int64_t now) noexcept nogil:
     cdef uint32_t i
     cdef const uint8_t* p

@@ -1,5 +1,7 @@
 #include "blake2s.h"
 
+#include "atomics.h"
+
 #include <string.h>
 
 #define BLOCK 64
@@ -88,6 +90,36 @@ void blake2s(uint8_t *digest, size_t digest_size, const uint8_t *key, size_t key
     }
     for (size_t i = 0; i < digest_size; i++)
         digest[i] = (uint8_t)(h[i / 4] >> (8 * (i % 4)));
+}
+
+/* RFC 2104, of a key that fits a block and up to a block of data. */
+static void hmac(uint8_t digest[32], const uint8_t key[32], const uint8_t *data, size_t size) {
+    uint8_t message[2 * BLOCK], inner[32];
+    memset(message, 0x36, BLOCK);
+    for (int i = 0; i < 32; i++)
+        message[i] ^= key[i];
+    if (size)
+        memcpy(message + BLOCK, data, size);
+    blake2s(inner, 32, NULL, 0, message, BLOCK + size);
+    for (int i = 0; i < BLOCK; i++)
+        message[i] ^= 0x36 ^ 0x5C;
+    memcpy(message + BLOCK, inner, 32);
+    blake2s(digest, 32, NULL, 0, message, BLOCK + 32);
+    wipe(message, sizeof message);
+    wipe(inner, sizeof inner);
+}
+
+void blake2s_kdf(uint8_t (*outputs)[32], int count, const uint8_t key[32], const uint8_t *data,
+                 size_t size) {
+    uint8_t secret[32], previous[33];
+    hmac(secret, key, data, size);
+    for (int i = 0; i < count; i++) {
+        previous[i ? 32 : 0] = (uint8_t)(i + 1);
+        hmac(outputs[i], secret, previous, i ? 33 : 1);
+        memcpy(previous, outputs[i], 32);
+    }
+    wipe(secret, sizeof secret);
+    wipe(previous, sizeof previous);
 }
 
 int equal_constant_time(const uint8_t *a, const uint8_t *b, size_t size) {

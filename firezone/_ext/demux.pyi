@@ -50,6 +50,3 @@ class Demux:
     ) -> Self: ...
     def classify(self, batch: PacketBatch, now: int) -> None:
         """Run the stage over a batch of datagrams with their `remote` column set."""
-
-def blake2s(data: bytes, key: bytes = b"", digest_size: int = 32) -> bytes:
-    """BLAKE2s (RFC 7693), keyed when `key` is not empty. ValueError for sizes out of range."""

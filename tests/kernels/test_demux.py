@@ -1,4 +1,3 @@
-import hashlib
 from typing import Any
 
 import pytest
@@ -6,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from firezone._ext.batch import PacketBatch, Verdict
-from firezone._ext.demux import Channels, Demux, blake2s
+from firezone._ext.demux import Channels, Demux
 from tests.reference.demux import Class, classify, mac1, mac2
 
 KEY = bytes(range(32))
@@ -44,27 +43,6 @@ def relayed(message: bytes, number: int = OPEN) -> bytes:
 
 MESSAGES = [STUN, DATA, COOKIE_REPLY, handshake(1), handshake(2)]
 MESSAGES += [relayed(m) for m in MESSAGES] + [relayed(DATA, OPEN + 1), relayed(relayed(DATA))]
-
-
-@given(st.binary(max_size=512))
-def test_blake2s_agrees_with_hashlib(data: bytes) -> None:
-    assert blake2s(data) == hashlib.blake2s(data).digest()
-    for key_size, size in ((0, 16), (1, 1), (31, 32), (32, 16)):
-        key = KEY[:key_size]
-        expected = hashlib.blake2s(data, key=key, digest_size=size).digest()
-        assert blake2s(data, key, size) == expected
-
-
-@pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 127, 128, 129, 148])
-def test_blake2s_at_the_edges_of_blocks(size: int) -> None:
-    assert blake2s(b"a" * size) == hashlib.blake2s(b"a" * size).digest()
-    assert blake2s(b"a" * size, KEY) == hashlib.blake2s(b"a" * size, key=KEY).digest()
-
-
-@pytest.mark.parametrize("key, size", [(bytes(33), 32), (b"", 0), (b"", 33)])
-def test_blake2s_sizes_out_of_range(key: bytes, size: int) -> None:
-    with pytest.raises(ValueError):
-        blake2s(b"", key, size)
 
 
 @pytest.mark.parametrize("message", MESSAGES)
