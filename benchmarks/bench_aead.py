@@ -1,9 +1,10 @@
-"""ChaCha20-Poly1305: our backends beside libsodium and OpenSSL, packets in batches.
+"""ChaCha20-Poly1305: our backends beside libsodium, OpenSSL and Intel's libipsec-mb, in batches.
 
 `python -m benchmarks.bench_aead` prints a table of nanoseconds a packet and of ratios. All
 contenders take turns within each repeat, so that whatever else the machine does hits them alike; a
 figure is the median. They work on the same items, from one buffer into another, called from C: see
 bench_aead.c. Libraries use whatever instructions they like.
+libipsec-mb takes part where its headers are installed (Debian: libipsec-mb-dev).
 
 Under pytest it measures the batch calls of Python.
 """
@@ -36,7 +37,7 @@ SLOT = 2048
 WARM_UP, SAMPLE = 1_000_000, 100_000
 """Nanoseconds."""
 
-LIBRARIES = {"libsodium": "sodium", "OpenSSL": "openssl"}
+LIBRARIES = {"libsodium": "sodium", "OpenSSL": "openssl", "ipsec-mb": "ipsec_mb"}
 """Their functions' prefixes in bench_aead.c."""
 
 
@@ -65,6 +66,8 @@ class Bench:
         self._find_libsodium()
         if library.set_openssl(b"libcrypto.so.3", self._keys) == 0:
             self.libraries.append("OpenSSL")
+        if library.set_ipsec_mb(b"libIPSec_MB.so.1") == 0:
+            self.libraries.append("ipsec-mb")
 
     def _find_libsodium(self) -> None:
         from nacl._sodium import ffi, lib
@@ -154,7 +157,8 @@ def bench() -> Iterator[Bench]:
 def table(repeats: int, keys: int, sizes: tuple[int, ...], batches: tuple[int, ...]) -> None:
     """Measure and print the table."""
     with bench() as b:
-        compared = [name for name in b.contenders if name != "avx512z"]
+        chosen = aead.backend_name().split()[0]
+        compared = [n for n in b.contenders if n in (chosen, "avx2")]
         ratios = [(ours, theirs) for ours in compared for theirs in reversed(b.libraries)]
         columns = "".join(f"{name:>10}" for name in (*b.contenders, *b.libraries))
         versus = "".join(f"{f'{ours}/{theirs}':>18}" for ours, theirs in ratios)
