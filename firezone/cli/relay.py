@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from ipaddress import (
+    AddressValueError,
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_network,
+)
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -26,6 +33,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _PORT = click.IntRange(1, 65535)
+DEFAULT_REALM = "firezone"
 
 
 @click.command()
@@ -69,13 +77,57 @@ _PORT = click.IntRange(1, 65535)
     type=click.Path(path_type=Path),
     help="Serve without a portal; credentials are made from the secret in this file.",
 )
+@click.option(
+    "--users-file",
+    envvar="FIREZONE_RELAY_USERS_FILE",
+    type=click.Path(path_type=Path),
+    help="Users besides those of a portal or secret: lines of name:password.",
+)
+@click.option(
+    "--realm",
+    envvar="FIREZONE_RELAY_REALM",
+    default=DEFAULT_REALM,
+    show_default=True,
+    help="The realm of all users. Clients of a portal insist on this one.",
+)
+@click.option(
+    "--user-quota",
+    envvar="FIREZONE_RELAY_USER_QUOTA",
+    type=click.IntRange(0),
+    default=64,
+    show_default=True,
+    help="Allocations that one user may have at a time; 0 for any number.",
+)
+@click.option(
+    "--total-quota",
+    envvar="FIREZONE_RELAY_TOTAL_QUOTA",
+    type=click.IntRange(0),
+    default=0,
+    help="Allocations there may be at a time.  [default: as many as there are ports]",
+)
 @health_option
 @click.option("--allow-loopback-peers", is_flag=True, help="Relay to this host itself: for tests.")
 @click.option(
-    "--deny-private-peers",
-    envvar="FIREZONE_DENY_PRIVATE_PEERS",
-    is_flag=True,
-    help="Do not relay to addresses of private networks.",
+    "--allow-private-peers/--deny-private-peers",
+    envvar="FIREZONE_ALLOW_PRIVATE_PEERS",
+    default=None,
+    help="Whether to relay to private networks.  [default: only if our own address is in one]",
+)
+@click.option(
+    "--allow-peer",
+    "allow_peers",
+    envvar="FIREZONE_ALLOW_PEERS",
+    multiple=True,
+    metavar="CIDR",
+    help="Relay to this network, whatever else is said of a larger one. Repeatable.",
+)
+@click.option(
+    "--deny-peer",
+    "deny_peers",
+    envvar="FIREZONE_DENY_PEERS",
+    multiple=True,
+    metavar="CIDR",
+    help="Do not relay to this network. Repeatable.",
 )
 @click.option(
     "--streams/--no-streams",
@@ -129,9 +181,15 @@ def relay(
     name: str | None,
     ca: Path | None,
     auth_secret_path: Path | None,
+    users_file: Path | None,
+    realm: str,
+    user_quota: int,
+    total_quota: int,
     health_check_addr: str,
     allow_loopback_peers: bool,
-    deny_private_peers: bool,
+    allow_private_peers: bool | None,
+    allow_peers: tuple[str, ...],
+    deny_peers: tuple[str, ...],
     streams: bool,
     tls_port: int,
     tls_cert: Path | None,
@@ -149,8 +207,10 @@ def relay(
     outlives the terminal it was started from.
     """
     from firezone.shell.relay_program import RelaySettings, run_relay
+    from firezone.shell.relay_users import read_users
     from firezone.shell.websocket import tls_context
-    from firezone.turn.relay_peers import PeerPolicy
+    from firezone.turn.relay_allocate import Quotas
+    from firezone.turn.relay_peers import PeerPolicy, is_private
 
     set_up_logs(log_format, log_level)
     ipv4 = _address(IPv4Address, public_ip4_addr, "4")
@@ -162,15 +222,30 @@ def relay(
             "neither is set",
             "give the addresses under which clients reach this host",
         )
+    if allow_private_peers is None:
+        allow_private_peers = any(is_private(a) for a in (ipv4, ipv6) if a is not None)
+    ports = _ports(lowest_port, highest_port, listen_port)
+    _check_users(api_url, auth_secret_path, users_file)
+    url = None
+    if api_url is not None:
+        url = _login_url(api_url, token_path, name, ipv4, ipv6, listen_port)
     settings = RelaySettings(
         public_ipv4=ipv4,
         public_ipv6=ipv6,
         listen_port=listen_port,
-        ports=_ports(lowest_port, highest_port, listen_port),
-        peers=PeerPolicy(allow_loopback=allow_loopback_peers, allow_private=not deny_private_peers),
-        url=_login_url(api_url, auth_secret_path, token_path, name, ipv4, ipv6, listen_port),
+        ports=ports,
+        peers=PeerPolicy(
+            allow_loopback=allow_loopback_peers,
+            allow_private=allow_private_peers,
+            allow=_networks(allow_peers, "--allow-peer or FIREZONE_ALLOW_PEERS"),
+            deny=_networks(deny_peers, "--deny-peer or FIREZONE_DENY_PEERS"),
+        ),
+        quotas=Quotas(per_user=user_quota or None, total=total_quota or None),
+        url=url,
         ssl_context=tls_context(ca) if ca is not None else None,
         auth_secret=None if auth_secret_path is None else _secret(auth_secret_path),
+        users={} if users_file is None else read_users(users_file, "--users-file"),
+        realm=_realm(realm, has_portal=url is not None),
         health=health_address(health_check_addr),
         streams=streams,
         tls=server_tls_context(tls_cert, tls_key),
@@ -208,28 +283,54 @@ def _ports(lowest: int, highest: int, listen_port: int) -> range:
     return ports
 
 
+def _networks(texts: tuple[str, ...], source: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    networks = []
+    for text in texts:
+        try:
+            networks.append(ip_network(text))
+        except ValueError as error:
+            raise ConfigurationError("peers", source, str(error), "write 192.0.2.0/24") from None
+    return tuple(networks)
+
+
+def _realm(realm: str, has_portal: bool) -> str:
+    source = "--realm or FIREZONE_RELAY_REALM"
+    if has_portal and realm != DEFAULT_REALM:
+        raise ConfigurationError(
+            "realm", source, f"clients of a portal insist on {DEFAULT_REALM!r}", "leave it out"
+        )
+    if not 1 <= len(realm) < 128 or not realm.isprintable() or '"' in realm:
+        raise ConfigurationError("realm", source, f"{realm!r} is none", "use a domain name")
+    return realm
+
+
+def _check_users(api_url: str | None, secret_path: Path | None, users_file: Path | None) -> None:
+    """Somebody must have credentials. The portal wants a secret that is new at every start."""
+    if api_url is not None and secret_path is not None:
+        problem = "does not go with --auth-secret-path"
+    elif api_url is None and secret_path is None and users_file is None:
+        problem = "missing"
+    else:
+        return
+    raise ConfigurationError(
+        "api-url",
+        "--api-url or FIREZONE_API_URL",
+        problem,
+        "give either the portal's URL, or --auth-secret-path or --users-file to serve without one",
+    )
+
+
 def _login_url(
-    api_url: str | None,
-    secret_path: Path | None,
+    api_url: str,
     token_path: Path,
     name: str | None,
     ipv4: IPv4Address | None,
     ipv6: IPv6Address | None,
     port: int,
-) -> LoginUrl | None:
-    """None for a relay without a portal. The portal wants a secret that is new at every start."""
+) -> LoginUrl:
     from firezone.phoenix import LoginUrl
     from firezone.shell.credentials import read_token
 
-    if (api_url is None) == (secret_path is None):
-        raise ConfigurationError(
-            "api-url",
-            "--api-url or FIREZONE_API_URL",
-            "missing" if api_url is None else "does not go with --auth-secret-path",
-            "give either the portal's URL, or --auth-secret-path to serve without a portal",
-        )
-    if api_url is None:
-        return None
     token = read_token(token_path, "--token-path")
     return LoginUrl.relay(api_url, token, name=name, ipv4=ipv4, ipv6=ipv6, port=port)
 

@@ -1,8 +1,9 @@
 """Runs a relay role on sockets: a thread for data, asyncio for everything else.
 
 The thread forwards what arrives on bound channels, in both directions, in compiled code without the
-GIL (`ext/relay.pyx`). STUN messages come up through a bounded ring, announced by an eventfd: a
-flood of them makes the ring overflow and delays no data. What cannot be sent at once is dropped, as
+GIL (`ext/relay.pyx`). STUN messages come up through a bounded ring, announced by an eventfd, and so
+does what permitted peers send without a channel: a flood of either makes the ring overflow and
+delays no data of channels. What cannot be sent at once is dropped, as
 any router does, and counted. One socket that breaks costs its allocation and no other.
 
 Commands take effect at once: the next datagram meets the new table. Before anything is told to a
@@ -29,12 +30,14 @@ from firezone.durations import SECOND
 from firezone.errors import LocalError
 from firezone.model import Endpoint, Entropy, IPAddress, Transmit
 from firezone.relay import RelayRole, RoleEvent
-from firezone.shell.relay_sockets import open_listener, open_relay_socket, transmit
+from firezone.shell.relay_sockets import open_listener, open_relay_socket, send, transmit
 from firezone.turn.relay_commands import (
     BindChannel,
     CloseSocket,
     FiveTuple,
+    Forbid,
     OpenSocket,
+    Permit,
     SendToPeer,
     UnbindChannel,
 )
@@ -134,16 +137,20 @@ class RelayDataplane:
             match command:
                 case Transmit():
                     self._transmit(command)
-                case OpenSocket(port, family):
-                    self._open_relay_socket(port, family)
+                case OpenSocket():
+                    self._open_relay_socket(command)
                 case CloseSocket(port, family):
                     self._close_relay_socket(port, family)
                 case BindChannel():
                     self._bind(command)
                 case UnbindChannel(five_tuple, number):
                     self._forwarder.unbind(*_client(five_tuple), number)
+                case Permit(port, address):
+                    self._forwarder.permit(address.version, address.packed, port)
+                case Forbid(port, address):
+                    self._forwarder.forbid(address.version, address.packed, port)
                 case SendToPeer():
-                    raise LocalError("the relay forwards without its server's help")
+                    self._send_to_peer(command)
         self._settle()
         while (event := self._role.poll_event()) is not None:
             self._on_event(event)
@@ -168,16 +175,24 @@ class RelayDataplane:
             if item is None:
                 return
             kind, family, argument, payload, local, remote = item
-            if kind == Notice.STUN and local is not None and remote is not None:
-                self._role.handle_client_datagram(
-                    _endpoint(local), _endpoint(remote), payload, self._clock()
-                )
-                self.flush()
+            if remote is not None:
+                self._on_datagram(argument, payload, local, _endpoint(remote))
             elif kind == Notice.SOCKET_FAILED:
                 self._on_socket_failed(argument)
             elif kind == Notice.GSO_REFUSED:
                 self._tell_refused(family, argument)
         asyncio.get_running_loop().call_soon(self._drain)
+
+    def _on_datagram(
+        self, port: int, payload: bytes, local: _Address | None, source: Endpoint
+    ) -> None:
+        """STUN to our address `local`, or data to the allocation of `port`."""
+        now = self._clock()
+        if local is not None:
+            self._role.handle_client_datagram(_endpoint(local), source, payload, now)
+        else:
+            self._role.handle_peer_datagram(port, source, payload, now)
+        self.flush()
 
     def _on_socket_failed(self, port: int) -> None:
         if port != self._listen_port:  # else `run` has ended
@@ -207,11 +222,21 @@ class RelayDataplane:
         except OSError as error:
             self._count("send_to_client", error)
 
-    def _open_relay_socket(self, port: int, family: int) -> None:
+    def _send_to_peer(self, command: SendToPeer) -> None:
+        """What came in a Send; channels are the thread's."""
+        opened = self._relays.get((command.port, command.peer.family))
+        try:
+            if opened is not None:
+                send(opened, command)
+        except OSError as error:
+            self._count("send_to_peer", error)
+
+    def _open_relay_socket(self, command: OpenSocket) -> None:
         self._settle()
         is_open = True
+        port, family = command.port, command.family
         try:
-            self._relays[port, family] = open_relay_socket(family, port, self._public[family])
+            self._relays[port, family] = open_relay_socket(command, self._public[family])
             self._forwarder.add(self._relays[port, family].fileno(), family, port)
         except OSError as error:
             is_open = False

@@ -9,7 +9,7 @@ import random
 import resource
 import signal
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 
@@ -28,6 +28,7 @@ from firezone.shell.signals import ignore_hangup
 from firezone.shell.unexpected import end_on_error
 from firezone.shell.websocket import PortalLink
 from firezone.turn.relay import Relay
+from firezone.turn.relay_allocate import Quotas
 from firezone.turn.relay_auth import make_stamp_secret
 from firezone.turn.relay_peers import PeerPolicy
 
@@ -42,16 +43,20 @@ class RelayError(FirezoneError):
 
 @dataclass(frozen=True, slots=True)
 class RelaySettings:
-    """What a relay program is told. Without `url` it serves on its own, with `auth_secret`."""
+    """What a relay program is told. Without `url` it serves on its own: whoever has credentials
+    from `auth_secret`, or is one of `users` (passwords by name)."""
 
     public_ipv4: IPv4Address | None
     public_ipv6: IPv6Address | None
     listen_port: int
     ports: range
     peers: PeerPolicy
+    quotas: Quotas = field(default_factory=Quotas)
     url: LoginUrl | None = None
     ssl_context: ssl.SSLContext | None = None
     auth_secret: str | None = field(default=None, repr=False)
+    users: Mapping[str, str] = field(default_factory=dict, repr=False)
+    realm: str = "firezone"
     health: HealthAddress | None = None
     streams: bool = True
     """Whether to serve clients over TCP, too, on the same port."""
@@ -78,15 +83,20 @@ class RelayProgram:
         self._started = boottime_ns()
         self._exit_code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         entropy = _entropy(settings.seed)
-        secret = settings.auth_secret or make_stamp_secret(entropy)
+        secret = settings.auth_secret
+        if secret is None and settings.url is not None:
+            secret = make_stamp_secret(entropy)
         self._server = Relay(
             public_ipv4=settings.public_ipv4,
             public_ipv6=settings.public_ipv6,
             listen_port=settings.listen_port,
             ports=settings.ports,
             auth_secret=secret,
+            users=settings.users,
+            realm=settings.realm,
             software=SOFTWARE,
             peers=settings.peers,
+            quotas=settings.quotas,
             entropy=entropy,
             unix_now=unix_ns(),
             now=self._started,
@@ -110,7 +120,9 @@ class RelayProgram:
             on_closed=self._handle_stream_closed,
             has_allocation=self._server.has_allocation,
         )
-        self._portal = None if settings.url is None else self._link(settings.url, secret, entropy)
+        self._portal: PortalLink[messages.Message] | None = None
+        if settings.url is not None and secret is not None:
+            self._portal = self._link(settings.url, secret, entropy)
 
     async def run(self) -> int:
         """Serve until told to stop. Raises ConfigurationError for ports that are taken, another
@@ -176,6 +188,9 @@ class RelayProgram:
             tcp=settings.streams,
             tls_port=None if settings.tls is None else settings.tls_port,
             ports=f"{settings.ports[0]}-{settings.ports[-1]}",
+            private_peers=settings.peers.allow_private,
+            user_quota=settings.quotas.per_user,
+            users=len(settings.users),
             portal=settings.url.display if settings.url is not None else None,
         )
 

@@ -9,12 +9,19 @@ from typing import Final
 
 from firezone.errors import ConfigurationError
 from firezone.model import Endpoint, IPAddress, Transmit
+from firezone.turn.relay_commands import OpenSocket, SendToPeer
 
 _LISTEN_BUFFER: Final = 4 * 1024 * 1024
 _RELAY_BUFFER: Final = 1024 * 1024
 _AF: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 # Not all of these have a name in the socket module of Python 3.11.
 _IP_PKTINFO: Final = 8
+_MTU_DISCOVER: Final = {
+    socket.AF_INET: (socket.IPPROTO_IP, 10),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, 23),
+}
+_PMTUDISC_PROBE: Final = 3
+"""Sets DF, and leaves it to the client to find a size that arrives."""
 _SO_SNDBUFFORCE: Final = 32
 _SO_RCVBUFFORCE: Final = 33
 
@@ -37,21 +44,39 @@ def open_listener(family: int, port: int) -> socket.socket:
     return opened
 
 
-def open_relay_socket(family: int, port: int, public: IPAddress) -> socket.socket:
+def open_relay_socket(command: OpenSocket, public: IPAddress) -> socket.socket:
     """For the peers of an allocation: bound to the public address, so that they see that one, or
     where this host does not have it, as behind a NAT, to all. Raises OSError."""
-    opened = _socket(family, _RELAY_BUFFER)
+    opened = _socket(command.family, _RELAY_BUFFER)
     try:
+        if command.dont_fragment:
+            _set_discovery(opened, _PMTUDISC_PROBE)
         try:
-            opened.bind((str(public), port))
+            opened.bind((str(public), command.port))
         except OSError as error:
             if error.errno != errno.EADDRNOTAVAIL:
                 raise
-            opened.bind(("", port))
+            opened.bind(("", command.port))
     except OSError:
         opened.close()
         raise
     return opened
+
+
+def send(opened: socket.socket, command: SendToPeer) -> None:
+    """Send a payload from the socket of an allocation. Raises OSError.
+
+    What the data thread sends at that moment is not fragmented either, so is dropped if too large.
+    """
+    if not command.dont_fragment:
+        opened.sendto(command.payload, command.peer.sockaddr)
+        return
+    before = opened.getsockopt(*_MTU_DISCOVER[opened.family])
+    _set_discovery(opened, _PMTUDISC_PROBE)
+    try:
+        opened.sendto(command.payload, command.peer.sockaddr)
+    finally:
+        _set_discovery(opened, before)
 
 
 def transmit(listener: socket.socket, datagram: Transmit) -> None:
@@ -84,6 +109,10 @@ def _enlarge(opened: socket.socket, force: int, plain: int, size: int) -> None:
         opened.setsockopt(socket.SOL_SOCKET, force, size)
     except OSError:  # without CAP_NET_ADMIN the kernel caps it at its own limit, silently
         opened.setsockopt(socket.SOL_SOCKET, plain, size)
+
+
+def _set_discovery(opened: socket.socket, value: int) -> None:
+    opened.setsockopt(*_MTU_DISCOVER[opened.family], value)
 
 
 def _packet_info(source: Endpoint | None) -> _Ancillary:

@@ -3,10 +3,10 @@
 All messages are datagrams to it. A client over a stream is one at an address of this host, where
 its stream is joined with our port; `handle_stream_opened` says so.
 
-Data crosses it on bound channels only, both ways, for as long as the channel is bound; Send and
-Data indications are not served, so permissions decide nothing and CreatePermission is only checked.
-One listening port on up to two families; a client is its 5-tuple, an allocation is one port number
-for all its families.
+Data crosses it on bound channels, both ways, for as long as the channel is bound, whatever the
+permissions; and in Send and Data indications as permissions allow (`relay_permissions.py`). One
+listening port on up to two families; a client is its 5-tuple, an allocation is one port number for
+all its families.
 
 A request passes in this order:
 
@@ -21,16 +21,15 @@ A request passes in this order:
 
 Every response but Binding's is authenticated whenever the request names a user whose password we
 can derive, errors included: clients ignore anything else. No response is a 441: credentials that
-are valid rule the allocation of their 5-tuple, whoever made it.
-
-The answer to an Allocate waits for the sockets: `OpenSocket` goes out, `handle_socket_opened` comes
-in. A port that the host refuses is replaced by another one, a few times.
+are valid rule the allocation of their 5-tuple, whoever made it. `relay_allocate.py` goes on with
+Allocate.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
@@ -38,7 +37,7 @@ from firezone import stun
 from firezone.durations import SECOND
 from firezone.errors import LocalError
 from firezone.model import Endpoint, Entropy, IPAddress, Timeout, Transmit
-from firezone.stun import Method
+from firezone.stun import Message, Method
 from firezone.turn.channel_data import (
     MAX_CHANNEL,
     MIN_CHANNEL,
@@ -46,33 +45,27 @@ from firezone.turn.channel_data import (
     decode_channel_data,
     encode_channel_data,
 )
+from firezone.turn.relay_allocate import Allocator, Quotas
 from firezone.turn.relay_auth import Authenticator
 from firezone.turn.relay_commands import (
     BindChannel,
     CloseSocket,
     FiveTuple,
-    OpenSocket,
     RelayCommand,
     SendToPeer,
     UnbindChannel,
 )
-from firezone.turn.relay_exchange import (
-    DEFAULT_LIFETIME,
-    Exchange,
-    Value,
-    missing_families,
-    requested_families,
-    requested_lifetime,
-)
+from firezone.turn.relay_exchange import Exchange, requested_lifetime
+from firezone.turn.relay_farewells import Farewells
+from firezone.turn.relay_outbox import Outbox
 from firezone.turn.relay_peers import PeerPolicy
-from firezone.turn.relay_table import Allocation, Channel, RelayTable
+from firezone.turn.relay_permissions import Permissions
+from firezone.turn.relay_table import Allocation, Channel, Permission, RelayTable, Reservation
 
 MAX_CHANNELS: Final = 4096
 """Per allocation."""
 CHANNEL_NUMBERS: Final = range(MIN_CHANNEL, MAX_CHANNEL + 1)
 """Clients draw from all of it."""
-UDP: Final = 17
-_OPEN_ATTEMPTS: Final = 4
 _SERVED: Final = frozenset(
     {
         Method.BINDING,
@@ -82,14 +75,6 @@ _SERVED: Final = frozenset(
         Method.CREATE_PERMISSION,
     }
 )
-
-
-@dataclass(frozen=True, slots=True)
-class _Opening:
-    """An Allocate that waits for its sockets, and the ports tried for it."""
-
-    exchange: Exchange
-    tried: frozenset[int]
 
 
 class Relay:
@@ -102,16 +87,19 @@ class Relay:
         public_ipv6: IPv6Address | None,
         listen_port: int = 3478,
         ports: range = range(49152, 65536),
-        auth_secret: str,
+        auth_secret: str | None,
+        users: Mapping[str, str] | None = None,
         realm: str = "firezone",
         software: str = "firezone-relay",
         peers: PeerPolicy | None = None,
+        quotas: Quotas | None = None,
         entropy: Entropy,
         unix_now: int,
         now: int,
     ) -> None:
-        """`ports` are those of allocations; `peers` says where to relay to, by default everywhere
-        but the host itself. `unix_now` is the wall time in nanoseconds at `now`.
+        """`ports` are those of allocations; `peers` says where to relay to, by default not to this
+        host nor to private networks. `users` are passwords by name, besides those who have theirs
+        by the secret. `unix_now` is the wall time in nanoseconds at `now`.
 
         Raises LocalError without a public address or for impossible ports.
         """
@@ -125,20 +113,34 @@ class Relay:
             address.version: address for address in (public_ipv4, public_ipv6) if address
         }
         own = frozenset(self._public.values())
-        self._peers = replace(peers or PeerPolicy(), own_addresses=own, own_ports=ports)
+        policy = replace(peers or PeerPolicy(), own_addresses=own, own_ports=ports)
         self._software = software
-        self._entropy = entropy
         self._auth = Authenticator(
-            secret=auth_secret, realm=realm, entropy=entropy, unix_now=unix_now, now=now
+            secret=auth_secret,
+            users=users or {},
+            realm=realm,
+            entropy=entropy,
+            unix_now=unix_now,
+            now=now,
         )
         self._table = RelayTable(ports)
-        self._opening: dict[int, _Opening] = {}
-        self._commands: deque[RelayCommand] = deque()
+        self._outbox = Outbox()
+        self._allocator = Allocator(
+            self._table,
+            self._outbox,
+            public=self._public,
+            quotas=quotas or Quotas(),
+            entropy=entropy,
+        )
+        self._permissions = Permissions(self._table, self._outbox, peers=policy, entropy=entropy)
+        self._farewells = Farewells()
         self._listen_port = listen_port
         self._bridged: dict[Endpoint, Endpoint] = {}
-        self.is_draining = False
-        self.counters: Counter[str] = Counter()
+
+    @property
+    def counters(self) -> Counter[str]:
         """Requests, refusals and drops by reason; relayed payload bytes as `relayed_bytes`."""
+        return self._outbox.counters
 
     @property
     def allocation_count(self) -> int:
@@ -150,9 +152,14 @@ class Relay:
         """Channels that are bound."""
         return self._table.bound_channels
 
+    @property
+    def is_draining(self) -> bool:
+        """Whether new allocations are refused."""
+        return self._allocator.is_draining
+
     def drain(self) -> None:
         """From now on refuse new allocations with 508; serve the present ones until they end."""
-        self.is_draining = True
+        self._allocator.is_draining = True
 
     def handle_wall_clock(self, unix_now: int, now: int) -> None:
         """The wall time in nanoseconds: credentials expire by it."""
@@ -180,41 +187,36 @@ class Relay:
         """A datagram on the listening socket, sent to `local`."""
         five_tuple = FiveTuple(source, local)
         if not data or source.port == 0:
-            self.counters["unusable_datagram"] += 1
+            self._outbox.count("unusable_datagram")
         elif data[0] < 4:
             self._on_stun(five_tuple, data, now)
         elif 0x40 <= data[0] < 0x80:
             self._on_channel_data(five_tuple, data)
         else:
-            self.counters["unknown_protocol"] += 1
+            self._outbox.count("unknown_protocol")
 
     def handle_peer_datagram(self, port: int, peer: Endpoint, data: bytes, now: int) -> None:
         """A datagram on the relay socket of `port` and the peer's family."""
+        allocation = self._table.by_port.get(port)
         channel = self._table.channel_from(port, peer)
-        if channel is None:
-            self.counters["unbound_peer"] += 1
-            return
-        self.counters["relayed_bytes"] += len(data)
-        client, local = channel.allocation.five_tuple
-        self._commands.append(Transmit(encode_channel_data(channel.number, data), client, local))
+        if channel is not None:
+            self.counters["relayed_bytes"] += len(data)
+            client, local = channel.allocation.five_tuple
+            self._outbox.put(Transmit(encode_channel_data(channel.number, data), client, local))
+        elif allocation is not None:
+            self._permissions.handle_peer_data(allocation, peer, data)
+        else:
+            self._outbox.count("unbound_peer")
 
     def handle_socket_opened(self, port: int, family: int, ok: bool, now: int) -> None:
         """The outcome of an `OpenSocket`."""
-        allocation = self._table.by_port.get(port)
-        if allocation is None or family not in allocation.opening:
-            return
-        if not ok:
-            self._open_elsewhere(allocation, family)
-            return
-        allocation.opening.discard(family)
-        if not allocation.opening:
-            self._confirm(allocation, now)
+        self._allocator.handle_socket_opened(port, family, ok, now)
 
     def handle_socket_failed(self, port: int, now: int) -> None:
         """A relay socket broke down: its allocation, and no other, is gone."""
         allocation = self._table.by_port.get(port)
         if allocation is not None:
-            self.counters["socket_failed"] += 1
+            self._outbox.count("socket_failed")
             self._remove(allocation)
 
     def handle_timeout(self, now: int) -> None:
@@ -227,6 +229,10 @@ class Relay:
                     self._unbind(item)
                 case Channel():
                     self._table.forget(item)
+                case Permission():
+                    self._permissions.revoke(item)
+                case Reservation():
+                    self._table.release(item)
 
     def poll_timeout(self) -> Timeout | None:
         """When `handle_timeout` is wanted next."""
@@ -235,7 +241,7 @@ class Relay:
 
     def poll_command(self) -> RelayCommand | None:
         """The next thing to do. Take them until None after every call of a `handle_*`."""
-        return self._commands.popleft() if self._commands else None
+        return self._outbox.take()
 
     # Data
 
@@ -243,164 +249,112 @@ class Relay:
         try:
             number, payload = decode_channel_data(data, exact=False)
         except ChannelDataError as error:
-            self.counters[f"channel_data_{error.reason}"] += 1
+            self._outbox.count(f"channel_data_{error.reason}")
             return
         channel = self._table.channel_of(five_tuple, number)
         if channel is None:
-            self.counters["unbound_channel"] += 1
+            self._outbox.count("unbound_channel")
             return
         self.counters["relayed_bytes"] += len(payload)
-        self._commands.append(SendToPeer(channel.allocation.port, channel.peer, payload))
+        self._outbox.put(SendToPeer(channel.allocation.port, channel.peer, payload))
 
-    # Requests
+    # Messages
 
     def _on_stun(self, five_tuple: FiveTuple, data: bytes, now: int) -> None:
         try:
             message = stun.decode(data)
         except stun.DecodeError as error:
-            self.counters[error.reason] += 1
+            self._outbox.count(error.reason)
             return
-        if message.class_ is not stun.Class.REQUEST:
-            self.counters["not_a_request"] += 1
-        elif message.has_fingerprint and not message.verify_fingerprint():
-            self.counters["wrong_fingerprint"] += 1
+        if message.has_fingerprint and not message.verify_fingerprint():
+            self._outbox.count("wrong_fingerprint")
+        elif message.class_ is stun.Class.REQUEST:
+            key, mapped = self._auth.derived_key(message), self._mapped(five_tuple.client)
+            self._on_request(Exchange(five_tuple, message, key, self._software, mapped), now)
+        elif message.class_ is stun.Class.INDICATION:
+            self._on_indication(five_tuple, message)
         else:
-            key = self._auth.key_for(message)
-            self._on_request(Exchange(five_tuple, message, key, self._software), now)
+            self._outbox.count("not_a_request")
+
+    def _on_indication(self, five_tuple: FiveTuple, indication: Message) -> None:
+        """What cannot be understood is dropped (RFC 8489 section 6.3.2)."""
+        if indication.malformed is not None or indication.unknown:
+            self._outbox.count("indication_not_understood")
+        elif indication.method == Method.SEND:
+            self._permissions.handle_send(self._serving(five_tuple), indication)
+        elif indication.method == Method.BINDING:
+            self._outbox.count("binding_indication")
+        else:
+            self._outbox.count("not_a_request")
 
     def _on_request(self, exchange: Exchange, now: int) -> None:
         request = exchange.request
         if request.malformed is not None or request.method not in _SERVED:
-            self._refuse(exchange, 400)
+            self._outbox.refuse(exchange, 400)
             return
         if request.method != Method.BINDING:
-            code = self._auth.judge(exchange, now)
-            if code is not None:
-                self.counters[f"error_{code}"] += 1
-                self._commands.append(self._auth.challenge(exchange, code, now))
+            authenticated = self._auth.authenticate(exchange, now)
+            if isinstance(authenticated, int):
+                self._outbox.count(f"error_{authenticated}")
+                self._outbox.put(self._auth.challenge(exchange, authenticated, now))
                 return
+            exchange = authenticated
         if request.unknown:
-            self._refuse(exchange, 420, (stun.UNKNOWN_ATTRIBUTES, request.unknown))
-            return
-        match request.method:
+            self._outbox.refuse(exchange, 420, (stun.UNKNOWN_ATTRIBUTES, request.unknown))
+        else:
+            self._serve(exchange, now)
+
+    def _serve(self, exchange: Exchange, now: int) -> None:
+        match exchange.request.method:
             case Method.BINDING:
                 self._on_binding(exchange)
             case Method.ALLOCATE:
-                self._on_allocate(exchange)
+                self._allocator.handle_allocate(exchange, now)
             case Method.REFRESH:
                 self._on_refresh(exchange, now)
             case Method.CHANNEL_BIND:
                 self._on_channel_bind(exchange, now)
             case Method.CREATE_PERMISSION:
-                self._on_create_permission(exchange)
+                allocation = self._serving(exchange.five_tuple)
+                self._permissions.handle_create_permission(exchange, allocation, now)
 
     def _on_binding(self, exchange: Exchange) -> None:
         unsigned = replace(exchange, key=None)
-        self._succeed(unsigned, (stun.XOR_MAPPED_ADDRESS, self._mapped(exchange)))
-
-    def _on_allocate(self, exchange: Exchange) -> None:
-        request = exchange.request
-        present = self._table.by_client.get(exchange.five_tuple)
-        if present is not None:
-            self._on_repeated_allocate(exchange, present)
-            return
-        if self.is_draining:
-            self._refuse(exchange, 508)
-            return
-        transport = request.get(stun.REQUESTED_TRANSPORT)
-        if transport != UDP:
-            self._refuse(exchange, 400 if transport is None else 442)
-            return
-        families = requested_families(request, frozenset(self._public))
-        if isinstance(families, int):
-            self._refuse(exchange, families)
-            return
-        self._allocate(exchange, families)
-
-    def _on_repeated_allocate(self, exchange: Exchange, present: Allocation) -> None:
-        """The 5-tuple is taken; but a retransmission has to be answered like the first."""
-        if exchange.request.transaction_id != present.transaction_id:
-            self._refuse(exchange, 437)
-        elif present.response is not None:
-            self.counters["repeated_allocate"] += 1
-            self._commands.append(present.response)
-
-    def _allocate(self, exchange: Exchange, families: tuple[int, ...]) -> None:
-        port = self._table.free_port(self._entropy)
-        if port is None:
-            self._refuse(exchange, 508)
-            return
-        allocation = Allocation(
-            five_tuple=exchange.five_tuple,
-            port=port,
-            families=families,
-            transaction_id=exchange.request.transaction_id,
-        )
-        self._table.add(allocation)
-        self._opening[port] = _Opening(exchange, frozenset({port}))
-        self._open_sockets(allocation)
-
-    def _open_sockets(self, allocation: Allocation) -> None:
-        allocation.opening = set(allocation.families)
-        self._commands.extend(OpenSocket(allocation.port, f) for f in allocation.families)
-
-    def _open_elsewhere(self, allocation: Allocation, failed_family: int) -> None:
-        """The host refuses the port, as something else has it: try another."""
-        self.counters["port_unavailable"] += 1
-        opening = self._opening.pop(allocation.port)
-        self._close_sockets(allocation, except_for=failed_family)
-        port = None
-        if len(opening.tried) < _OPEN_ATTEMPTS:
-            port = self._table.free_port(self._entropy, opening.tried)
-        if port is None:
-            self._table.remove(allocation)
-            self._refuse(opening.exchange, 508)
-            return
-        self._table.move(allocation, port)
-        self._opening[port] = replace(opening, tried=opening.tried | {port})
-        self._open_sockets(allocation)
-
-    def _confirm(self, allocation: Allocation, now: int) -> None:
-        """Every socket is open: tell the client."""
-        exchange = self._opening.pop(allocation.port).exchange
-        # One that asks for none gets the default, as RFC 8656 section 7.2 has it.
-        lifetime = requested_lifetime(exchange.request) or DEFAULT_LIFETIME
-        self._table.start(allocation, now + lifetime * SECOND)
-        values: list[Value] = [
-            (stun.XOR_RELAYED_ADDRESS, Endpoint(self._public[family], allocation.port))
-            for family in allocation.families
-        ]
-        values += [
-            (stun.XOR_MAPPED_ADDRESS, self._mapped(exchange)),
-            (stun.LIFETIME, lifetime),
-        ]
-        values += missing_families(exchange.request, allocation.families)
-        allocation.response = self._succeed(exchange, *values)
+        self._outbox.succeed(unsigned, (stun.XOR_MAPPED_ADDRESS, exchange.mapped))
 
     def _on_refresh(self, exchange: Exchange, now: int) -> None:
-        allocation = self._allocation_of(exchange)
-        if allocation is None:
-            self._refuse(exchange, 437)
+        transaction = exchange.five_tuple, exchange.request.transaction_id
+        answer = self._farewells.recall(*transaction, now)
+        if answer is not None:
+            self._outbox.count("repeated_refresh")
+            self._outbox.put(answer)
             return
-        lifetime = requested_lifetime(exchange.request)
-        if lifetime:
+        allocation = self._serving(exchange.five_tuple)
+        family = exchange.request.get(stun.REQUESTED_ADDRESS_FAMILY)
+        if allocation is None:
+            self._outbox.refuse(exchange, 437)
+        elif family is not None and family not in allocation.families:
+            self._outbox.refuse(exchange, 443)
+        elif lifetime := requested_lifetime(exchange.request):
             self._table.start(allocation, now + lifetime * SECOND)
+            self._outbox.succeed(exchange, (stun.LIFETIME, lifetime))
         else:
-            self._remove(allocation)
-        self._succeed(exchange, (stun.LIFETIME, lifetime))
+            self._give_back(allocation, family)
+            answer = self._outbox.succeed(exchange, (stun.LIFETIME, 0))
+            self._farewells.remember(*transaction, answer, now)
 
     def _on_channel_bind(self, exchange: Exchange, now: int) -> None:
         request = exchange.request
         number, peer = request.get(stun.CHANNEL_NUMBER), request.get(stun.XOR_PEER_ADDRESS)
-        allocation = self._allocation_of(exchange)
+        allocation = self._serving(exchange.five_tuple)
         if allocation is None:
-            self._refuse(exchange, 437)
+            self._outbox.refuse(exchange, 437)
         elif number is None or number not in CHANNEL_NUMBERS or peer is None or peer.port == 0:
-            self._refuse(exchange, 400)
-        elif (code := self._judge_peer(allocation, peer)) is not None:
-            self._refuse(exchange, code)
+            self._outbox.refuse(exchange, 400)
+        elif (code := self._permissions.judge_channel(allocation, peer)) is not None:
+            self._outbox.refuse(exchange, code)
         elif number not in allocation.channels and len(allocation.channels) >= MAX_CHANNELS:
-            self._refuse(exchange, 508)
+            self._outbox.refuse(exchange, 508)
         else:
             self._bind(exchange, allocation, number, peer, now)
 
@@ -409,27 +363,15 @@ class Relay:
     ) -> None:
         channel = self._table.bind(allocation, number, peer, now)
         if channel is None:
-            self._refuse(exchange, 400)
+            self._outbox.refuse(exchange, 400)
             return
-        self._commands.append(BindChannel(allocation.five_tuple, number, allocation.port, peer))
-        self._succeed(exchange)
+        self._outbox.put(BindChannel(allocation.five_tuple, number, allocation.port, peer))
+        self._permissions.install(allocation, peer.address, now)
+        self._outbox.succeed(exchange)
 
-    def _on_create_permission(self, exchange: Exchange) -> None:
-        allocation = self._allocation_of(exchange)
-        peers = exchange.request.get_all(stun.XOR_PEER_ADDRESS)
-        if allocation is None or not peers:
-            self._refuse(exchange, 437 if allocation is None else 400)
-            return
-        codes = (self._judge_peer(allocation, peer) for peer in peers)
-        code = next((code for code in codes if code is not None), None)
-        if code is None:
-            self._succeed(exchange)
-        else:
-            self._refuse(exchange, code)
-
-    def _allocation_of(self, exchange: Exchange) -> Allocation | None:
+    def _serving(self, five_tuple: FiveTuple) -> Allocation | None:
         """The allocation of a 5-tuple, once its sockets are open."""
-        allocation = self._table.by_client.get(exchange.five_tuple)
+        allocation = self._table.by_client.get(five_tuple)
         return None if allocation is None or allocation.opening else allocation
 
     def _allocation_at(self, bridge: Endpoint) -> Allocation | None:
@@ -437,46 +379,33 @@ class Relay:
         local = Endpoint(bridge.address, self._listen_port)
         return self._table.by_client.get(FiveTuple(bridge, local))
 
-    def _mapped(self, exchange: Exchange) -> Endpoint:
-        client = exchange.five_tuple.client
+    def _mapped(self, client: Endpoint) -> Endpoint:
         return self._bridged.get(client, client)
-
-    def _judge_peer(self, allocation: Allocation, peer: Endpoint) -> int | None:
-        """The error code for a peer that this allocation cannot or may not reach."""
-        if peer.family not in allocation.families:
-            return 443
-        return None if self._peers.allows(peer) else 403
 
     # Endings
 
+    def _give_back(self, allocation: Allocation, family: int | None) -> None:
+        """The whole of an allocation, or one of its families (RFC 8656 section 8.2)."""
+        if family is None or allocation.families == (family,):
+            self._remove(allocation)
+            return
+        channels = [c for c in allocation.channels.values() if c.peer.family == family]
+        for channel in self._table.forget_all(allocation, channels):
+            self._outbox.put(_unbind_command(channel))
+        self._permissions.revoke_all(allocation, family)
+        self._outbox.put(CloseSocket(allocation.port, family))
+        allocation.families = tuple(f for f in allocation.families if f != family)
+
     def _remove(self, allocation: Allocation) -> None:
-        self._opening.pop(allocation.port, None)
+        self._allocator.forget(allocation)
+        self._permissions.revoke_all(allocation)
         for channel in self._table.remove(allocation):
-            self._commands.append(_unbind_command(channel))
-        self._close_sockets(allocation)
+            self._outbox.put(_unbind_command(channel))
+        self._outbox.put(*(CloseSocket(allocation.port, f) for f in allocation.families))
 
     def _unbind(self, channel: Channel) -> None:
         self._table.unbind(channel)
-        self._commands.append(_unbind_command(channel))
-
-    def _close_sockets(self, allocation: Allocation, except_for: int | None = None) -> None:
-        self._commands.extend(
-            CloseSocket(allocation.port, family)
-            for family in allocation.families
-            if family != except_for
-        )
-
-    # Responses
-
-    def _succeed(self, exchange: Exchange, *values: Value) -> Transmit:
-        self.counters[f"{Method(exchange.request.method).name.lower()}_success"] += 1
-        response = exchange.success(*values)
-        self._commands.append(response)
-        return response
-
-    def _refuse(self, exchange: Exchange, code: int, *values: Value) -> None:
-        self.counters[f"error_{code}"] += 1
-        self._commands.append(exchange.error(code, *values))
+        self._outbox.put(_unbind_command(channel))
 
 
 def _unbind_command(channel: Channel) -> UnbindChannel:

@@ -2,12 +2,17 @@
 
 The portal and the relay share the *stamp secret*, used as the text it is. A username reads
 `<expiry>:<salt>`, with the expiry in Unix seconds; the password follows from both and the secret,
-so the relay stores nothing per user. A nonce is the time it was made and a MAC over that time and
-the client's 5-tuple: it stores nothing per stranger either, and it is void for anyone else.
+so the relay stores nothing per user. Besides, there may be users with a password of their own,
+whose names have no colon. A nonce is the time it was made and a MAC over that time and the client's
+5-tuple: it stores nothing per stranger either, and it is void for anyone else.
 
 The password is a plain hash with the secret in the middle, which can be extended by whoever may
 choose bytes of the salt at will. What prevents it is that the hash's padding is not valid UTF-8:
 usernames have to be decoded strictly, which the STUN codec does.
+
+Responses to a user of the stamp secret are signed in any case, as its clients ignore others. Those
+to a user with an own password only once the request is authenticated: anybody could ask for a
+signature, and then try passwords against it at leisure. A derived password has 256 bits.
 """
 
 from __future__ import annotations
@@ -16,6 +21,8 @@ import base64
 import hashlib
 import hmac
 import re
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 from firezone import stun
@@ -63,14 +70,24 @@ def password_of(username: str, secret: str) -> str | None:
 class Authenticator:
     """Judges requests by their credentials."""
 
-    __slots__ = ("_nonces", "_realm", "_secret", "_unix_offset")
+    __slots__ = ("_keys", "_nonces", "_realm", "_secret", "_unix_offset")
 
     def __init__(
-        self, *, secret: str, realm: str, entropy: Entropy, unix_now: int, now: int
+        self,
+        *,
+        secret: str | None,
+        users: Mapping[str, str],
+        realm: str,
+        entropy: Entropy,
+        unix_now: int,
+        now: int,
     ) -> None:
-        """`unix_now` is the wall time in nanoseconds at `now`."""
+        """`users` are passwords by name. `unix_now` is the wall time in nanoseconds at `now`."""
         self._secret = secret
         self._realm = realm
+        self._keys = {
+            name: stun.long_term_key(name, realm, password) for name, password in users.items()
+        }
         self._nonces = NonceMint(entropy)
         self.set_wall_clock(unix_now, now)
 
@@ -78,28 +95,32 @@ class Authenticator:
         """The wall time in nanoseconds: credentials expire by it."""
         self._unix_offset = unix_now - now
 
-    def key_for(self, request: Message) -> bytes | None:
-        """The key of the user that a request names, if its password can be derived."""
-        username = request.get(stun.USERNAME)
-        password = None if username is None else password_of(username, self._secret)
+    def derived_key(self, request: Message) -> bytes | None:
+        """The key of the user that a request names, if its password follows from the secret."""
+        username, secret = request.get(stun.USERNAME), self._secret
+        password = None if username is None or secret is None else password_of(username, secret)
         if username is None or password is None:
             return None
         return stun.long_term_key(username, self._realm, password)
 
-    def judge(self, exchange: Exchange, now: int) -> int | None:
-        """The error code that the credentials deserve, None if they are good."""
+    def authenticate(self, exchange: Exchange, now: int) -> Exchange | int:
+        """The exchange with its user and key, or the error code that the credentials deserve."""
         request = exchange.request
         username, nonce = request.get(stun.USERNAME), request.get(stun.NONCE)
         if not request.has_integrity or username is None or nonce is None:
             return 401
         if not self._nonces.accepts(nonce, exchange.five_tuple, now):
             return 438
+        key = self._keys.get(username)
+        if key is None and not self._is_expired(username, now):
+            key = exchange.key
+        if key is None or not request.verify_integrity(key):
+            return 401
+        return replace(exchange, key=key, user=_user(username))
+
+    def _is_expired(self, username: str, now: int) -> bool:
         expiry = expiry_of(username)
-        if expiry is None or expiry < (now + self._unix_offset) // SECOND:
-            return 401
-        if exchange.key is None or not request.verify_integrity(exchange.key):
-            return 401
-        return None
+        return expiry is None or expiry < (now + self._unix_offset) // SECOND
 
     def challenge(self, exchange: Exchange, code: int, now: int) -> Transmit:
         """The error response that tells the realm and a fresh nonce."""
@@ -135,6 +156,12 @@ class NonceMint:
     def _mac(self, stamp: bytes, five_tuple: FiveTuple) -> bytes:
         subject = stamp + _identity(five_tuple.client) + _identity(five_tuple.local)
         return hmac.digest(self._key, subject, "sha256")[:_MAC_LENGTH]
+
+
+def _user(username: str) -> str:
+    """Who it is, whichever session: the salt stays, the expiry changes."""
+    _, colon, salt = username.partition(":")
+    return colon + salt or username
 
 
 def _identity(endpoint: Endpoint | None) -> bytes:

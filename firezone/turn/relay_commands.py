@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from firezone.model import Endpoint, Transmit
+from firezone.model import Endpoint, IPAddress, Transmit
 
 
 class FiveTuple(NamedTuple):
@@ -20,10 +20,14 @@ class FiveTuple(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class OpenSocket:
-    """Open the relay socket of an allocation, then call `Relay.handle_socket_opened`."""
+    """Open the relay socket of an allocation, then call `Relay.handle_socket_opened`.
+
+    With `dont_fragment` nothing that leaves it may be fragmented (RFC 8656 section 18.6).
+    """
 
     port: int
     family: int
+    dont_fragment: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +61,33 @@ class UnbindChannel:
 
 
 @dataclass(frozen=True, slots=True)
+class Permit:
+    """Hand over what comes to the allocation from this address without a channel: its client takes
+    Data indications. A shell that hands over every datagram need not heed it."""
+
+    port: int
+    address: IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class Forbid:
+    """Undo a `Permit`. Comes before the `CloseSocket` of its allocation."""
+
+    port: int
+    address: IPAddress
+
+
+@dataclass(frozen=True, slots=True)
 class SendToPeer:
     """Send a payload to the peer from the allocation's socket of the peer's family."""
 
     port: int
     peer: Endpoint
     payload: bytes | memoryview = field(repr=False)
+    dont_fragment: bool = False
 
 
-RelayCommand = OpenSocket | CloseSocket | BindChannel | UnbindChannel | SendToPeer | Transmit
+RelayCommand = (
+    OpenSocket | CloseSocket | BindChannel | UnbindChannel | Permit | Forbid | SendToPeer | Transmit
+)
 """A `Transmit` goes to a client, from the listening socket and its `source` address."""

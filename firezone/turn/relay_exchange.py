@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from firezone import stun
-from firezone.model import Transmit
+from firezone.model import Endpoint, Transmit
 from firezone.stun import Message
 from firezone.turn.relay_commands import FiveTuple
 
@@ -20,12 +20,18 @@ Value = tuple[stun.Attribute[Any], Any]
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A request, who sent it, and the key to authenticate the responses with, if there is one."""
+    """A request, who sent it, and the key to authenticate the responses with, if there is one.
+
+    `mapped` is the address that the client is told it has. `user` is whose quota counts, once the
+    request is authenticated.
+    """
 
     five_tuple: FiveTuple
     request: Message
     key: bytes | None = field(repr=False)
     software: str
+    mapped: Endpoint
+    user: str = ""
 
     def success(self, *values: Value) -> Transmit:
         """The success response with these attributes."""

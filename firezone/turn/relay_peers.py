@@ -1,9 +1,12 @@
 """Which peers a relay will send to.
 
 A relay sends from inside the network it stands in, so a client could reach through it what the
-outside cannot. Never allowed: addresses that are no host's (unspecified, multicast, broadcast) and,
-unless switched on, the relay's own host (loopback) and link (link-local). Addresses of private
-networks are allowed unless switched off, as gateways and clients commonly sit beside each other.
+outside cannot. Never allowed: addresses that are no host's (unspecified, multicast, broadcast). By
+default not allowed either: the relay's own host (loopback, and its public addresses but for the
+ports of allocations), its link (link-local), and private networks; gateways behind such addresses
+are reached by those that the Internet sees. Switches and lists of networks change that; of the
+networks that hold an address the smallest decides, and of two equal ones the denied one.
+
 An IPv6 address that carries an IPv4 one (mapped, compatible, NAT64, 6to4) falls under the rules of
 both, or it would be a way around them.
 """
@@ -12,37 +15,59 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import Final
 
 from firezone.model import Endpoint, IPAddress
 
+IPNetwork = IPv4Network | IPv6Network
+
 
 @dataclass(frozen=True, slots=True)
 class PeerPolicy:
-    """The switches. `own_addresses` with a port in `own_ports` are our clients' relayed addresses:
-    always allowed, or two clients of one relay could not reach each other."""
+    """The switches and lists. `own_addresses` with a port in `own_ports` are our clients' relayed
+    addresses: always allowed, or two clients of one relay could not reach each other."""
 
     allow_loopback: bool = False
     allow_link_local: bool = False
-    allow_private: bool = True
+    allow_private: bool = False
+    allow: tuple[IPNetwork, ...] = ()
+    deny: tuple[IPNetwork, ...] = ()
     own_addresses: frozenset[IPAddress] = frozenset()
     own_ports: range = range(0)
 
     def allows(self, peer: Endpoint) -> bool:
-        """Whether a channel or permission for this peer may be made (else 403 Forbidden)."""
+        """Whether a channel for this peer may be made or data be sent there (else 403)."""
         if peer.address in self.own_addresses and peer.port in self.own_ports:
             return True
-        return not any(self._refuses(form) for form in _forms(peer.address))
+        return all(self._allows(form) for form in _forms(peer.address))
 
-    def _refuses(self, address: IPAddress) -> bool:
-        if any(address in network for network in _NOBODY if network.version == address.version):
-            return True
-        return (
-            (address.is_loopback and not self.allow_loopback)
-            or (address.is_link_local and not self.allow_link_local)
-            or (_is_private(address) and not self.allow_private)
-        )
+    def permits(self, address: IPAddress) -> bool:
+        """Whether a permission for this address may be made: some port of it is allowed."""
+        return address in self.own_addresses or self.allows(Endpoint(address, 0))
+
+    def _allows(self, address: IPAddress) -> bool:
+        if _holds(_NOBODY, address):
+            return False
+        allowed, denied = _closest(self.allow, address), _closest(self.deny, address)
+        if allowed == denied == -1:
+            return self._is_usual(address)
+        return allowed > denied
+
+    def _is_usual(self, address: IPAddress) -> bool:
+        """Whether it is allowed where no list speaks of it."""
+        if address.is_loopback:
+            return self.allow_loopback
+        if address.is_link_local:
+            return self.allow_link_local
+        if address in self.own_addresses:
+            return False
+        return self.allow_private or not is_private(address)
+
+
+def is_private(address: IPAddress) -> bool:
+    """Whether it belongs to private networks, the shared ones of providers included."""
+    return _holds(_PRIVATE, address)
 
 
 _NOBODY: Final = tuple(
@@ -64,8 +89,14 @@ _NAT64: Final = IPv6Network("64:ff9b::/96")
 _SIX_TO_FOUR: Final = IPv6Network("2002::/16")
 
 
-def _is_private(address: IPAddress) -> bool:
-    return any(address in network for network in _PRIVATE if network.version == address.version)
+def _holds(networks: tuple[IPNetwork, ...], address: IPAddress) -> bool:
+    return any(address in network for network in networks if network.version == address.version)
+
+
+def _closest(networks: tuple[IPNetwork, ...], address: IPAddress) -> int:
+    """The longest prefix among those that hold the address, -1 if none does."""
+    same = [network for network in networks if network.version == address.version]
+    return max((network.prefixlen for network in same if address in network), default=-1)
 
 
 def _forms(address: IPAddress) -> Iterator[IPAddress]:

@@ -1,24 +1,29 @@
-"""What the relay remembers: allocations, their channels, and when each is due.
+"""What the relay remembers: allocations, their channels and permissions, reserved ports, and when
+each is due.
 
 An allocation is one port number, whichever families it has. A channel is *bound* until
 `bound_until`, then *unbound* for a cool-down in which neither its number nor its peer may serve
-another binding of the same allocation (RFC 8656 section 12), then gone. Deadlines derive from these
-facts; the heap holds at most one live entry per item and looks again when that entry comes up, so
+another binding of the same allocation (RFC 8656 section 12), then gone. A permission is for an
+address, and for Send and Data only: a bound channel needs none. Deadlines derive from these facts;
+the heap holds at most one live entry per item and looks again when that entry comes up, so
 extending a lifetime costs nothing.
 """
 
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
 from firezone.durations import SECOND
-from firezone.model import Endpoint, Entropy, Transmit
+from firezone.model import Endpoint, Entropy, IPAddress, Transmit
 from firezone.turn.relay_commands import FiveTuple
 
 CHANNEL_LIFETIME: Final = 600 * SECOND
 CHANNEL_COOL_DOWN: Final = 300 * SECOND
+PERMISSION_LIFETIME: Final = 300 * SECOND
+RESERVATION_LIFETIME: Final = 30 * SECOND
 
 
 @dataclass(slots=True, eq=False)
@@ -41,6 +46,9 @@ class Allocation(Timed):
     port: int
     families: tuple[int, ...]
     transaction_id: bytes
+    user: str = ""
+    """Whose quota it counts against."""
+    dont_fragment: bool = False
     expires_at: int | None = None
     """None while its sockets are being opened."""
     opening: set[int] = field(default_factory=set)
@@ -49,6 +57,9 @@ class Allocation(Timed):
     """The answer to the Allocate, once sent; a retransmission gets it again."""
     channels: dict[int, Channel] = field(default_factory=dict, repr=False)
     numbers: dict[Endpoint, int] = field(default_factory=dict, repr=False)
+    permissions: dict[IPAddress, Permission] = field(default_factory=dict, repr=False)
+    takes_data: bool = False
+    """Whether the client has shown that it knows Data indications. Those of Firezone do not."""
     is_gone: bool = False
 
     @property
@@ -72,6 +83,36 @@ class Channel(Timed):
         if self.is_gone:
             return None
         return self.bound_until if self.is_bound else self.bound_until + CHANNEL_COOL_DOWN
+
+
+@dataclass(slots=True, eq=False)
+class Permission(Timed):
+    """An address whose data without a channel goes to the client, and the other way round."""
+
+    allocation: Allocation
+    address: IPAddress
+    until: int
+    is_gone: bool = False
+
+    @property
+    def deadline(self) -> int | None:
+        return None if self.is_gone else self.until
+
+
+@dataclass(slots=True, eq=False)
+class Reservation(Timed):
+    """A port that waits for the Allocate that bears its token (RFC 8656 section 18.7)."""
+
+    token: bytes = field(repr=False)
+    port: int
+    families: tuple[int, ...]
+    user: str
+    until: int
+    is_gone: bool = False
+
+    @property
+    def deadline(self) -> int | None:
+        return None if self.is_gone else self.until
 
 
 class Deadlines:
@@ -134,25 +175,50 @@ class RelayTable:
 
     def __init__(self, ports: range) -> None:
         self._ports = ports
+        self._reserved_ports: set[int] = set()
         self.by_client: dict[FiveTuple, Allocation] = {}
         self.by_port: dict[int, Allocation] = {}
+        self.by_user: Counter[str] = Counter()
+        """Ports that a user has, with those reserved."""
+        self.reservations: dict[bytes, Reservation] = {}
         self.deadlines = Deadlines()
         self.bound_channels = 0
 
-    def free_port(self, entropy: Entropy, excluded: frozenset[int] = frozenset()) -> int | None:
-        """A random port that no allocation has, None if all are taken."""
+    @property
+    def ports_in_use(self) -> int:
+        """Those of allocations, and those reserved."""
+        return len(self.by_port) + len(self._reserved_ports)
+
+    def free_port(
+        self,
+        entropy: Entropy,
+        excluded: frozenset[int] = frozenset(),
+        *,
+        even: bool = False,
+        with_next: bool = False,
+    ) -> int | None:
+        """A random port that nobody has, None if there is none. An `even` one if wanted; or one
+        whose successor is free, too."""
         count = len(self._ports)
         start = int.from_bytes(entropy(8), "big") % count
+        if self.ports_in_use >= count:
+            return None
         for step in range(count):
             port = self._ports[(start + step) % count]
-            if port not in self.by_port and port not in excluded:
+            if (even and port % 2) or port in excluded or not self._is_free(port):
+                continue
+            if not with_next or self._is_free(port + 1):
                 return port
         return None
+
+    def _is_free(self, port: int) -> bool:
+        return port in self._ports and not (port in self.by_port or port in self._reserved_ports)
 
     def add(self, allocation: Allocation) -> None:
         """Take the allocation's client and port. It does not expire before `start`."""
         self.by_client[allocation.five_tuple] = allocation
         self.by_port[allocation.port] = allocation
+        self.by_user[allocation.user] += 1
 
     def start(self, allocation: Allocation, expires_at: int) -> None:
         """Set when the allocation ends, or set it anew."""
@@ -170,11 +236,52 @@ class RelayTable:
         allocation.is_gone = True
         del self.by_client[allocation.five_tuple]
         del self.by_port[allocation.port]
-        bound = [channel for channel in allocation.channels.values() if channel.is_bound]
-        for channel in allocation.channels.values():
-            channel.is_gone = True
+        self._forget_use(allocation.user)
+        return self.forget_all(allocation, [*allocation.channels.values()])
+
+    def forget_all(self, allocation: Allocation, channels: list[Channel]) -> list[Channel]:
+        """Forget these channels, their numbers free at once; returns those that were bound."""
+        bound = [channel for channel in channels if channel.is_bound]
+        for channel in channels:
+            self.forget(channel)
         self.bound_channels -= len(bound)
         return bound
+
+    def permit(self, allocation: Allocation, address: IPAddress, now: int) -> bool:
+        """Install a permission or extend it. Whether it is new."""
+        permission = allocation.permissions.get(address)
+        is_new = permission is None
+        if permission is None:
+            permission = Permission(allocation, address, 0)
+            allocation.permissions[address] = permission
+        permission.until = now + PERMISSION_LIFETIME
+        self.deadlines.schedule(permission)
+        return is_new
+
+    def revoke(self, permission: Permission) -> None:
+        """Forget a permission."""
+        permission.is_gone = True
+        del permission.allocation.permissions[permission.address]
+
+    def reserve(self, reservation: Reservation) -> None:
+        """Keep a port from others until it is claimed or time is up."""
+        self.reservations[reservation.token] = reservation
+        self._reserved_ports.add(reservation.port)
+        self.by_user[reservation.user] += 1
+        self.deadlines.schedule(reservation)
+
+    def release(self, reservation: Reservation) -> None:
+        """End a reservation."""
+        if not reservation.is_gone:
+            reservation.is_gone = True
+            del self.reservations[reservation.token]
+            self._reserved_ports.discard(reservation.port)
+            self._forget_use(reservation.user)
+
+    def _forget_use(self, user: str) -> None:
+        self.by_user[user] -= 1
+        if not self.by_user[user]:
+            del self.by_user[user]
 
     def bind(self, allocation: Allocation, number: int, peer: Endpoint, now: int) -> Channel | None:
         """Bind a channel or extend it. None if number or peer belong to another binding."""

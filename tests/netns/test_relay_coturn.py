@@ -111,6 +111,12 @@ def test_every_byte_comes_back(world: World) -> None:
     v4, v6 = ["-e", "127.0.0.1", "127.0.0.1"], ["-x", "-e", "::1", "::1"]
     runs = {
         "channels": ["-m", "2", "-l", "170", "-c", "-X", *v4],
+        "Send and Data": ["-s", "-m", "2", "-l", "170", "-c", "-X", *v4],
+        "Send and Data over IPv6": ["-s", "-m", "2", "-l", "1200", "-c", *v6],
+        "Send and Data over TCP": ["-s", "-t", "-m", "2", "-l", "171", "-c", "-X", *v4],
+        "Send between two allocations": ["-s", "-m", "2", "-l", "100", "-c", "-y", *v4],
+        "even and reserved ports": ["-m", "2", "-l", "100", "-X", *v4],
+        "not to be fragmented": ["-s", "-g", "-m", "2", "-l", "500", "-c", "-X", *v4],
         "padded": ["-m", "2", "-l", "171", "-c", "-X", "-D", *v4],
         "IPv6": ["-m", "2", "-l", "1200", "-c", *v6],
         "between two allocations": ["-m", "2", "-l", "100", "-c", "-y", *v4],

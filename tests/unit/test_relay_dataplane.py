@@ -111,6 +111,22 @@ class Client:
     def send(self, number: int, payload: bytes) -> None:
         self.socket.sendto(struct.pack(">HH", number, len(payload)) + payload, self.relay)
 
+    async def permit(self, *peers: Endpoint) -> Message:
+        values = [(stun.XOR_PEER_ADDRESS, peer) for peer in peers]
+        return await self.ask(request(Method.CREATE_PERMISSION, *values))
+
+    def indicate(
+        self, peer: Endpoint, payload: bytes, *values: tuple[stun.Attribute[Any], Any]
+    ) -> None:
+        message = Message.indication(Method.SEND, os.urandom)
+        for attribute, value in ((stun.XOR_PEER_ADDRESS, peer), *values, (stun.DATA, payload)):
+            message = message.with_(attribute, value)
+        self.socket.sendto(message.encode(), self.relay)
+
+    @property
+    def address(self) -> Endpoint:
+        return Endpoint.of(*self.socket.getsockname()[:2])
+
 
 def request(method: Method, *values: tuple[stun.Attribute[Any], Any]) -> Message:
     message = Message.request(method, os.urandom)
@@ -159,6 +175,56 @@ def test_data_crosses_both_ways(family: int, peer_family: int, gso: bool, gro: b
             assert source == client.relay
 
     with_relay(test, gso=gso, gro=gro)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("peer_family", [4, 6])
+def test_send_and_data_indications(family: int, peer_family: int) -> None:
+    async def test(running: Running) -> None:
+        client, peer = Client(running, family), Client(running, peer_family)
+        response = await client.allocate((stun.ADDITIONAL_ADDRESS_FAMILY, 6))
+        relayed = {e.family: e for e in response.get_all(stun.XOR_RELAYED_ADDRESS)}
+        assert (await client.permit(peer.address)).class_ is stun.Class.SUCCESS
+        for payload in (b"ping", b"", os.urandom(1400)):
+            client.indicate(peer.address, payload)
+            data, source = await peer.receive()
+            assert (data, source) == (payload, relayed[peer_family].sockaddr)
+            peer.socket.sendto(payload[::-1], source)
+            data, source = await client.receive()
+            message = stun.decode(data)
+            assert (message.class_, message.method) == (stun.Class.INDICATION, Method.DATA)
+            assert message.get(stun.XOR_PEER_ADDRESS) == peer.address
+            assert (message.get(stun.DATA), source) == (payload[::-1], client.relay)
+        assert running.dataplane.counters == {}
+        await client.ask(request(Method.REFRESH, (stun.LIFETIME, 0)))
+        client.indicate(peer.address, b"late")
+        assert (await client.ask(request(Method.BINDING))).class_ is stun.Class.SUCCESS
+        assert running.server.counters["send_without_allocation"] == 1
+
+    with_relay(test)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("whole_allocation", [True, False])
+def test_datagrams_that_may_not_be_fragmented(family: int, whole_allocation: bool) -> None:
+    """The option is the allocation's, or that of one datagram and then gone again."""
+    option = (socket.IPPROTO_IP, 10) if family == 4 else (socket.IPPROTO_IPV6, 23)
+
+    async def test(running: Running) -> None:
+        client, peer = Client(running, family), Client(running, family)
+        asked = [(stun.DONT_FRAGMENT, True)] if whole_allocation else []
+        await client.allocate((stun.REQUESTED_ADDRESS_FAMILY, family), *asked)
+        await client.permit(peer.address)
+        (opened,) = running.dataplane._relays.values()
+        assert (opened.getsockopt(*option) == 3) is whole_allocation
+        client.indicate(peer.address, b"first", (stun.DONT_FRAGMENT, True))
+        assert (await peer.receive())[0] == b"first"
+        assert (opened.getsockopt(*option) == 3) is whole_allocation
+        await client.bind(0x4000, peer.address)
+        client.send(0x4000, b"second")
+        assert (await peer.receive())[0] == b"second"
+
+    with_relay(test)
 
 
 def test_reply_leaves_from_the_address_that_was_asked() -> None:

@@ -24,11 +24,15 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from firezone.cli.program import run
+from firezone.model import Endpoint
 from firezone.phoenix import LoginUrl
 from firezone.relay import RelayRole
+from firezone.shell import relay_program
 from firezone.shell.health import HealthAddress
 from firezone.shell.relay_program import RelayProgram, RelaySettings
+from firezone.shell.relay_users import read_users
 from firezone.shell.unexpected import UnexpectedError
+from firezone.turn.relay_allocate import Quotas
 from firezone.turn.relay_peers import PeerPolicy
 
 BASE = ["relay", "--public-ip4-addr", "127.0.0.1"]
@@ -72,6 +76,10 @@ class TestSettings:
             ([*BASE, "--api-url", "ws://p", "--auth-secret-path", "x"], "--auth-secret-path"),
             ([*BASE, "--api-url", "ws://p", "--ca", "/nonexistent"], "--ca"),
             ([*BASE, "--log-level", "loud"], "log level"),
+            ([*BASE, "--users-file", "/nonexistent"], "--users-file"),
+            ([*BASE, "--api-url", "ws://p", "--realm", "example.org"], "--realm"),
+            ([*BASE, "--api-url", "ws://p", "--allow-peer", "10.0.0.1/8"], "--allow-peer"),
+            ([*BASE, "--api-url", "ws://p", "--deny-peer", "everybody"], "--deny-peer"),
         ],
     )
     def test_named(
@@ -89,6 +97,29 @@ class TestSettings:
         secret.write_text("short")
         assert run([*BASE, "--auth-secret-path", str(secret)]) == 2
         assert "short" not in capsys.readouterr().err.replace(str(secret), "")
+
+    @pytest.mark.parametrize(
+        ("text", "mode", "named"),
+        [
+            ("alice:secret\n", 0o644, "chmod 600"),
+            ("# nobody\n\n", 0o600, "there is none"),
+            ("alice:secret\nbob\n", 0o600, "users:2"),
+            ("alice:\n", 0o600, "users:1"),
+            (":secret\n", 0o600, "users:1"),
+            ("alice:secret\nalice:other\n", 0o600, "users:2"),
+            ("alice:sec\x00ret\n", 0o600, "users:1"),
+            ("a" * 513 + ":secret\n", 0o600, "users:1"),
+        ],
+    )
+    def test_users(
+        self, tmp_path: Path, text: str, mode: int, named: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / "users"
+        path.write_text(text)
+        path.chmod(mode)
+        assert run([*BASE, "--users-file", str(path)]) == 2
+        error = capsys.readouterr().err.replace(str(path), "users")
+        assert named in error and "secret" not in error
 
     @pytest.mark.parametrize("address", ["8080", "host:", ":1", "host:port", "h:99999"])
     def test_health_address(
@@ -151,6 +182,47 @@ class TestProcess:
             _, errors = running.process.communicate(timeout=10)
         assert running.process.returncode == 2
         assert "listen port" in errors and "Traceback" not in errors
+
+
+def test_users_with_passwords(tmp_path: Path) -> None:
+    path = tmp_path / "users"
+    path.write_text("# staff\nalice:wonder:land\n\n  bob:käse \n")
+    path.chmod(0o600)
+    assert read_users(path, "--users-file") == {"alice": "wonder:land", "bob": "käse"}
+
+
+@pytest.mark.parametrize(
+    ("public", "options", "peer", "allowed"),
+    [
+        ("192.0.2.1", [], "10.1.1.1", False),
+        ("10.0.0.1", [], "10.1.1.1", True),
+        ("10.0.0.1", ["--deny-private-peers"], "10.1.1.1", False),
+        ("192.0.2.1", ["--allow-private-peers"], "10.1.1.1", True),
+        ("192.0.2.1", ["--allow-peer", "10.1.0.0/16"], "10.1.1.1", True),
+        ("192.0.2.1", ["--allow-peer", "10.1.0.0/16", "--allow-peer", "::1"], "10.2.1.1", False),
+        ("192.0.2.1", ["--deny-peer", "8.0.0.0/8"], "8.8.8.8", False),
+    ],
+)
+def test_peers_of_settings(
+    public: str,
+    options: list[str],
+    peer: str,
+    allowed: bool,
+    secret: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[RelaySettings] = []
+
+    def run_relay(settings: RelaySettings) -> int:
+        told.append(settings)
+        return 0
+
+    monkeypatch.setattr(relay_program, "run_relay", run_relay)
+    arguments = ["--public-ip4-addr", public, "--auth-secret-path", str(secret)]
+    assert run(["relay", *arguments, *options]) == 0
+    (settings,) = told
+    assert settings.peers.allows(Endpoint.of(peer, 53)) is allowed
+    assert settings.quotas == Quotas(per_user=64, total=None)
 
 
 class Portal:

@@ -279,6 +279,42 @@ class TestRefresh:
         values = [(stun.REQUESTED_TRANSPORT, 17), ADD_6, (stun.LIFETIME, 600)]
         assert error_of(client.call(Method.REFRESH, *values)) is None
 
+    def test_sent_again_gets_the_same_answer(self, world: World, client: Client) -> None:
+        client.allocate()
+        request = client.signed(client.request(Method.REFRESH, (stun.LIFETIME, 0)))
+        first, again = (client.read(world.send(request)) for _ in range(2))
+        assert first == again and error_of(first[0]) is None
+        assert world.relay.counters["repeated_refresh"] == 1
+
+    def test_that_comes_late_does_not_end_the_next_allocation(
+        self, world: World, client: Client
+    ) -> None:
+        client.allocate()
+        request = client.signed(client.request(Method.REFRESH, (stun.LIFETIME, 0)))
+        world.send(request)
+        client.allocate()
+        world.wait(39)
+        world.send(request)
+        assert world.relay.allocation_count == 1
+
+    def test_of_one_family_gives_that_back(self, world: World, client: Client) -> None:
+        port = client.allocated_port(ADD_6)
+        other = Endpoint(PEER_6.address, 1)
+        for number, peer in enumerate((PEER_4, PEER_6, other), 0x4000):
+            client.bind(number, peer)
+        client.permit(PEER_4, PEER_6)
+        values = [(stun.LIFETIME, 0), FAMILY_6]
+        commands = world.send(client.signed(client.request(Method.REFRESH, *values)))
+        assert kinds(commands) == [*["UnbindChannel"] * 2, "Forbid", "CloseSocket", "Transmit"]
+        assert commands[3] == CloseSocket(port, 6)
+        assert (world.relay.allocation_count, world.relay.channel_count) == (1, 1)
+        assert world.send(b"\x40\x00\x00\x02up") == [SendToPeer(port, PEER_4, b"up")]
+        assert error_of(client.bind(0x4001, PEER_6)) == 443
+        assert error_of(client.call(Method.REFRESH, FAMILY_6)) == 443
+        assert error_of(client.bind(0x4001, Endpoint(PEER_4.address, 9))) is None
+        assert error_of(client.call(Method.REFRESH, (stun.LIFETIME, 0), FAMILY_4)) is None
+        assert world.relay.allocation_count == 0 and world.open == set()
+
 
 class TestChannelBind:
     def test_binds_before_it_answers(self, world: World, client: Client) -> None:
@@ -323,7 +359,10 @@ class TestChannelBind:
 
     @pytest.mark.parametrize(
         "peer",
-        ["127.0.0.1", "0.0.0.0", "224.0.0.1", "::1", "::", "ff02::1", "fe80::1"],
+        [
+            *("127.0.0.1", "0.0.0.0", "224.0.0.1", "::1", "::", "ff02::1", "fe80::1"),
+            *("10.0.0.1", "192.168.7.7", "fd00::1", "198.51.100.1", "2001:db8::1"),
+        ],
     )
     def test_forbidden_peers(self, client: Client, peer: str) -> None:
         client.allocate(ADD_6)
@@ -340,7 +379,7 @@ class TestChannelBind:
     def test_lasts_ten_minutes_then_rests_five(self, world: World, client: Client) -> None:
         port = client.allocated_port((stun.LIFETIME, 3600))
         client.bind(0x4000)
-        assert world.seconds_to_timeout() == 600
+        assert world.seconds_to_timeout() == 300  # of the permission, which is not asked for
         five_tuple = FiveTuple(CLIENT_4, RELAY_4)
         assert world.wait(600) == [UnbindChannel(five_tuple, 0x4000, port, PEER_4)]
         assert world.relay.channel_count == 0
@@ -382,24 +421,6 @@ class TestChannelBind:
         client.allocate()
         assert error_of(client.bind(0x4000, Endpoint(PEER_4.address, 9))) is None
         assert error_of(client.bind(0x4001, PEER_4)) is None
-
-
-class TestCreatePermission:
-    def test_is_granted_and_changes_nothing(self, world: World, client: Client) -> None:
-        port = client.allocated_port()
-        peers = [(stun.XOR_PEER_ADDRESS, PEER_4), (stun.XOR_PEER_ADDRESS, PEER_4)]
-        assert error_of(client.call(Method.CREATE_PERMISSION, *peers)) is None
-        assert world.from_peer(port, b"data") == []
-
-    def test_errors(self, client: Client) -> None:
-        peer, loopback = (stun.XOR_PEER_ADDRESS, PEER_4), Endpoint.of("127.0.0.1", 1)
-        assert error_of(client.call(Method.CREATE_PERMISSION, peer)) == 437
-        client.allocate()
-        assert error_of(client.call(Method.CREATE_PERMISSION)) == 400
-        six = (stun.XOR_PEER_ADDRESS, PEER_6)
-        assert error_of(client.call(Method.CREATE_PERMISSION, peer, six)) == 443
-        bad = (stun.XOR_PEER_ADDRESS, loopback)
-        assert error_of(client.call(Method.CREATE_PERMISSION, peer, bad)) == 403
 
 
 class TestData:

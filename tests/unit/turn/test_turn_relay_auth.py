@@ -251,3 +251,71 @@ class TestJudgement:
     def test_secret_is_nowhere_in_sight(self, client: Client) -> None:
         client.allocate()
         assert SECRET not in repr(vars(client.world.relay))
+
+
+class TestUsers:
+    """Those with a password of their own."""
+
+    @pytest.fixture
+    def client(self) -> Client:
+        world = World(users={"alice": "wonderland", "bob": "b:uilder"}, realm="example.org")
+        return Client(world, username="alice", password="wonderland")
+
+    def test_may_allocate(self, client: Client) -> None:
+        response = client.allocate()
+        assert error_of(response) is None
+        assert response.verify_integrity(client.key)
+
+    def test_are_told_the_realm(self, client: Client) -> None:
+        request = client.request(Method.ALLOCATE).encode()
+        [response] = client.read(client.world.send(request))
+        assert response.get(stun.REALM) == "example.org"
+
+    @pytest.mark.parametrize(
+        ("name", "password"), [("alice", "wrong"), ("eve", "wonderland"), ("bob", "wonderland")]
+    )
+    def test_wrong_password_or_name(self, client: Client, name: str, password: str) -> None:
+        client.username, client.password = name, password
+        assert error_of(client.allocate()) == 401
+        assert client.world.relay.allocation_count == 0
+
+    def test_nothing_is_signed_for_who_has_not_proved_to_be_one(self, client: Client) -> None:
+        """A signature would let anybody try passwords without asking us again."""
+        unsigned = [client.signed(client.request(Method.ALLOCATE))]
+        client.nonce = "stale"
+        unsigned.append(client.signed(client.request(Method.ALLOCATE)))
+        unsigned.append(client.signed(client.request(0x0FF)))
+        client.nonce = None
+        client.learn_nonce()
+        client.password = "wrong"
+        unsigned.append(client.signed(client.request(Method.ALLOCATE)))
+        codes = []
+        for data in unsigned:
+            [response] = client.read(client.world.send(data))
+            assert not response.has_integrity
+            codes.append(error_of(response))
+        assert codes == [401, 438, 400, 401]
+
+    def test_errors_are_signed_once_they_have(self, client: Client) -> None:
+        response = client.refresh(600)
+        assert error_of(response) == 437
+        assert response.verify_integrity(client.key)
+
+    def test_do_not_expire(self, client: Client) -> None:
+        client.world.relay.handle_wall_clock(2**62, client.world.now)
+        assert error_of(client.allocate()) is None
+
+    def test_beside_those_of_the_secret(self, client: Client) -> None:
+        client.username, client.password = f"{UNIX_NOW + 1}:salt", None
+        assert error_of(client.allocate()) is None
+
+    def test_alone(self) -> None:
+        world = World(users={"alice": "wonderland"}, secret=None)
+        assert error_of(Client(world, username="alice", password="wonderland").allocate()) is None
+        derived = Client(world, Endpoint(CLIENT_4.address, 7))
+        response = derived.allocate()
+        assert error_of(response) == 401
+        assert not response.has_integrity
+
+    def test_passwords_are_nowhere_in_sight(self, client: Client) -> None:
+        assert "wonderland" not in repr(vars(client.world.relay))

@@ -121,7 +121,7 @@ def test_what_is_no_request_is_not_answered(class_: stun.Class) -> None:
     message = Message(class_, Method.BINDING, bytes(12)).encode()
     malformed = message[:2] + b"\x00\x04" + message[4:] + b"\x00\x0d\x00\x00"
     assert world.send(message) == world.send(malformed) == []
-    assert world.relay.counters == {"not_a_request": 2}
+    assert world.relay.counters.total() == 2
 
 
 def test_unusable_datagrams_are_counted() -> None:

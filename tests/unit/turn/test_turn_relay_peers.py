@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 
 from firezone.model import Endpoint
-from firezone.turn.relay_peers import PeerPolicy
+from firezone.turn.relay_peers import PeerPolicy, is_private
 
 LOOPBACK = ["127.0.0.1", "127.255.0.9", "::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1"]
 LOOPBACK += ["::127.0.0.1", "2002:7f00:1::"]
@@ -23,12 +23,12 @@ def allows(policy: PeerPolicy, address: str, port: int = 53) -> bool:
     return policy.allows(Endpoint.of(address, port))
 
 
-@pytest.mark.parametrize("address", PUBLIC + PRIVATE)
+@pytest.mark.parametrize("address", PUBLIC)
 def test_allowed_by_default(address: str) -> None:
     assert allows(PeerPolicy(), address)
 
 
-@pytest.mark.parametrize("address", LOOPBACK + LINK_LOCAL + NOBODY)
+@pytest.mark.parametrize("address", LOOPBACK + LINK_LOCAL + PRIVATE + NOBODY)
 def test_refused_by_default(address: str) -> None:
     assert not allows(PeerPolicy(), address)
 
@@ -45,18 +45,56 @@ def test_link_local_is_a_switch(address: str) -> None:
 
 @pytest.mark.parametrize("address", PRIVATE)
 def test_private_is_a_switch(address: str) -> None:
-    assert not allows(PeerPolicy(allow_private=False), address)
+    assert allows(PeerPolicy(allow_private=True), address)
 
 
 @pytest.mark.parametrize("address", NOBODY)
 def test_nobodys_address_is_never_allowed(address: str) -> None:
-    assert not allows(PeerPolicy(allow_loopback=True, allow_link_local=True), address)
+    everything = (ip_network("0.0.0.0/0"), ip_network("::/0"))
+    policy = PeerPolicy(allow_loopback=True, allow_link_local=True, allow=everything)
+    assert not allows(policy, address)
+
+
+def test_the_smallest_network_decides() -> None:
+    """And the switches where no network does."""
+    policy = PeerPolicy(
+        allow=(ip_network("10.1.0.0/16"), ip_network("10.1.2.4/31"), ip_network("192.0.2.9")),
+        deny=(ip_network("10.1.2.0/24"), ip_network("192.0.0.0/16"), ip_network("192.0.2.9")),
+    )
+    assert allows(policy, "10.1.3.1")
+    assert not allows(policy, "10.1.2.3")
+    assert allows(policy, "10.1.2.5")
+    assert not allows(policy, "10.2.0.1")
+    assert not allows(policy, "192.0.2.1")
+    assert not allows(policy, "192.0.2.9")
+    assert allows(policy, "198.51.100.1")
+    assert not allows(policy, "64:ff9b::a01:203")
 
 
 def test_relayed_addresses_of_our_own_are_allowed() -> None:
-    own = frozenset({ip_address("127.0.0.1"), ip_address("10.0.0.1")})
-    policy = PeerPolicy(allow_private=False, own_addresses=own, own_ports=range(50000, 50010))
-    assert allows(policy, "127.0.0.1", 50009)
+    """And nothing else of this host, or its services would be open to all clients."""
+    own = frozenset({ip_address("192.0.2.1"), ip_address("10.0.0.1")})
+    policy = PeerPolicy(
+        allow_private=True,
+        deny=(ip_network("192.0.2.0/24"),),
+        own_addresses=own,
+        own_ports=range(50000, 50010),
+    )
+    assert allows(policy, "192.0.2.1", 50009)
     assert allows(policy, "10.0.0.1", 50000)
+    assert not allows(policy, "192.0.2.1", 22)
     assert not allows(policy, "10.0.0.1", 3478)
-    assert not allows(policy, "10.0.0.2", 50000)
+    assert allows(policy, "10.0.0.2", 3478)
+    assert policy.permits(ip_address("192.0.2.1")) and policy.permits(ip_address("10.0.0.2"))
+    assert not policy.permits(ip_address("192.0.2.2"))
+
+
+def test_own_services_can_be_opened() -> None:
+    own = frozenset({ip_address("192.0.2.1")})
+    policy = PeerPolicy(allow=(ip_network("192.0.2.1"),), own_addresses=own)
+    assert allows(policy, "192.0.2.1", 22)
+
+
+def test_private_networks() -> None:
+    private = [text for text in PUBLIC + PRIVATE if is_private(ip_address(text))]
+    assert private == PRIVATE[:5]

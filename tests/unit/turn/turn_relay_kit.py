@@ -9,11 +9,12 @@ from typing import Any
 
 from firezone import stun
 from firezone.durations import SECOND
-from firezone.model import Endpoint, Transmit
+from firezone.model import Endpoint, IPAddress, Transmit
 from firezone.stun import Message, Method
 from firezone.turn.relay import Relay
+from firezone.turn.relay_allocate import Quotas
 from firezone.turn.relay_auth import password_of
-from firezone.turn.relay_commands import CloseSocket, OpenSocket, RelayCommand
+from firezone.turn.relay_commands import CloseSocket, Forbid, OpenSocket, Permit, RelayCommand
 from firezone.turn.relay_peers import PeerPolicy
 
 SECRET = "0f" * 32
@@ -37,20 +38,29 @@ class World:
     ipv6: IPv6Address | None = field(default_factory=lambda: IPv6Address("2001:db8::1"))
     ports: range = range(49152, 65536)
     peers: PeerPolicy | None = None
+    quotas: Quotas | None = None
+    users: dict[str, str] = field(default_factory=dict)
+    secret: str | None = SECRET
+    realm: str = "firezone"
     busy: set[tuple[int, int]] = field(default_factory=set)
     """Sockets that the host refuses."""
 
     def __post_init__(self) -> None:
         self.now = START
         self.open: set[tuple[int, int]] = set()
+        self.permits: set[tuple[int, IPAddress]] = set()
+        """What the shell was told to hand over, by port."""
         self.entropy = random.Random(7).randbytes
         self.relay = Relay(
             public_ipv4=self.ipv4,
             public_ipv6=self.ipv6,
             ports=self.ports,
-            auth_secret=SECRET,
+            auth_secret=self.secret,
+            users=self.users,
+            realm=self.realm,
             software=SOFTWARE,
             peers=self.peers,
+            quotas=self.quotas,
             entropy=self.entropy,
             unix_now=UNIX_NOW * SECOND,
             now=START,
@@ -70,6 +80,13 @@ class World:
                     self.relay.handle_socket_opened(port, family, ok, self.now)
                 case CloseSocket(port, family):
                     self.open.discard((port, family))
+                    assert not any(p == port and a.version == family for p, a in self.permits)
+                case Permit(port, address):
+                    assert (port, address.version) in self.open
+                    assert (port, address) not in self.permits
+                    self.permits.add((port, address))
+                case Forbid(port, address):
+                    self.permits.remove((port, address))
         return done
 
     def send(self, data: bytes, source: Endpoint = CLIENT_4) -> list[RelayCommand]:
@@ -108,11 +125,13 @@ class Client:
     username: str = f"{UNIX_NOW + 86_400}:salt"
     secret: str = SECRET
     nonce: str | None = None
+    password: str | None = None
+    """If it does not follow from the secret."""
 
     @property
     def key(self) -> bytes:
-        password = password_of(self.username, self.secret) or "none"
-        return stun.long_term_key(self.username, "firezone", password)
+        password = self.password or password_of(self.username, self.secret) or "none"
+        return stun.long_term_key(self.username, self.world.realm, password)
 
     def request(self, method: int, *values: tuple[stun.Attribute[Any], Any]) -> Message:
         message = Message.request(method, self.world.entropy)
@@ -122,7 +141,7 @@ class Client:
 
     def signed(self, message: Message) -> bytes:
         """With username, realm, nonce if known, and integrity."""
-        message = message.with_(stun.USERNAME, self.username).with_(stun.REALM, "firezone")
+        message = message.with_(stun.USERNAME, self.username).with_(stun.REALM, self.world.realm)
         if self.nonce is not None:
             message = message.with_(stun.NONCE, self.nonce)
         return message.encode(self.key)
@@ -164,6 +183,20 @@ class Client:
         return self.call(
             Method.CHANNEL_BIND, (stun.CHANNEL_NUMBER, number), (stun.XOR_PEER_ADDRESS, peer)
         )
+
+    def permit(self, *peers: Endpoint) -> Message:
+        return self.call(
+            Method.CREATE_PERMISSION, *((stun.XOR_PEER_ADDRESS, peer) for peer in peers)
+        )
+
+    def send(
+        self, peer: Endpoint, data: bytes, *values: tuple[stun.Attribute[Any], Any]
+    ) -> list[RelayCommand]:
+        """What comes of a Send indication."""
+        message = Message.indication(Method.SEND, self.world.entropy)
+        for attribute, value in ((stun.XOR_PEER_ADDRESS, peer), *values, (stun.DATA, data)):
+            message = message.with_(attribute, value)
+        return self.world.send(message.encode(), self.address)
 
     def refresh(self, lifetime: int) -> Message:
         return self.call(Method.REFRESH, (stun.LIFETIME, lifetime))

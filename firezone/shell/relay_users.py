@@ -1,0 +1,60 @@
+"""Reads the users of a relay that has them in a file: a name, a colon and a password per line.
+
+Passwords never come from the command line, where every user of the host could read them.
+"""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from firezone.errors import ConfigurationError, LocalError
+from firezone.stun import USERNAME
+from firezone.stun.attributes import encode_attribute
+
+_TOO_OPEN = 0o077
+
+
+def read_users(path: Path, setting: str) -> dict[str, str]:
+    """Passwords by name. Empty lines and those that begin with `#` count for nothing.
+
+    `setting` says where `path` was set. Raises ConfigurationError for anything else than users.
+    """
+    try:
+        mode = path.stat().st_mode
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            "users", f"{setting} {path}", f"cannot be read: {error}", "create it"
+        ) from None
+    if stat.S_ISREG(mode) and mode & _TOO_OPEN:
+        raise ConfigurationError(
+            "users", str(path), "other users of this host can read the file", f"chmod 600 {path}"
+        )
+    users: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip() and not line.startswith("#"):
+            name, password = _user(line.strip(), f"{path}:{number}")
+            if name in users:
+                raise _wrong(f"{path}:{number}", "a name that was there before", "remove one")
+            users[name] = password
+    if not users:
+        raise _wrong(str(path), "there is none", "add lines of name:password")
+    return users
+
+
+def _user(line: str, where: str) -> tuple[str, str]:
+    name, _, password = line.partition(":")
+    if not name or not password:
+        raise _wrong(where, "not a name and a password", "write name:password")
+    if not line.isprintable():
+        raise _wrong(where, "a character that cannot be printed", "remove it")
+    try:
+        encode_attribute(USERNAME, name, b"")
+    except LocalError:
+        raise _wrong(where, "the name is too long", "use at most 512 bytes") from None
+    return name, password
+
+
+def _wrong(where: str, problem: str, remedy: str) -> ConfigurationError:
+    return ConfigurationError("users", where, problem, remedy)
