@@ -23,7 +23,8 @@ from firezone.turn.channel_data import HEADER_SIZE
 
 MESSAGE_TIMEOUT: Final = 10 * SECOND
 """From the first byte of a message to its last."""
-MAX_STUN_SIZE: Final = 2048
+MAX_STUN_SIZE: Final = 2240
+"""What the ring of a relay takes."""
 MAX_CHANNEL_DATA_SIZE: Final = 0x10000 - 28
 """Header and payload: it goes on in one UDP datagram."""
 

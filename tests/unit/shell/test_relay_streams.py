@@ -84,9 +84,15 @@ class World:
         async with asyncio.timeout(6):
             return await self.answers.get()
 
-    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def connect(
+        self, kind: StreamKind = StreamKind.TCP
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Somebody else's stream."""
-        return await asyncio.open_connection("127.0.0.1", self.port)
+        if kind is StreamKind.TCP:
+            return await asyncio.open_connection("127.0.0.1", self.port)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        return await asyncio.open_connection("127.0.0.1", self.tls_port, ssl=context)
 
     def close(self) -> None:
         self.streams.close()
@@ -246,18 +252,65 @@ def test_garbage_ends_a_stream(garbage: bytes) -> None:
     run(test)
 
 
-def test_a_byte_now_and_then_is_too_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", StreamKind)
+def test_a_byte_now_and_then_is_too_slow(
+    kind: StreamKind, certificate: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(turn_stream, "MESSAGE_TIMEOUT", 50_000_000)
 
     async def test(world: World) -> None:
-        reader, writer = await world.connect()
-        writer.write(BINDING[:1])
-        await closed(reader)
+        reader, writer = await world.connect(kind)
+        ended = asyncio.create_task(closed(reader))
+        for byte in BINDING:
+            if ended.done():
+                break
+            writer.write(bytes([byte]))
+            await asyncio.sleep(0.01)
+        await ended
         await until(lambda: not world.listener.count)
         assert world.listener.counters["stream_ended_stream_too_slow"] == 1
         writer.close()
 
-    run(test)
+    run(test, certificate)
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x16", b"\x16\x03\x01\x02\x00\x01", BINDING, bytes(300)])
+def test_a_handshake_that_comes_to_nothing(
+    sent: bytes, certificate: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay_listener, "TLS_HANDSHAKE_SECONDS", 0.1)
+
+    async def test(world: World) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", world.tls_port)
+        writer.write(sent)
+        await closed(reader)
+        await until(lambda: world.listener.counters["tls_handshake_failed"])
+        writer.close()
+        near = await world.open(StreamKind.TLS)  # others are served
+        assert near is not None
+
+    run(test, certificate)
+
+
+def test_handshakes_count_as_streams(
+    certificate: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are held open at less cost to a stranger than to us."""
+    monkeypatch.setattr(relay_listener, "MAX_STREAMS_OF_SOURCE", 2)
+
+    async def test(world: World) -> None:
+        begun = [await asyncio.open_connection("127.0.0.1", world.tls_port) for _ in range(2)]
+        for _, writer in begun:
+            writer.write(b"\x16")
+        for kind in StreamKind:
+            assert await world.open(kind) is None or await world.answers.get() is None
+        assert world.listener.counters["too_many_streams"] == 2
+        begun[0][1].close()
+        await until(lambda: world.listener.counters["tls_handshake_failed"])
+        assert await world.open(StreamKind.TLS) is not None
+        begun[1][1].close()
+
+    run(test, certificate)
 
 
 def test_who_is_silent_needs_an_allocation(monkeypatch: pytest.MonkeyPatch) -> None:
