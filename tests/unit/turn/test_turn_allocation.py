@@ -320,6 +320,19 @@ def test_credentials_that_stun_cannot_bear(username: str, realm: str, software: 
         )
 
 
+def test_an_allocate_that_is_given_up_leaves_no_relay() -> None:
+    wire = challenged()
+    first = wire.only(Method.ALLOCATE)
+    for seconds in (1, 1.5, 2.25, 3.375):
+        wire.after(seconds)
+
+    assert not wire.answer_allocate(first)
+    assert wire.allocation.can_be_freed() is None, "sends and events wait"
+    wire.drain()
+    wire.news()
+    assert wire.allocation.can_be_freed() == "no response"
+
+
 def test_the_password_is_never_shown() -> None:
     assert "password" not in repr(CREDENTIALS).replace("password=", "")
 
@@ -557,10 +570,11 @@ def test_mismatches_end_somewhere() -> None:
     assert wire.methods() == [Method.BINDING]
 
 
-def test_failed_allocation_is_suspended() -> None:
+@pytest.mark.parametrize("code", [400, 403, 442, 486, 500, 508])
+def test_failed_allocation_is_suspended(code: int) -> None:
     wire = challenged()
 
-    wire.refuse(wire.only(Method.ALLOCATE), 500)
+    wire.refuse(wire.only(Method.ALLOCATE), code)
 
     assert wire.methods() == []
     assert wire.allocation.poll_timeout() is None
