@@ -476,6 +476,25 @@ class TestData:
         assert error_of(two.bind(0x4000, Endpoint(address, port_1))) is None
 
 
+def test_allocation_is_nobody_elses(world: World, client: Client) -> None:
+    """Not even a user with the same credentials on another socket can use or end it."""
+    port = client.allocated_port()
+    client.bind(0x4000)
+    client.permit(PEER_4)
+    for source in (Endpoint(CLIENT_4.address, CLIENT_4.port + 1), CLIENT_6):
+        thief = Client(world, source)
+        assert error_of(thief.refresh(0)) == 437
+        assert error_of(thief.refresh(3600)) == 437
+        assert error_of(thief.bind(0x4001)) == 437
+        assert error_of(thief.permit(PEER_4)) == 437
+        assert thief.send(PEER_4, b"data") == []
+        assert world.send(b"\x40\x00\x00\x01x", source) == []
+        stolen = client.signed(client.request(Method.REFRESH, (stun.LIFETIME, 0)))
+        assert [error_of(r) for r in thief.read(world.send(stolen, source))] == [438]
+    assert world.seconds_to_timeout() == 300
+    assert world.send(b"\x40\x00\x00\x01x") == [SendToPeer(port, PEER_4, b"x")]
+
+
 class TestTimers:
     def test_expiry_is_in_order(self, world: World) -> None:
         clients = [Client(world, Endpoint(CLIENT_4.address, port)) for port in range(1, 30)]

@@ -10,10 +10,20 @@ from hypothesis import strategies as st
 from turn_relay_kit import PEER_4, Client, World
 
 from firezone import stun
-from firezone.model import Transmit
+from firezone.model import Endpoint, Transmit
 from firezone.stun import Message, Method
-from firezone.turn.relay_commands import BindChannel, CloseSocket, OpenSocket, UnbindChannel
+from firezone.turn.relay_commands import (
+    BindChannel,
+    CloseSocket,
+    Forbid,
+    OpenSocket,
+    Permit,
+    RelayCommand,
+    SendToPeer,
+    UnbindChannel,
+)
 
+PERMITTED = Endpoint.of("192.0.2.78", 7)
 METHODS = st.sampled_from([int(method) for method in Method] + [0, 2, 0xFFF])
 CLASSES = st.sampled_from(list(stun.Class))
 
@@ -22,6 +32,7 @@ def established() -> Client:
     client = Client(World())
     client.allocate((stun.ADDITIONAL_ADDRESS_FAMILY, 6))
     client.bind(0x4000)
+    client.permit(PERMITTED)
     return client
 
 
@@ -35,8 +46,22 @@ def samples(client: Client) -> list[bytes]:
         client.signed(client.request(Method.REFRESH, *values)),
         client.signed(client.request(Method.CHANNEL_BIND, *bind)),
         client.signed(client.request(Method.CREATE_PERMISSION, *bind[1:])),
+        send(client),
         b"\x40\x00\x00\x04data",
     ]
+
+
+def send(client: Client) -> bytes:
+    message = Message.indication(Method.SEND, client.world.entropy)
+    message = message.with_(stun.XOR_PEER_ADDRESS, PERMITTED).with_(stun.DATA, b"data")
+    return message.encode()
+
+
+def check(commands: list[RelayCommand]) -> None:
+    """Data goes nowhere but where it may."""
+    for command in commands:
+        if isinstance(command, SendToPeer):
+            assert command.peer.address in (PEER_4.address, PERMITTED.address)
 
 
 @pytest.mark.parametrize("make", [lambda: Client(World()), established])
@@ -44,8 +69,10 @@ def samples(client: Client) -> list[bytes]:
 @given(data=st.binary(max_size=200))
 def test_any_bytes(make: type[Client], data: bytes) -> None:
     client = make()
-    client.world.send(data)
-    client.world.from_peer(50000, data)
+    check(client.world.send(data))
+    for allocation in [50000, *(port for port, _ in client.world.open)]:
+        for peer in (PEER_4, PERMITTED):
+            client.world.from_peer(allocation, data, peer)
 
 
 @pytest.mark.parametrize("make", [lambda: Client(World()), established])
@@ -59,17 +86,31 @@ def test_every_truncation(make: type[Client]) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(seed=st.integers(0, 2**32), flips=st.integers(1, 4))
+def test_changed_send_goes_nowhere_else(seed: int, flips: int) -> None:
+    """Nothing authenticates an indication but the 5-tuple, so permissions are all there is."""
+    generator = random.Random(seed)
+    client = established()
+    changed = bytearray(send(client))
+    for _ in range(flips):
+        changed[generator.randrange(len(changed))] ^= 1 << generator.randrange(8)
+    commands = client.world.send(bytes(changed))
+    assert all(isinstance(command, SendToPeer | Transmit) for command in commands)
+    check(commands)
+
+
+@settings(max_examples=150, deadline=None)
+@given(seed=st.integers(0, 2**32), flips=st.integers(1, 4))
 def test_changed_bytes_change_nothing(seed: int, flips: int) -> None:
     """A signed request with a wrong bit is never carried out."""
     generator = random.Random(seed)
     client = established()
-    for data in samples(client)[1:-1]:
+    for data in samples(client)[1:5]:
         changed = bytearray(data)
         for _ in range(flips):
             changed[generator.randrange(len(changed))] ^= 1 << generator.randrange(8)
         commands = client.world.send(bytes(changed))
         if bytes(changed) != data:
-            forbidden = OpenSocket | CloseSocket | BindChannel | UnbindChannel
+            forbidden = OpenSocket | CloseSocket | BindChannel | UnbindChannel | Permit | Forbid
             assert not any(isinstance(command, forbidden) for command in commands)
     assert client.world.relay.allocation_count == 1
 
@@ -89,6 +130,7 @@ def test_any_attributes_signed_and_unsigned(data: st.DataObject) -> None:
     bare = client.signed(message) if data.draw(st.booleans()) else message.encode()
     framed = bare[:2] + (len(bare) - 20 + len(body)).to_bytes(2, "big") + bare[4:20] + body
     commands = client.world.send(framed + bare[20:])
+    check(commands)
     assert len([c for c in commands if isinstance(c, Transmit)]) <= 1
     if message.class_ is not stun.Class.REQUEST:
         assert commands == []
