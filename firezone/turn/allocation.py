@@ -28,7 +28,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from firezone import stun
-from firezone.durations import SECOND
+from firezone.durations import MINUTE, SECOND
 from firezone.model import Endpoint, Entropy, IPAddress, Timeout, Transmit, earliest
 from firezone.stun import Class, DecodeError, Message, Method
 from firezone.turn.backoff import BUDGET
@@ -59,6 +59,10 @@ REFRESH_RETRY = 30 * SECOND
 NO_RESPONSE = "no response"
 """Why an allocation whose relay does not answer can be freed."""
 MAX_BUFFERED_BINDS = 100
+REFUSED_PEER_REST = 5 * MINUTE
+"""A relay that may not send to a peer (403) is not asked again for so long: every check of ICE on
+that path would."""
+MAX_REFUSED_PEERS = 256
 MAX_CHALLENGES = 8
 """How often one request is resent with another nonce before that counts as an error."""
 MAX_MISMATCHES = 4
@@ -114,6 +118,8 @@ class Allocation:
         self._candidates: dict[tuple[CandidateType, int], CandidateAdded] = {}
         self._channels = Channels()
         self._buffered: dict[Endpoint, None] = {}
+        self._refused: dict[Endpoint, int] = {}
+        """Peers and until when they are not asked for, the oldest refusal first."""
         self._requests = Requests(software, entropy)
         self._transmits: deque[Transmit] = deque()
         self._events: deque[AllocationEvent] = deque()
@@ -400,6 +406,9 @@ class Allocation:
                 self._has_failed = True
             case 437 if self._mismatches < MAX_MISMATCHES:
                 self._handle_mismatch(request, now)
+            case 403 if request.method == Method.CHANNEL_BIND:
+                self._note_refused(request, now)
+                self._handle_refusal(request, now)
             case _:
                 self._handle_refusal(request, now)
 
@@ -466,9 +475,20 @@ class Allocation:
             del self._buffered[next(iter(self._buffered))]
         self._buffered[peer] = None
 
+    def _note_refused(self, request: Request, now: int) -> None:
+        peer = request.message.get(stun.XOR_PEER_ADDRESS)
+        assert peer is not None
+        self._refused.pop(peer, None)
+        if len(self._refused) >= MAX_REFUSED_PEERS:
+            del self._refused[next(iter(self._refused))]
+        self._refused[peer] = now + REFUSED_PEER_REST
+
     def _bind(self, peer: Endpoint, now: int) -> None:
         if self._relayed(peer.family) is None:
             self.counters["peer_family_not_relayed"] += 1
+            return
+        if now < self._refused.get(peer, 0):
+            self.counters["peer_refused_before"] += 1
             return
         binding = self._channels.bind(peer, now)
         if binding is not None:
@@ -493,6 +513,7 @@ class Allocation:
         for binding in self._channels.clear():
             self._emit_lost(binding)
         self._grant = None
+        self._refused.clear()
         self._requests.clear_authenticated()
 
     def _emit_lost(self, binding: Binding) -> None:

@@ -77,6 +77,16 @@ def test_a_connection_made_while_old_channels_cool_down():
     assert refusals(world) == []
 
 
+def test_a_relay_is_asked_once_for_peers_that_it_refuses():
+    """The peer's private address, which every check on that pair would ask a channel for."""
+    world = connected(SYM)
+    for n in range(1, 5):
+        assert passes(world, n)
+        world.clock.run_for(60 * SECOND)
+    refused = [a.counters["error_403"] for _, a in allocations(world)]
+    assert 0 < sum(refused) <= 2 * len(refused)
+
+
 def test_established_is_said_once_however_often_the_session_is_renewed():
     world = connected(SYM)
     for n in range(1, 25):
@@ -151,9 +161,9 @@ def channels(world):
 
 
 def refusals(world):
-    """What a relay said no to, but for challenges."""
+    """What a relay said no to, but for challenges and private addresses of the peer."""
     errors = {code for _, a in allocations(world) for code in a.counters if "error" in code}
-    return sorted(errors - {"error_401", "error_438"})
+    return sorted(errors - {"error_401", "error_403", "error_438"})
 
 
 def allocations(world):

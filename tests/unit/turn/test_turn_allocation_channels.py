@@ -157,6 +157,50 @@ def test_failed_channel_binding_removes_state() -> None:
     assert wire.only(Method.CHANNEL_BIND).get(stun.CHANNEL_NUMBER) == 0x4001
 
 
+def test_a_peer_that_the_relay_must_not_send_to_is_asked_for_every_five_minutes() -> None:
+    wire = allocated()
+    wire.allocation.bind_channel(PEER_4, wire.now)
+    wire.refuse(wire.only(Method.CHANNEL_BIND), 403)
+
+    for _ in range(3):
+        wire.allocation.bind_channel(PEER_4, wire.now)
+        assert wire.methods() == []
+        wire.alive_for(99)
+    wire.allocation.bind_channel(PEER_4B, wire.now)
+    assert peers_of(wire.drain()) == [PEER_4B], "others are not concerned"
+    wire.alive_for(4)
+
+    wire.allocation.bind_channel(PEER_4, wire.now)
+
+    assert peers_of(wire.drain()) == [PEER_4]
+
+
+def test_a_new_allocation_has_refused_nobody() -> None:
+    wire = allocated()
+    wire.allocation.bind_channel(PEER_4, wire.now)
+    wire.refuse(wire.only(Method.CHANNEL_BIND), 403)
+    wire.allocation.refresh(wire.now)
+    wire.refuse(wire.only(Method.REFRESH), 437)
+    wire.answer_allocate(wire.only(Method.ALLOCATE))
+
+    wire.allocation.bind_channel(PEER_4, wire.now)
+
+    assert peers_of(wire.drain()) == [PEER_4]
+
+
+def test_refused_peers_do_not_pile_up() -> None:
+    wire = allocated()
+    peers = [Endpoint.of("192.0.2.1", 1 + i) for i in range(300)]
+    for peer in peers:
+        wire.allocation.bind_channel(peer, wire.now)
+        wire.refuse(wire.only(Method.CHANNEL_BIND), 403)
+
+    for peer in peers:
+        wire.allocation.bind_channel(peer, wire.now)
+
+    assert peers_of(wire.drain()) == peers[:44], "the first are forgotten"
+
+
 def test_allocation_mismatch_in_channel_binding_clears_and_reallocates() -> None:
     wire = with_channel(PEER_4B)
     wire.allocation.bind_channel(PEER_4, wire.now)
