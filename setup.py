@@ -25,7 +25,9 @@ KERNELS: dict[str, list[str]] = {
     "segments": ["ext/c/checksum.c"],
     "coalesce": ["ext/c/checksum.c"],
     "tun": [],
+    "lanes": [],
     "pipeline": [],
+    "loops": [],
     "relay": ["ext/c/relay_table.c", "ext/c/relay_forward.c"],
 }
 

@@ -14,7 +14,9 @@ from firezone._ext.atomics cimport (
     store_release_pointer,
 )
 from firezone._ext.batch cimport Endpoint
-from firezone._ext.epoch cimport EpochMark, epoch_enter, epoch_leave, epoch_mark, epoch_passed
+from firezone._ext.epoch cimport (
+    EpochMark, epoch_enter, epoch_leave, epoch_mark, epoch_passed, reader_up,
+)
 from firezone._ext.ring cimport Ring, RingBuffer, RingItem, ring_push
 
 import errno as errors
@@ -351,10 +353,10 @@ cdef int _turn(Forwarder f, int timeout) noexcept nogil:
     for i in range(count):
         if events[i].data.u32 >= SOCKETS:
             continue
-        epoch_enter(&f.epoch.tx)
+        epoch_enter(&f.epoch, reader_up(0))
         s = <relay_socket*>load_acquire_pointer(&f.sockets[events[i].data.u32])
         result = 0 if s == NULL else _read(f, s)
-        epoch_leave(&f.epoch.tx)
+        epoch_leave(&f.epoch, reader_up(0))
         if result < 0:
             return result
         total += result

@@ -10,7 +10,9 @@ Sending ends at `send_until` or at the last nonce, receiving at `receive_until`.
 accepted once, and only within 8128 of the greatest one (RFC 6479); it is looked up before the tag is
 computed and marked after the tag has verified, so that forged packets cannot use counters up.
 
-Threads: TX seals and owns nonces, RX opens and owns windows, each also its stamps of activity. The
+Threads: TX seals and owns nonces, RX opens and owns windows, each also its stamps of activity. Where
+a peer has several TX (`shared`), each takes the nonces of a run of packets at once, by an atomic
+addition, and of their stamps the last one written stands, which is as good to timers. The
 control thread publishes by release stores. What it unpublishes is retired twice. It *fades* until
 no RX can find it any more, and so cannot put it back into the send slot; there it is then taken
 out, and it is *dead* until neither thread can still be reading it. Then it is wiped and freed.
@@ -25,7 +27,7 @@ from firezone._ext.aead cimport (
     AEAD_KEY, AEAD_TAG, AeadItem, aead_open_batch, aead_seal_batch,
 )
 from firezone._ext.atomics cimport (
-    load_acquire_pointer, load_relaxed_i64, load_relaxed_pointer, load_relaxed_u64,
+    add_relaxed_u64, load_acquire_pointer, load_relaxed_i64, load_relaxed_pointer, load_relaxed_u64,
     load_acquire_u32, load_relaxed_u32, store_relaxed_i64, store_relaxed_u32, store_relaxed_u64,
     store_release_pointer, store_release_u32, swap_pointer, wipe,
 )
@@ -33,7 +35,9 @@ from firezone._ext.batch cimport (
     BAD_TAG, CONSUMED, EXPIRED, MALFORMED, MARK_CONFIRMED, NO_PEER, PASS, REPLAYED, TOO_LONG,
     UNROUTABLE, WRONG_INDEX, Batch, PacketBatch, endpoint_equal, endpoint_tuple, slot_packet,
 )
-from firezone._ext.epoch cimport EpochMark, epoch_enter, epoch_leave, epoch_mark, epoch_passed
+from firezone._ext.epoch cimport (
+    EpochMark, epoch_enter, epoch_leave, epoch_mark, epoch_passed, reader_down, reader_up,
+)
 
 
 cdef extern from "time.h" nogil:
@@ -65,14 +69,32 @@ WINDOW = WINDOW_BITS - 64
 cdef void sessions_seal(SessionTable* t, Batch* b, int64_t now) noexcept nogil:
     cdef AeadItem items[CHUNK]
     cdef size_t count = 0
-    cdef uint32_t slot
-    for slot in range(b.count):
-        if b.verdict[slot] == PASS and seal_slot(t, b, slot, now, &items[count]):
-            count += 1
-            if count == CHUNK:
-                aead_seal_batch(items, count)
-                count = 0
+    cdef uint32_t slot = 0
+    cdef uint32_t size
+    cdef uint32_t end
+    while slot < b.count:
+        end = end_of_run(b, slot, &size)
+        if count + size > CHUNK:
+            aead_seal_batch(items, count)
+            count = 0
+        if size:
+            count += seal_run(t, b, slot, end, size, now, items + count)
+        slot = end
     aead_seal_batch(items, count)
+
+
+# The PASS slots from `slot` to before the end are of one peer, and not more than a chunk.
+cdef inline uint32_t end_of_run(const Batch* b, uint32_t slot, uint32_t* size) noexcept nogil:
+    cdef uint32_t peer = 0
+    size[0] = 0
+    while slot < b.count and size[0] < CHUNK:
+        if b.verdict[slot] == PASS:
+            if size[0] and b.peer[slot] != peer:
+                break
+            peer = b.peer[slot]
+            size[0] += 1
+        slot += 1
+    return slot
 
 
 cdef bint sessions_can_seal(SessionTable* t, uint32_t peer, int64_t now) noexcept nogil:
@@ -80,25 +102,65 @@ cdef bint sessions_can_seal(SessionTable* t, uint32_t peer, int64_t now) noexcep
     return p != NULL and sending_keypair(p, now) != NULL
 
 
-# Everything but the AEAD: header, nonce, lengths, stamps.
-cdef bint seal_slot(
-    SessionTable* t, Batch* b, uint32_t slot, int64_t now, AeadItem* item
+# Everything but the AEAD. Returns how many items are to be sealed.
+cdef size_t seal_run(
+    SessionTable* t, Batch* b, uint32_t slot, uint32_t end, uint32_t size, int64_t now,
+    AeadItem* items,
 ) noexcept nogil:
-    cdef Peer* peer = peer_of(t, b.peer[slot])
+    cdef Peer* peer = peer_of(t, first_peer(b, slot))
     cdef Keypair* keypair = sending_keypair(peer, now) if peer != NULL else NULL
+    cdef uint64_t counter = LAST_COUNTER
+    cdef uint64_t sent = 0
+    cdef bint has_data = False
+    cdef size_t count = 0
+    if keypair != NULL:
+        counter = take_counters(t, keypair, size)
+    for slot in range(slot, end):
+        if b.verdict[slot] != PASS:
+            continue
+        if counter >= LAST_COUNTER:
+            b.verdict[slot] = UNROUTABLE
+        elif seal_slot(t, b, slot, keypair, counter, &items[count]):
+            counter += 1
+            count += 1
+            sent += b.length[slot]
+            has_data = has_data or b.length[slot] > DATA_OVERHEAD
+    if count:
+        if not t.shared:
+            store_relaxed_u64(&keypair.send_counter, counter)
+        note_sent(t, peer, sent, has_data, now)
+    return count
+
+
+cdef inline uint32_t first_peer(const Batch* b, uint32_t slot) noexcept nogil:
+    while b.verdict[slot] != PASS:
+        slot += 1
+    return b.peer[slot]
+
+
+# The first of as many nonces that nobody else uses. Of several TX each takes its own by the run, so
+# that what a peer receives out of order is little against its window. They stop at LAST_COUNTER:
+# behind it are more than all of them together can take before they see it.
+cdef inline uint64_t take_counters(
+    const SessionTable* t, Keypair* keypair, uint32_t size
+) noexcept nogil:
+    if t.shared:
+        return add_relaxed_u64(&keypair.send_counter, size)
+    return keypair.send_counter
+
+
+# Header and length; the counter is used if this is True.
+cdef bint seal_slot(
+    SessionTable* t, Batch* b, uint32_t slot, Keypair* keypair, uint64_t counter, AeadItem* item
+) noexcept nogil:
     cdef uint8_t* packet = slot_packet(b, slot)
     cdef uint32_t length = padded_length(t, b.length[slot])
-    if keypair == NULL:
-        b.verdict[slot] = UNROUTABLE
-        return False
     if (b.offset[slot] < DATA_HEADER
             or <uint64_t>b.offset[slot] + length + AEAD_TAG > b.arena_size):
         b.verdict[slot] = TOO_LONG
         return False
     # The arena still holds what was there before: other peers' packets.
     memset(packet + b.length[slot], 0, length - b.length[slot])
-    cdef uint64_t counter = keypair.send_counter
-    store_relaxed_u64(&keypair.send_counter, counter + 1)
     item.key = keypair.send_key
     item.src = item.dst = packet
     item.counter = counter
@@ -108,7 +170,6 @@ cdef bint seal_slot(
     write64(packet - 8, counter)
     b.offset[slot] -= DATA_HEADER
     b.length[slot] = length + DATA_OVERHEAD
-    note_sent(peer, length, now)
     return True
 
 
@@ -121,21 +182,27 @@ cdef inline uint32_t padded_length(const SessionTable* t, uint32_t length) noexc
 
 cdef inline Keypair* sending_keypair(Peer* peer, int64_t now) noexcept nogil:
     cdef Keypair* keypair = <Keypair*>load_acquire_pointer(&peer.send)
-    if keypair == NULL or now >= keypair.send_until or keypair.send_counter >= LAST_COUNTER:
+    if (keypair == NULL or now >= keypair.send_until
+            or load_relaxed_u64(&keypair.send_counter) >= LAST_COUNTER):
         return NULL
     return keypair
 
 
 # A stamp "stands" while it is greater than the other direction's: what is sent in the very
 # nanosecond of the last receipt comes after it, and the other way round.
-cdef inline void note_sent(Peer* peer, uint32_t length, int64_t now) noexcept nogil:
+cdef inline void note_sent(
+    const SessionTable* t, Peer* peer, uint64_t size, bint has_data, int64_t now
+) noexcept nogil:
     cdef int64_t received = load_relaxed_i64(&peer.received_any)
     cdef int64_t pending = load_relaxed_i64(&peer.unacknowledged_since)
-    store_relaxed_u64(&peer.sent_bytes, peer.sent_bytes + length + DATA_OVERHEAD)
+    if t.shared:
+        add_relaxed_u64(&peer.sent_bytes, size)
+    else:
+        store_relaxed_u64(&peer.sent_bytes, peer.sent_bytes + size)
     store_relaxed_i64(&peer.sent_any, max(now, pending if pending <= now + 1 else now))
-    if length:
+    if has_data:
         store_relaxed_i64(&peer.sent_data, now)
-        if peer.unanswered_since <= received:
+        if load_relaxed_i64(&peer.unanswered_since) <= received:
             store_relaxed_i64(&peer.unanswered_since, max(now, received + 1))
 
 
@@ -305,10 +372,6 @@ cdef inline Peer* peer_of(SessionTable* t, uint32_t slot) noexcept nogil:
 cdef inline uint32_t slot_of(SessionTable* t, uint32_t tunnel_id) noexcept nogil:
     cdef Leaf* leaf = <Leaf*>load_acquire_pointer(&t.leaves[tunnel_id >> 8])
     return 0 if leaf == NULL else load_acquire_u32(&leaf.slots[tunnel_id & 0xFF])
-
-
-cdef inline uint32_t read32(const uint8_t* p) noexcept nogil:
-    return (<uint32_t>p[0] | <uint32_t>p[1] << 8 | <uint32_t>p[2] << 16 | <uint32_t>p[3] << 24)
 
 
 cdef inline uint64_t read64(const uint8_t* p) noexcept nogil:
@@ -504,15 +567,15 @@ cdef class Sessions:
 
     def seal(self, PacketBatch batch not None, int64_t now):
         with nogil:
-            epoch_enter(&self._epoch.tx)
+            epoch_enter(&self._epoch, reader_up(0))
             sessions_seal(&self.table, &batch.b, now)
-            epoch_leave(&self._epoch.tx)
+            epoch_leave(&self._epoch, reader_up(0))
 
     def open(self, PacketBatch batch not None, int64_t now):
         with nogil:
-            epoch_enter(&self._epoch.rx)
+            epoch_enter(&self._epoch, reader_down(0))
             sessions_open(&self.table, &batch.b, now)
-            epoch_leave(&self._epoch.rx)
+            epoch_leave(&self._epoch, reader_down(0))
 
     cdef Peer* _peer(self, uint32_t slot) except NULL:
         if slot > self.table.capacity or self.table.peers[slot] == NULL:

@@ -1,4 +1,5 @@
-/* Loads and stores between one writing and several reading threads. Names: <verb>_<order>_<type>. */
+/* Loads and stores between threads, most of them one that writes and several that read.
+ * Names: <verb>_<order>_<type>. */
 #ifndef FIREZONE_ATOMICS_H
 #define FIREZONE_ATOMICS_H
 
@@ -25,6 +26,11 @@ FZ_ATOMICS(u32, uint32_t)
 FZ_ATOMICS(u64, uint64_t)
 FZ_ATOMICS(i64, int64_t)
 #undef FZ_ATOMICS
+
+/* Returns what it was before. For words that several threads write. */
+static inline uint64_t add_relaxed_u64(uint64_t *p, uint64_t amount) {
+    return __atomic_fetch_add(p, amount, __ATOMIC_RELAXED);
+}
 
 /* Pointers: `place` is the address of any object pointer. */
 static inline void *load_acquire_pointer(const void *place) {

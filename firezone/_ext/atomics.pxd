@@ -14,6 +14,8 @@ cdef extern from "atomics.h" nogil:
     uint64_t load_acquire_u64(const uint64_t*) noexcept
     void store_relaxed_u64(uint64_t*, uint64_t) noexcept
     void store_release_u64(uint64_t*, uint64_t) noexcept
+    # What it was before.
+    uint64_t add_relaxed_u64(uint64_t*, uint64_t) noexcept
     int64_t load_relaxed_i64(const int64_t*) noexcept
     int64_t load_acquire_i64(const int64_t*) noexcept
     void store_relaxed_i64(int64_t*, int64_t) noexcept

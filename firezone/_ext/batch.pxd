@@ -29,7 +29,8 @@ cpdef enum Verdict:
     OVER_BUDGET = 17       # the peer has too many misses waiting in the slow path
     SEND_FAILED = 18
     WRITE_FAILED = 19
-    VERDICTS = 20
+    HANDED_OVER = 20       # transport data of another worker's peer: it goes on there
+    VERDICTS = 21
 
 # An address and port as the kernels compare it. family is 4 or 6 (0 = unset); v4 fills address[0:4].
 ctypedef struct Endpoint:

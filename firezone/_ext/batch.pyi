@@ -28,7 +28,8 @@ class Verdict(IntEnum):
     OVER_BUDGET = 17
     SEND_FAILED = 18
     WRITE_FAILED = 19
-    VERDICTS = 20
+    HANDED_OVER = 20
+    VERDICTS = 21
 
 @final
 class PacketBatch:

@@ -26,7 +26,7 @@ ctypedef struct ChannelTable:
     Channel* channels
     uint32_t mask
     uint64_t secret
-    const Epoch* epoch
+    Epoch* epoch
 
 # Generic cell rate algorithm: a rate and a burst in one time.
 ctypedef struct TokenBucket:

@@ -165,7 +165,7 @@ cdef inline void indexes_resize_if_due(FlowIndexes* x, uint32_t live) noexcept:
 
 
 # Copies that many places.
-cdef inline void indexes_move(FlowIndexes* x, uint32_t limit, const Epoch* epoch) noexcept:
+cdef inline void indexes_move(FlowIndexes* x, uint32_t limit, Epoch* epoch) noexcept:
     cdef FlowIndex* current = x.current
     cdef uint64_t word
     if x.next == NULL:
@@ -185,7 +185,7 @@ cdef inline void indexes_move(FlowIndexes* x, uint32_t limit, const Epoch* epoch
 
 
 # Newer marks are not passed before older ones.
-cdef inline void indexes_reclaim(FlowIndexes* x, const Epoch* epoch) noexcept:
+cdef inline void indexes_reclaim(FlowIndexes* x, Epoch* epoch) noexcept:
     cdef FlowIndex* index
     while x.old != NULL and epoch_passed(epoch, x.old.retired):
         index = x.old

@@ -29,7 +29,7 @@ ctypedef struct FlowTable:
     uint32_t slots
     uint32_t* generation   # by group
     uint32_t* life         # by slot: times that the slot was closed
-    const Epoch* epoch
+    Epoch* epoch
 
 # Entries that no reader should find any more, linked by their first link.
 ctypedef struct FlowChain:

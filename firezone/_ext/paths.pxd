@@ -15,7 +15,7 @@ ctypedef struct PeerPath:
 ctypedef struct PathTable:
     PeerPath** paths       # by slot
     uint32_t slots
-    const Epoch* epoch
+    Epoch* epoch
 
 # PASS slots: peers without a path are UNROUTABLE, before a nonce is spent on them.
 cdef void paths_check(PathTable* t, Batch* b) noexcept nogil

@@ -17,15 +17,21 @@ FLOW_MISSED_UP: int
 FLOW_MISSED_DOWN: int
 UNROUTABLE_PACKET: int
 CONFIRMED: int
+WORKERS: int
+"""As many as there can be."""
 
 @final
 class Pipeline:
-    """The order of the stages, for the two data threads and for single-threaded callers.
+    """The order of the stages, for the data threads and for single-threaded callers.
 
     `wake_fd` is an eventfd that is written when events wait, or -1. `misses_per_peer` and `misses`
-    bound the packets that wait for Python's decision in each direction. In the long run a peer may
-    bring `misses_per_second`, the host itself `own_misses_per_second`, after `burst` at once. What
-    is beyond is dropped and counted as `over_budget`.
+    bound the packets that wait for Python's decision in each lane, which is a direction of a
+    worker. In the long run a peer may bring `misses_per_second`, the host itself
+    `own_misses_per_second`, after `burst` at once. What is beyond is dropped and counted as
+    `over_budget`.
+
+    There are as many workers as `demuxes`, whose rates are each worker's own; `worker` is the
+    number of one, from 0.
     """
 
     def __new__(
@@ -33,8 +39,7 @@ class Pipeline:
         sessions: Sessions,
         flows: Flows,
         paths: Paths,
-        demux: Demux,
-        *,
+        *demuxes: Demux,
         mtu: int = 1280,
         wake_fd: int = -1,
         misses_per_peer: int = 32,
@@ -43,29 +48,33 @@ class Pipeline:
         own_misses_per_second: int = 8000,
         burst: int = 256,
     ) -> Self: ...
-    def outbound(self, batch: PacketBatch, now: int) -> None:
+    @property
+    def workers(self) -> int: ...
+    def outbound(self, batch: PacketBatch, now: int, worker: int = 0) -> None:
         """IP packets in, sealed datagrams with `remote` set out as the PASS slots."""
 
-    def inbound(self, batch: PacketBatch, now: int) -> None:
-        """Datagrams with `remote` and `local` set in, IP packets out as the PASS slots."""
+    def inbound(self, batch: PacketBatch, now: int, worker: int = 0) -> None:
+        """Datagrams with `remote` and `local` set in, IP packets out as the PASS slots.
 
-    def injected_up(self, batch: PacketBatch, now: int) -> bool:
+        Transport data of other workers' peers becomes HANDED_OVER.
+        """
+
+    def injected_up(self, batch: PacketBatch, now: int, worker: int = 0) -> bool:
         """Fill and run a batch of what was injected; False when nothing waits."""
 
-    def injected_down(self, batch: PacketBatch, now: int) -> bool:
+    def injected_down(self, batch: PacketBatch, now: int, worker: int = 0) -> bool:
         """The same for what goes to the TUN device."""
 
-    def attach(self, tun: Tun, udp: UdpSockets, wake_up_fd: int, wake_down_fd: int) -> None:
-        """The descriptors of the threads; only while none runs."""
+    def taken_over(self, batch: PacketBatch, now: int, worker: int = 0) -> bool:
+        """The same for what other workers have handed over."""
 
-    def run_up(self) -> int:
-        """Run the loop TUN to UDP until `stop()`; 0, or the errno that ended it. Needs no GIL."""
-
-    def run_down(self) -> int:
-        """Run the loop UDP to TUN until `stop()`; 0, or the errno that ended it. Needs no GIL."""
+    def attach(
+        self, tun: Tun, udp: UdpSockets, wake_up_fd: int, wake_down_fd: int, worker: int = 0
+    ) -> None:
+        """The descriptors of a worker's threads; only while none runs."""
 
     def stop(self) -> None:
-        """Tell both loops to return."""
+        """Tell all loops to return."""
 
     def seal(self, slot: int, packet: bytes) -> bool:
         """Inject a packet to seal past the flow table; empty = keepalive. False when full."""
@@ -82,3 +91,6 @@ class Pipeline:
     def poll_event(self) -> _Event | None: ...
     def counters(self) -> dict[str, int]:
         """Packets and bytes each way, calls they took, and drops by verdict name in lower case."""
+
+    def counters_of(self, worker: int) -> dict[str, int]:
+        """The same of one worker."""

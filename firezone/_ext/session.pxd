@@ -1,8 +1,9 @@
 # WireGuard sessions: who owns a transport data message, and its sealing and opening.
 #
-# Three threads: TX seals, RX opens, control (Python) publishes and frees. A keypair's fields above
-# "TX" are set before it is published. Plain words are read and written by their owner alone; those
-# that another thread reads are accessed by relaxed atomics.
+# Threads: TX seals, RX opens, control (Python) publishes and frees. A peer has one RX; it has one TX,
+# too, unless the table is `shared`. A keypair's fields above "TX" are set before it is published.
+# Plain words are read and written by their owner alone; those that another thread reads are accessed
+# by relaxed atomics.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from firezone._ext.batch cimport Batch, Endpoint
@@ -31,7 +32,7 @@ ctypedef struct Keypair:
     uint32_t local_index
     uint32_t remote_index
     uint8_t initiator
-    uint8_t _pad_set[55]
+    uint8_t _pad_set[63]
     uint64_t send_counter  # TX: the next nonce
     uint8_t _pad_tx[56]
     uint64_t receive_next  # RX: one more than the greatest counter accepted
@@ -45,8 +46,8 @@ ctypedef struct Peer:
     uint32_t tunnel_id
     Keypair* keypairs[KEYPAIRS]
     Keypair* send          # control and RX, by compare and swap
-    uint8_t _pad_set[8]
-    int64_t sent_any       # TX
+    uint8_t _pad_set[16]
+    int64_t sent_any       # TX; of several the last one's
     int64_t sent_data
     int64_t unanswered_since
     uint64_t sent_bytes
@@ -71,9 +72,10 @@ ctypedef struct SessionTable:
     uint32_t capacity      # slots 1 to capacity
     Peer** peers           # by slot
     Leaf** leaves          # by tunnel id >> 8
-    Epoch* epoch           # of the two data threads; other tables free by it, too
+    Epoch* epoch           # of the data threads; other tables free by it, too
     uint32_t pad_below     # plaintexts are padded to 16 bytes, but not beyond this length; 0 = never
     uint32_t moved         # set by RX, cleared by control: some peer's `moved` is set
+    bint shared            # several TX; set before there are any
 
 # PASS slots: seals the packet in place for the peer of its peer column: offset and length then
 # cover the whole message. Without a usable keypair the slot becomes UNROUTABLE and its packet stays
@@ -89,11 +91,18 @@ cdef void sessions_open(SessionTable* t, Batch* b, int64_t now) noexcept nogil
 cdef bint sessions_can_seal(SessionTable* t, uint32_t peer, int64_t now) noexcept nogil
 
 
-# The receiver index of a slot that sessions_open has opened: the header stands before the packet.
+# The receiver index of a slot that holds transport data.
+cdef inline uint32_t message_index(const Batch* b, uint32_t slot) noexcept nogil:
+    return read32(b.arena + b.offset[slot] + 4)
+
+
+# The same once sessions_open has opened it: the header stands before the packet.
 cdef inline uint32_t opened_index(const Batch* b, uint32_t slot) noexcept nogil:
-    cdef const uint8_t* index = b.arena + b.offset[slot] - 12
-    return (<uint32_t>index[0] | <uint32_t>index[1] << 8 | <uint32_t>index[2] << 16
-            | <uint32_t>index[3] << 24)
+    return read32(b.arena + b.offset[slot] - 12)
+
+
+cdef inline uint32_t read32(const uint8_t* p) noexcept nogil:
+    return (<uint32_t>p[0] | <uint32_t>p[1] << 8 | <uint32_t>p[2] << 16 | <uint32_t>p[3] << 24)
 
 
 # Not for two Python threads at once. The data threads may run meanwhile, on `table`.

@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 
 from firezone import commands
+from firezone._ext import loops
+from firezone._ext.pipeline import Pipeline
 from firezone._ext.tun import Tun
 from firezone._ext.udp import UdpSockets
 from firezone.dataplane import FLOW_CAPACITY, SLOTS, Flow, Tables
@@ -92,7 +94,7 @@ class Dataplane(Tables):
         self._working = self.offloads()
         logger.debug("data plane starts", extra={"offloads": describe(self._working)})
         self._failure = None
-        for name, run in (("up", self._pipeline.run_up), ("down", self._pipeline.run_down)):
+        for name, run in (("up", loops.run_up), ("down", loops.run_down)):
             thread = threading.Thread(
                 target=self._run, args=(name, run), name=f"dataplane-{name}", daemon=True
             )
@@ -191,8 +193,8 @@ class Dataplane(Tables):
             merge_udp=merges and device.takes_udp,
         )
 
-    def _run(self, name: str, run: Callable[[], int]) -> None:
-        code = run()
+    def _run(self, name: str, run: Callable[[Pipeline], int]) -> None:
+        code = run(self._pipeline)
         if code:
             self._failure = self._failure or f"{name}: {os.strerror(code)}"
             os.eventfd_write(self.events_fd, 1)

@@ -104,7 +104,7 @@ def test_limits_of_a_batch() -> None:
     with pytest.raises(IndexError):
         batch.packet(1)
     with pytest.raises(ValueError):
-        batch.set_verdict(0, 20)
+        batch.set_verdict(0, Verdict.VERDICTS)
 
 
 def test_an_arena_may_be_larger_than_its_slots() -> None:

@@ -58,8 +58,8 @@ def test_others_take_part(tmp_path: Path) -> None:
 @pytest.mark.skipif(not shutil.which("perf"), reason="needs perf")
 def test_profile(tmp_path: Path) -> None:
     run("benchmarks.profile_tunnel", "--seconds", "1", "--output", str(tmp_path))
-    assert "run_up pipeline.pyx" in (tmp_path / "flame.svg").read_text()
-    assert "pipeline.pyx:" in (tmp_path / "lines.txt").read_text()
+    assert "up_loop loops.pyx" in (tmp_path / "flame.svg").read_text()
+    assert "loops.pyx:" in (tmp_path / "lines.txt").read_text()
     assert "@pipeline.pyx:" in (tmp_path / "perf.script").read_text()
 
 
