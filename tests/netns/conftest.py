@@ -37,11 +37,12 @@ def _missing() -> str:
 @pytest.fixture
 def fresh_netns() -> Iterator[ThreadPoolExecutor]:
     """Runs functions in an empty network namespace, which is that of one thread only."""
-    with ThreadPoolExecutor(1, initializer=_enter_fresh_netns) as executor:
+    with ThreadPoolExecutor(1, initializer=enter_fresh_netns) as executor:
         yield executor
 
 
-def _enter_fresh_netns() -> None:
+def enter_fresh_netns() -> None:
+    """Give the calling thread a network namespace of its own, with nothing but a loopback."""
     libc = ctypes.CDLL(None, use_errno=True)
     clone_newnet = 0x40000000
     if libc.unshare(clone_newnet) != 0:

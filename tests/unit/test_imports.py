@@ -14,7 +14,7 @@ LEVELS = [
     {"model", "aead"},
     {"commands"},
     {"stun"},
-    {"noise", "ice", "turn"},
+    {"noise", "ice", "turn", "xdp"},
     {"node", "dns", "policy", "nat", "phoenix", "dataplane"},
     {"roles"},
     {"client", "gateway", "relay", "wg", "explain", "netcheck"},
