@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 DEFAULT_API_URL = "wss://api.firezone.dev"
 
+RELAY_SOCKET = "relay"
+"""What stands in the name of a relay's status socket, as it has no interface."""
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 

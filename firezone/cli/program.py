@@ -20,7 +20,7 @@ PROGRAMS = {
     "relay": "Relay traffic between peers that cannot reach each other.",
     "portal": "Decide who may reach what, and bring the peers together.",
     "wg": "Run a WireGuard interface by itself, without a portal.",
-    "status": "Show what the client or gateway of this host is doing.",
+    "status": "Show what the client, gateway or relay of this host is doing.",
     "explain": "Tell why packets to a peer take the path they take.",
     "netcheck": "Find out what the network of this host lets through.",
     "lab": "Open a whole private network on this machine.",

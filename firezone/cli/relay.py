@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from firezone.cli.options import (
+    RELAY_SOCKET,
     ca_option,
     health_address,
     health_option,
     log_options,
     server_tls_context,
     set_up_logs,
+    status_address,
     token_option,
 )
 from firezone.errors import ConfigurationError
@@ -106,6 +108,12 @@ DEFAULT_REALM = "firezone"
     help="Allocations there may be at a time.  [default: as many as there are ports]",
 )
 @health_option
+@click.option(
+    "--status-socket",
+    envvar="FIREZONE_STATUS_SOCKET",
+    help="The Unix socket for `firezone status --relay`; empty for none. "
+    "[default: /run/firezone/relay-<network namespace>.sock]",
+)
 @click.option("--allow-loopback-peers", is_flag=True, help="Relay to this host itself: for tests.")
 @click.option(
     "--allow-private-peers/--deny-private-peers",
@@ -168,6 +176,20 @@ DEFAULT_REALM = "firezone"
     default=True,
     help="Let the kernel merge what arrives (UDP_GRO), where it can.",
 )
+@click.option(
+    "--xdp",
+    envvar="EBPF_OFFLOADING",
+    metavar="INTERFACE",
+    help="Let the kernel move data of bound channels as it arrives here. Needs CAP_BPF.",
+)
+@click.option(
+    "--xdp-mode",
+    envvar="EBPF_ATTACH_MODE",
+    type=click.Choice(["auto", "driver", "generic"]),
+    default="auto",
+    show_default=True,
+    help="Where in the kernel; auto is the driver, if it knows how.",
+)
 @click.option("--rng-seed", envvar="RNG_SEED", type=int, help="Be predictable: for tests only.")
 @log_options
 def relay(
@@ -186,6 +208,7 @@ def relay(
     user_quota: int,
     total_quota: int,
     health_check_addr: str,
+    status_socket: str | None,
     allow_loopback_peers: bool,
     allow_private_peers: bool | None,
     allow_peers: tuple[str, ...],
@@ -196,6 +219,8 @@ def relay(
     tls_key: Path | None,
     gso: bool,
     gro: bool,
+    xdp: str | None,
+    xdp_mode: str,
     rng_seed: int | None,
     log_format: logs.Format,
     log_level: str | None,
@@ -209,6 +234,7 @@ def relay(
     from firezone.shell.relay_program import RelaySettings, run_relay
     from firezone.shell.relay_users import read_users
     from firezone.shell.websocket import tls_context
+    from firezone.shell.xdp import XdpSettings
     from firezone.turn.relay_allocate import Quotas
     from firezone.turn.relay_peers import PeerPolicy, is_private
 
@@ -247,11 +273,13 @@ def relay(
         users={} if users_file is None else read_users(users_file, "--users-file"),
         realm=_realm(realm, has_portal=url is not None),
         health=health_address(health_check_addr),
+        status=status_address(status_socket, RELAY_SOCKET),
         streams=streams,
         tls=server_tls_context(tls_cert, tls_key),
         tls_port=tls_port,
         gso=gso,
         gro=gro,
+        xdp=XdpSettings(xdp, None if xdp_mode == "auto" else xdp_mode) if xdp else None,
         seed=rng_seed,
     )
     return run_relay(settings)

@@ -1,4 +1,4 @@
-"""`firezone status`: what the client or gateway of this host is doing."""
+"""`firezone status`: what the client, gateway or relay of this host is doing."""
 
 from __future__ import annotations
 
@@ -10,17 +10,29 @@ from firezone.cli.options import interface_option, json_option, status_path, sta
 @click.command()
 @interface_option
 @status_socket_option
+@click.option("--relay", is_flag=True, help="Ask the relay of this host.")
 @json_option
-def status(interface: str, status_socket: str | None, json_: bool) -> None:
-    """Show what the client or gateway of this host is doing.
+def status(interface: str, status_socket: str | None, relay: bool, json_: bool) -> None:
+    """Show what the client or gateway of this host is doing, or the relay.
 
-    Its connections and their paths, its relays, the portal, and what was dropped and why.
+    Its connections and their paths, its relays, the portal, and what was dropped and why. Of a
+    relay: its allocations and channels, and what moves their data.
     """
-    from firezone.cli.options import echo_json
+    from firezone.cli.options import RELAY_SOCKET, echo_json
+    from firezone.cli.relay_text import relay_report_lines
     from firezone.cli.status_text import status_lines
     from firezone.explain import Status
+    from firezone.explain.relay import RelayReport
     from firezone.shell.status_socket import Request, ask
 
+    if relay:
+        path = status_path(status_socket, RELAY_SOCKET)
+        found = ask(path, Request("status"), RelayReport)
+        if json_:
+            echo_json(found)
+        else:
+            click.echo("\n".join(relay_report_lines(found)))
+        return
     report = ask(status_path(status_socket, interface), Request("status"), Status)
     if json_:
         echo_json(report)

@@ -30,7 +30,15 @@ from firezone.durations import SECOND
 from firezone.errors import LocalError
 from firezone.model import Endpoint, Entropy, IPAddress, Transmit
 from firezone.relay import RelayRole, RoleEvent
-from firezone.shell.relay_sockets import open_listener, open_relay_socket, send, transmit
+from firezone.shell.relay_sockets import (
+    never_fragments,
+    open_listener,
+    open_relay_socket,
+    relayed_address,
+    send,
+    transmit,
+)
+from firezone.shell.xdp import XdpTier
 from firezone.turn.relay_commands import (
     BindChannel,
     CloseSocket,
@@ -87,19 +95,30 @@ class RelayDataplane:
         self._closing: list[socket.socket] = []
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: int | None = None
+        self._xdp: XdpTier | None = None
         self._relayed = 0
         self._has_told_gso = False
         self._counters: Counter[str] = Counter()
 
     @property
     def counters(self) -> Counter[str]:
-        """What was dropped, by reason."""
-        return self._counters + Counter(self._forwarder.drops())
+        """What was dropped, or left to user space by the tier in the kernel, by reason."""
+        xdp = Counter[str]() if self._xdp is None else self._xdp.counters
+        return self._counters + Counter(self._forwarder.drops()) + xdp
 
     @property
     def traffic(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
         """Sent to peers, and to clients: packets, payload bytes, and calls they took."""
         return self._forwarder.traffic()
+
+    @property
+    def xdp(self) -> XdpTier | None:
+        """The tier in the kernel, if there is one; its traffic is not in `traffic`."""
+        return self._xdp
+
+    def use_xdp(self, tier: XdpTier) -> None:
+        """Let it move the data of channels that are bound from now on. It is closed with us."""
+        self._xdp = tier
 
     def open(self) -> None:
         """Listen. Raises ConfigurationError if a port is taken or a family missing."""
@@ -122,6 +141,8 @@ class RelayDataplane:
             self._thread.join()
             self._thread = None
             asyncio.get_running_loop().remove_reader(self._wake_fd)
+        if self._xdp is not None:
+            self._xdp.close()
         for opened in (*self._listeners.values(), *self._relays.values(), *self._closing):
             opened.close()
         self._listeners.clear()
@@ -144,6 +165,8 @@ class RelayDataplane:
                 case BindChannel():
                     self._bind(command)
                 case UnbindChannel(five_tuple, number):
+                    if self._xdp is not None:
+                        self._xdp.unbind(five_tuple, number)
                     self._forwarder.unbind(*_client(five_tuple), number)
                 case Permit(port, address):
                     self._forwarder.permit(address.version, address.packed, port)
@@ -262,6 +285,15 @@ class RelayDataplane:
         client, local = _client(command.five_tuple)
         peer = _address(command.peer)
         self._forwarder.bind(client, local, command.number, command.port, peer)
+        if self._xdp is not None:
+            self._bind_in_kernel(self._xdp, command)
+
+    def _bind_in_kernel(self, tier: XdpTier, command: BindChannel) -> None:
+        """Datagrams keep their own DF bit there, so not where it has to be set."""
+        opened = self._relays[command.port, command.peer.family]
+        relayed = relayed_address(opened, command.peer)
+        if relayed is not None and not never_fragments(opened):
+            tier.bind(command.five_tuple, command.number, relayed, command.peer)
 
     # Time
 
@@ -282,6 +314,8 @@ class RelayDataplane:
         """The loop's clock may be a little ahead of ours: then the timer is armed once more."""
         self._timer_at = self._timer = None
         relayed = sum(payload for _, payload, _ in self._forwarder.traffic())
+        if self._xdp is not None:
+            relayed += sum(payload for _, payload in self._xdp.traffic)
         self._role.handle_relayed(relayed - self._relayed)
         self._relayed = relayed
         self._role.handle_timeout(self._clock())

@@ -15,18 +15,23 @@ from ipaddress import IPv4Address, IPv6Address
 
 from firezone.durations import MILLISECOND
 from firezone.errors import FirezoneError
+from firezone.explain.relay import RelayReport
 from firezone.model import Endpoint, Entropy, IPAddress
 from firezone.phoenix import Event, Failed, LoginUrl
 from firezone.phoenix.messages import relay as messages
 from firezone.relay import LeavePortal, Progress, RelayRole, RoleEvent, Stop, portal_channel
 from firezone.shell.clock import boottime_ns, unix_ns
 from firezone.shell.health import HealthAddress, start_health
+from firezone.shell.introspection import PortalWatch
 from firezone.shell.relay_dataplane import RelayDataplane
+from firezone.shell.relay_introspection import RelayIntrospection
 from firezone.shell.relay_listener import StreamListener
 from firezone.shell.relay_streams import TLS_PORT
 from firezone.shell.signals import ignore_hangup
+from firezone.shell.status_socket import Request, StatusAddress, start_status
 from firezone.shell.unexpected import end_on_error
 from firezone.shell.websocket import PortalLink
+from firezone.shell.xdp import XdpSettings, XdpTier
 from firezone.turn.relay import Relay
 from firezone.turn.relay_allocate import Quotas
 from firezone.turn.relay_auth import make_stamp_secret
@@ -58,6 +63,8 @@ class RelaySettings:
     users: Mapping[str, str] = field(default_factory=dict, repr=False)
     realm: str = "firezone"
     health: HealthAddress | None = None
+    status: StatusAddress | None = None
+    """Where to answer `firezone status --relay`."""
     streams: bool = True
     """Whether to serve clients over TCP, too, on the same port."""
     tls: ssl.SSLContext | None = None
@@ -66,6 +73,8 @@ class RelaySettings:
     gso: bool = True
     gro: bool = True
     """Whether the kernel may split and merge datagrams, where it can."""
+    xdp: XdpSettings | None = None
+    """Where the kernel itself shall move what it can."""
     seed: int | None = None
     """Makes secret, nonces and ports predictable: for tests only."""
 
@@ -121,17 +130,29 @@ class RelayProgram:
             has_allocation=self._server.has_allocation,
         )
         self._portal: PortalLink[messages.Message] | None = None
+        self._watch: PortalWatch | None = None
         if settings.url is not None and secret is not None:
             self._portal = self._link(settings.url, secret, entropy)
+            self._watch = PortalWatch(settings.url.display, self._started)
+        self._introspection = RelayIntrospection(
+            self._role,
+            self._dataplane,
+            public=settings.public,
+            listen_port=settings.listen_port,
+            ports=settings.ports,
+            started_at=self._started,
+        )
 
     async def run(self) -> int:
         """Serve until told to stop. Raises ConfigurationError for ports that are taken, another
         FirezoneError for what ends it before."""
         end_on_error(self._fail)
-        health = link = None
+        health = link = status = None
         try:
             health = await self._serve_health()
             self._dataplane.open()
+            self._attach_xdp()
+            status = await start_status(self._settings.status, self._answer)
             self._handle_signals()
             await self._listen_on_streams()
             self._announce()
@@ -144,8 +165,9 @@ class RelayProgram:
             await self._leave(link)
             self._streams.close()
             self._dataplane.close()
-            if health is not None:
-                health.close()
+            for server in (health, status):
+                if server is not None:
+                    server.close()
 
     def _link(self, url: LoginUrl, secret: str, entropy: Entropy) -> PortalLink[messages.Message]:
         return PortalLink(
@@ -162,6 +184,18 @@ class RelayProgram:
             "/readyz": lambda: 200 if role.is_ready else 503,
         }
         return await start_health(self._settings.health, checks)
+
+    def _attach_xdp(self) -> None:
+        settings = self._settings
+        if settings.xdp is not None:
+            tier = XdpTier(settings.xdp, listen_port=settings.listen_port, ports=settings.ports)
+            self._dataplane.use_xdp(tier)
+            self._log("xdp_attached", interface=tier.interface, mode=tier.mode.name.lower())
+
+    def _answer(self, request: Request) -> RelayReport:
+        now = boottime_ns()
+        portal = None if self._watch is None else self._watch.status(now)
+        return self._introspection.answer(request, portal, self._streams.counters, now)
 
     async def _listen_on_streams(self) -> None:
         if self._settings.streams:
@@ -196,6 +230,8 @@ class RelayProgram:
 
     def _handle_portal_event(self, event: Event[messages.Message]) -> None:
         self._role.handle_portal_event(event, boottime_ns())
+        if self._watch is not None:
+            self._watch.handle_event(event, boottime_ns())
         self._dataplane.flush()
 
     def _handle_stream_closed(self, bridge: Endpoint) -> None:

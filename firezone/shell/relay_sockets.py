@@ -79,6 +79,26 @@ def send(opened: socket.socket, command: SendToPeer) -> None:
         _set_discovery(opened, before)
 
 
+def never_fragments(opened: socket.socket) -> bool:
+    """Whether an allocation's socket was opened so."""
+    return opened.getsockopt(*_MTU_DISCOVER[opened.family]) == _PMTUDISC_PROBE
+
+
+def relayed_address(opened: socket.socket, peer: Endpoint) -> Endpoint | None:
+    """What a peer sees as the source of what is sent from an allocation's socket: what it is bound
+    to, or else what the kernel chooses by the route. None if there is none."""
+    host, port = opened.getsockname()[:2]
+    bound = Endpoint.of(host, port)
+    if not bound.address.is_unspecified:
+        return bound
+    with socket.socket(opened.family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(peer.sockaddr)
+        except OSError:
+            return None
+        return Endpoint.of(probe.getsockname()[0], port)
+
+
 def transmit(listener: socket.socket, datagram: Transmit) -> None:
     """Send it from its `source` address, whatever the routes prefer. Raises OSError."""
     ancillary = _packet_info(datagram.source)

@@ -1,0 +1,52 @@
+"""The report of `firezone status --relay` for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from firezone.cli.tables import cut, duration, fields, section, size
+from firezone.explain.relay import DirectionStatus, RelayReport
+
+
+def relay_report_lines(report: RelayReport) -> Iterator[str]:
+    """The whole program."""
+    yield cut(f"relay on port {report.listen_port}, up {duration(report.uptime_seconds)}")
+    yield from fields(_overview(report))
+    if report.xdp is not None:
+        yield from section("left to user space by XDP", _counters(report.xdp.passed))
+    yield from section("requests, drops and failures", _counters(report.counters))
+
+
+def _overview(report: RelayReport) -> Iterator[tuple[str, str]]:
+    yield "public", ", ".join(report.public)
+    yield "state", report.state
+    portal = report.portal
+    if portal is None:
+        yield "portal", "none"
+    else:
+        link = "connected" if portal.connected else "NOT CONNECTED"
+        yield "portal", f"{portal.url}: {link} for {duration(portal.since_seconds)}"
+        if portal.error is not None:
+            yield "", f"last error: {portal.error}"
+    yield "allocations", f"{report.allocations}, on ports {report.ports}"
+    yield "channels", str(report.channels)
+    yield "user space", _moved(report.to_peers, report.to_clients)
+    if report.xdp is None:
+        yield "XDP", "off"
+        return
+    xdp = report.xdp
+    yield "XDP", f"on {xdp.interface}, {xdp.mode}, {xdp.channels} channels"
+    yield "", _moved(xdp.to_peers, xdp.to_clients)
+
+
+def _moved(to_peers: DirectionStatus, to_clients: DirectionStatus) -> str:
+    return f"{_volume(to_peers)} to peers, {_volume(to_clients)} to clients"
+
+
+def _volume(moved: DirectionStatus) -> str:
+    return f"{size(moved.bytes)} in {moved.packets} datagrams"
+
+
+def _counters(found: Mapping[str, int]) -> Iterator[str]:
+    for reason, count in sorted(found.items(), key=lambda each: -each[1]):
+        yield cut(f"  {count:>10}  {reason}")

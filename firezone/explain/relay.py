@@ -1,0 +1,51 @@
+"""The report on a relay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from firezone.explain.values import PortalStatus
+
+
+@dataclass(frozen=True, slots=True)
+class DirectionStatus:
+    """Data of channels, in one direction."""
+
+    packets: int
+    bytes: int
+    """Of payload."""
+
+
+@dataclass(frozen=True, slots=True)
+class XdpStatus:
+    """The tier in the kernel. What it moves, user space does not see."""
+
+    interface: str
+    mode: str
+    """`native`, in the driver, or `generic`."""
+    channels: int
+    to_peers: DirectionStatus
+    to_clients: DirectionStatus
+    passed: Mapping[str, int]
+    """Datagrams on the relay's ports that it left to user space, by reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class RelayReport:
+    """The whole program. `portal` is None for a relay without one, `xdp` where it is off."""
+
+    uptime_seconds: float
+    public: tuple[str, ...]
+    listen_port: int
+    ports: str
+    state: str
+    portal: PortalStatus | None
+    allocations: int
+    channels: int
+    to_peers: DirectionStatus
+    """Moved by user space."""
+    to_clients: DirectionStatus
+    xdp: XdpStatus | None
+    counters: Mapping[str, int]
+    """Requests by outcome, and what was dropped or failed, by reason."""

@@ -1,0 +1,219 @@
+"""The relay's tier in the kernel: loads the XDP program, and keeps its routes in step with the
+channels that are bound.
+
+The program moves what it knows and leaves the rest to the relay's sockets, which stay open. All of
+it hangs on descriptors, so it is detached and gone when the relay ends, in whatever way.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+import sys
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+from firezone.errors import ConfigurationError
+from firezone.model import Endpoint
+from firezone.shell.bpf import (
+    HASH,
+    NO_PREALLOC,
+    PERCPU_ARRAY,
+    Descriptor,
+    Map,
+    VerifierError,
+    XdpLink,
+    XdpMode,
+    XdpProgram,
+)
+from firezone.turn.relay_commands import FiveTuple
+from firezone.xdp import Count, Route, Settings, Way, assemble, counts, relay_program, routes
+from firezone.xdp.program import COUNTS, LICENCE, ROUTES
+
+MAX_CHANNELS: Final = 65536
+"""Others go through user space. The table takes memory as they come: 120 bytes a route and some
+overhead, two routes a channel."""
+
+MODES: Final = {"driver": XdpMode.NATIVE, "generic": XdpMode.GENERIC}
+MOVED: Final = (Count.TO_PEER, Count.TO_CLIENT)
+
+T = TypeVar("T", bound=Descriptor)
+logger = logging.getLogger("firezone.relay")
+
+
+@dataclass(frozen=True, slots=True)
+class XdpSettings:
+    """`mode` is one of MODES, or None for the driver's and, where it has none, the generic one."""
+
+    interface: str
+    mode: str | None = None
+
+
+class XdpTier:
+    """At work from the start until `close`. Every other method is cheap, and fails for nobody."""
+
+    def __init__(self, settings: XdpSettings, *, listen_port: int, ports: range) -> None:
+        """Raises ConfigurationError for what cannot be had, naming the reason."""
+        self.interface = settings.interface
+        self._routes: dict[tuple[FiveTuple, int], tuple[Route, Route]] = {}
+        self._failures: Counter[str] = Counter()
+        self._owned: list[Descriptor] = []
+        self._forwarding: list[Path] = []
+        index = _index(settings.interface)
+        try:
+            self._table = self._own(
+                Map(
+                    HASH,
+                    key_size=routes.KEY_SIZE,
+                    value_size=routes.VALUE_SIZE,
+                    entries=2 * MAX_CHANNELS,
+                    flags=NO_PREALLOC,
+                )
+            )
+            self._counts = self._own(
+                Map(PERCPU_ARRAY, key_size=4, value_size=counts.SIZE, entries=len(Count))
+            )
+            self.mode = self._attach(settings.mode, index, listen_port, ports)
+            self._let_routes_be_asked()
+        except OSError as error:
+            self.close()
+            raise _explained(error, settings.interface) from None
+
+    def close(self) -> None:
+        """Detach."""
+        for each in reversed(self._owned):
+            each.close()
+        self._owned.clear()
+        for path in self._forwarding:
+            with suppress(OSError):
+                path.write_text("0")
+        self._forwarding.clear()
+
+    def bind(self, five_tuple: FiveTuple, number: int, relayed: Endpoint, peer: Endpoint) -> None:
+        """Move the data of a channel. `relayed` is the address that the peer sees."""
+        client, local = five_tuple
+        assert local is not None
+        if client.address == local.address:  # a bridge: its client has come over a stream
+            return
+        forward = Route(Way(local, client, number), Way(relayed, peer))
+        pair = (forward, forward.reverse())
+        if self._routes.get((five_tuple, number)) != pair:
+            self.unbind(five_tuple, number)
+            self._routes[five_tuple, number] = pair
+            self._put(five_tuple, number)
+
+    def unbind(self, five_tuple: FiveTuple, number: int) -> None:
+        """Leave a channel to user space."""
+        for route in self._routes.pop((five_tuple, number), ()):
+            try:
+                self._table.pop(route.arrival.key())
+            except OSError as error:
+                self._fail(error)
+
+    @property
+    def channels(self) -> int:
+        """Those that it moves the data of."""
+        return len(self._routes)
+
+    @property
+    def traffic(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Sent to peers, and to clients: packets and payload bytes."""
+        return (self._count(Count.TO_PEER), self._count(Count.TO_CLIENT))
+
+    @property
+    def counters(self) -> Counter[str]:
+        """Datagrams on our ports that were left to user space, by reason."""
+        found = {f"xdp_{c.name.lower()}": self._count(c)[0] for c in Count if c not in MOVED}
+        return self._failures + Counter(found)
+
+    def channel_traffic(self, five_tuple: FiveTuple, number: int) -> tuple[int, int]:
+        """Packets that were moved from the client of a channel, and from its peer."""
+        found = [0, 0]
+        for index, route in enumerate(self._routes.get((five_tuple, number), ())):
+            value = self._table.lookup(route.arrival.key())
+            if value is not None:
+                found[index] = int.from_bytes(value[routes.PACKETS : routes.BYTES], sys.byteorder)
+        return found[0], found[1]
+
+    def _put(self, five_tuple: FiveTuple, number: int) -> None:
+        """Both directions or none."""
+        try:
+            for route in self._routes[five_tuple, number]:
+                self._table.update(route.arrival.key(), route.value())
+        except OSError as error:
+            self._fail(error)
+            self.unbind(five_tuple, number)
+
+    def _count(self, count: Count) -> tuple[int, int]:
+        if not self._owned:
+            return 0, 0
+        return counts.total(self._counts.lookup(count.to_bytes(4, sys.byteorder)) or b"")
+
+    def _fail(self, error: OSError) -> None:
+        self._failures[f"xdp_table_{errno.errorcode.get(error.errno or 0, 'unknown')}"] += 1
+
+    def _attach(self, wanted: str | None, index: int, listen_port: int, ports: range) -> XdpMode:
+        modes = [MODES[wanted]] if wanted else [XdpMode.NATIVE, XdpMode.GENERIC]
+        maps = {ROUTES: self._table.fd, COUNTS: self._counts.fd}
+        for mode in modes:
+            settings = Settings(index, listen_port, ports, native=mode is XdpMode.NATIVE)
+            program = self._own(XdpProgram(assemble(relay_program(settings), maps), LICENCE))
+            try:
+                self._own(XdpLink(program, index, mode))
+                return mode
+            except OSError as error:
+                if mode is modes[-1] or error.errno in (errno.EPERM, errno.EBUSY):
+                    raise
+                text = (
+                    "the driver of %s takes no XDP program (%s): the kernel runs it itself, later"
+                )
+                logger.warning(text, self.interface, error.strerror)
+        raise AssertionError
+
+    def _let_routes_be_asked(self) -> None:
+        """The program asks for routes as if for what this host sends by itself, which is the
+        loopback's; and the kernel answers for interfaces that may forward only. Nothing comes from
+        outside by the loopback, so this host does not forward anything for it."""
+        for version in (4, 6):
+            path = Path(f"/proc/sys/net/ipv{version}/conf/lo/forwarding")
+            if path.exists() and path.read_text().strip() == "0":
+                path.write_text("1")
+                self._forwarding.append(path)
+
+    def _own(self, made: T) -> T:
+        self._owned.append(made)
+        return made
+
+
+def _index(interface: str) -> int:
+    try:
+        return socket.if_nametoindex(interface)
+    except OSError:
+        raise _error(
+            f"there is no interface {interface!r}", "name one that clients reach"
+        ) from None
+
+
+def _explained(error: OSError, interface: str) -> ConfigurationError:
+    if isinstance(error, VerifierError):
+        logger.debug("the kernel's verifier", extra={"log": error.log})
+    match error.errno:
+        case errno.EPERM | errno.EACCES if not isinstance(error, VerifierError):
+            return _error(
+                "CAP_BPF and CAP_NET_ADMIN are needed, of the host and not of a user namespace",
+                "run as root, or leave it out",
+            )
+        case errno.EBUSY:
+            return _error(f"another program is attached to {interface}", "remove that one")
+    return _error(
+        f"this kernel or {interface} does not take it: {error.strerror}",
+        "Linux 5.15 or newer is needed; leave it out, or try --xdp-mode generic",
+    )
+
+
+def _error(problem: str, remedy: str) -> ConfigurationError:
+    return ConfigurationError("XDP", "--xdp or EBPF_OFFLOADING", problem, remedy)

@@ -1,0 +1,55 @@
+"""The relay's report for people."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from firezone.cli.relay_text import relay_report_lines
+from firezone.cli.tables import WIDTH
+from firezone.explain.relay import DirectionStatus, RelayReport, XdpStatus
+from firezone.explain.values import PortalStatus
+
+REPORT = RelayReport(
+    uptime_seconds=61.0,
+    public=("192.0.2.1", "2001:db8::1"),
+    listen_port=3478,
+    ports="49152-65535",
+    state="serving",
+    portal=PortalStatus("wss://portal", False, 7.0, "refused"),
+    allocations=2,
+    channels=3,
+    to_peers=DirectionStatus(10, 12_000),
+    to_clients=DirectionStatus(1, 1200),
+    xdp=XdpStatus(
+        interface="eth0",
+        mode="native",
+        channels=3,
+        to_peers=DirectionStatus(1000, 1_200_000),
+        to_clients=DirectionStatus(7, 700),
+        passed={"no_route": 4, "no_neighbour": 5},
+    ),
+    counters={"binding_success": 9, "unbound_channel": 1},
+)
+
+
+def test_what_matters_is_there_and_fits() -> None:
+    lines = [*relay_report_lines(REPORT)]
+    assert max(map(len, lines)) <= WIDTH
+    text = "\n".join(lines)
+    for expected in (
+        "relay on port 3478, up 1 min 1 s",
+        "NOT CONNECTED",
+        "last error: refused",
+        "12.0 kB in 10 datagrams to peers, 1.2 kB in 1 datagrams to clients",
+        "on eth0, native, 3 channels",
+        "1.2 MB in 1000 datagrams to peers",
+        f"  {5:>10}  no_neighbour\n  {4:>10}  no_route",
+        "9  binding_success",
+    ):
+        assert expected in text, expected
+
+
+def test_without_portal_and_kernel() -> None:
+    text = "\n".join(relay_report_lines(replace(REPORT, portal=None, xdp=None, counters={})))
+    assert "XDP          off" in text and "portal       none" in text
+    assert "left to user space" not in text
