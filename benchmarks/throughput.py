@@ -29,6 +29,7 @@ LOADS = (
     Load("TCP 8 streams", ("-P", "8")),
     Load("TCP 1 stream, reverse", ("-R",)),
     Load("UDP 64 B", ("-u", "-b", "0", "-l", "64"), udp=True),
+    Load("UDP 512 B", ("-u", "-b", "0", "-l", "512"), udp=True),
     Load("UDP 1280 B", ("-u", "-b", "0", "-l", "1280"), udp=True),
 )
 
@@ -50,6 +51,10 @@ class Throughput:
     @property
     def gigabits_per_cpu_second(self) -> float:
         return self.gigabits / self.cpu if self.cpu else 0.0
+
+    @property
+    def kilopackets_per_second(self) -> float:
+        return self.packets / self.seconds / 1000
 
     @property
     def kilopackets_per_cpu_second(self) -> float:

@@ -139,7 +139,7 @@ def measure_handshakes(run: Run, samples: Samples) -> None:
 
 def show_throughput(samples: Samples) -> Iterable[str]:
     yield (
-        f"{'load':24}{'implementation':20}{'Gbit/s':>8}{'lost':>7}"
+        f"{'load':24}{'implementation':20}{'Gbit/s':>8}{'kpkt/s':>8}{'lost':>7}"
         f"{'Gbit/CPU s':>12}{'kpkt/CPU s':>12}{'firezone is':>13}"
     )
     for load, name, rounds in samples.of(Throughput):
@@ -149,6 +149,7 @@ def show_throughput(samples: Samples) -> Iterable[str]:
         yield (
             f"{load:24}{name:20}"
             f"{median(r.gigabits_per_second for r in rounds):8.2f}"
+            f"{median(r.kilopackets_per_second for r in rounds):8.0f}"
             f"{median(r.lost_percent for r in rounds):6.1f}%"
             f"{median(r.gigabits_per_cpu_second for r in rounds):12.2f}"
             f"{median(r.kilopackets_per_cpu_second for r in rounds):12.0f}{ratio}"
