@@ -40,29 +40,33 @@ ctypedef struct Layout:
     bint echo              # an ICMP echo request or reply
 
 
-cdef void ip_parse(Batch* b) noexcept nogil:
+cdef void ip_parse(Batch* b, bint fragments) noexcept nogil:
     cdef uint32_t slot
     for slot in range(b.count):
         if b.verdict[slot] == PASS:
             b.verdict[slot] = ip_parse_packet(
-                slot_packet(b, slot), &b.length[slot], &b.tuple[slot])
+                slot_packet(b, slot), &b.length[slot], &b.tuple[slot], fragments)
 
 
-cdef int ip_parse_packet(const uint8_t* packet, uint32_t* length, Tuple* tuple) noexcept nogil:
+cdef int ip_parse_packet(
+    const uint8_t* packet, uint32_t* length, Tuple* tuple, bint fragments
+) noexcept nogil:
     cdef Layout layout
     cdef int verdict = locate(packet, length[0], &layout)
     memset(tuple, 0, sizeof(Tuple))
-    if verdict != PASS:
+    if verdict != PASS and not (verdict == FRAGMENT and fragments):
         return verdict
     length[0] = layout.end
     tuple.family = layout.family
-    tuple.protocol = layout.protocol
+    tuple.protocol = FRAGMENT_HEADER if verdict == FRAGMENT else layout.protocol
     if layout.family == 4:
         memcpy(tuple.source, packet + 12, 4)
         memcpy(tuple.destination, packet + 16, 4)
     else:
         memcpy(tuple.source, packet + 8, 16)
         memcpy(tuple.destination, packet + 24, 16)
+    if verdict == FRAGMENT:
+        return PASS
     cdef const uint8_t* transport = packet + layout.transport
     if layout.protocol == TCP or layout.protocol == UDP:
         tuple.source_port = read16(transport)
@@ -304,15 +308,15 @@ cdef inline void write16(uint8_t* p, uint16_t value) noexcept nogil:
 
 # The Python face.
 
-def parse(PacketBatch batch not None):
+def parse(PacketBatch batch not None, bint fragments=False):
     with nogil:
-        ip_parse(&batch.b)
+        ip_parse(&batch.b, fragments)
 
 
-def five_tuple(bytes packet not None):
+def five_tuple(bytes packet not None, bint fragments=False):
     cdef Tuple t
     cdef uint32_t length = <uint32_t>min(len(packet), MAX_PACKET)
-    if ip_parse_packet(packet, &length, &t) != PASS:
+    if ip_parse_packet(packet, &length, &t, fragments) != PASS:
         return None
     cdef Py_ssize_t size = 4 if t.family == 4 else 16
     return (

@@ -95,7 +95,7 @@ WORKERS = MAX_WORKERS
 
 cdef void outbound(Worker* w, Batch* b, int64_t now) noexcept nogil:
     begin(w.up, now)
-    ip_parse(b)
+    ip_parse(b, w.shared.pass_fragments)
     ip_read_ecn(b)
     flows_lookup(w.shared.flows, b, UP, now)
     flows_rewrite(w.shared.flows, b)
@@ -130,7 +130,7 @@ cdef void inbound_owned(Worker* w, Batch* b, int64_t now) noexcept nogil:
     sessions_open(w.shared.sessions, b, now)
     hand_up_confirmed(w.down, b)
     refuse_long(b, w.shared.mtu)
-    ip_parse(b)
+    ip_parse(b, w.shared.pass_fragments)
     ip_apply_ecn(b)
     inbound_opened(w, b, now)
 
@@ -166,7 +166,7 @@ cdef bint injected_down(Worker* w, Batch* b, int64_t now) noexcept nogil:
     if kind != 0:
         begin(w.down, now)
     if kind == INJECT_FLOW:
-        ip_parse(b)
+        ip_parse(b, w.shared.pass_fragments)
         inbound_opened(w, b, now)
     return kind != 0
 
@@ -239,6 +239,7 @@ cdef class Pipeline:
         uint32_t misses_per_second=2000,
         uint32_t own_misses_per_second=8000,
         uint32_t burst=256,
+        bint pass_fragments=False,
     ):
         cdef PipelineState* p = &self.state
         cdef uint32_t slots = sessions.table.capacity
@@ -260,6 +261,7 @@ cdef class Pipeline:
         p.paths = &paths.table
         p.epoch = sessions.table.epoch
         p.mtu = mtu
+        p.pass_fragments = pass_fragments
         p.workers = <uint32_t>len(demuxes)
         sessions.table.shared = p.workers > 1
         p.slots.count = slots

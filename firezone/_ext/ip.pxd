@@ -28,11 +28,14 @@ ctypedef struct Rewrite:
     uint8_t _pad[2]
 
 # PASS slots: checks the headers, fills the tuple column, cuts the length to what the IP header
-# says. Sets MALFORMED or FRAGMENT on what must not go on.
-cdef void ip_parse(Batch* b) noexcept nogil
+# says. Sets MALFORMED or FRAGMENT on what must not go on. With `fragments`, those go on: all of two
+# addresses are one flow, of protocol 44 (RFC 8200's header for them) and without ports.
+cdef void ip_parse(Batch* b, bint fragments) noexcept nogil
 
 # One packet: fills `tuple`, cuts `length`. Returns PASS, MALFORMED or FRAGMENT.
-cdef int ip_parse_packet(const uint8_t* packet, uint32_t* length, Tuple* tuple) noexcept nogil
+cdef int ip_parse_packet(
+    const uint8_t* packet, uint32_t* length, Tuple* tuple, bint fragments
+) noexcept nogil
 
 # Changes a packet in place and mends its checksums (RFC 1624). Returns an IP_ code; the packet is
 # untouched unless that is IP_OK. UDP without a checksum stays without one.

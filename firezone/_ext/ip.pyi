@@ -4,13 +4,17 @@ from _typeshed import ReadableBuffer
 
 from firezone._ext.batch import PacketBatch
 
-def parse(batch: PacketBatch) -> None:
-    """PASS slots: check the headers, fill the tuple, cut the length to what the header says."""
+def parse(batch: PacketBatch, fragments: bool = False) -> None:
+    """PASS slots: check the headers, fill the tuple, cut the length to what the header says.
 
-def five_tuple(packet: bytes) -> tuple[int, bytes, bytes, int, int] | None:
+    With `fragments` they pass, too: all of two addresses are one flow, of protocol 44, no ports.
+    """
+
+def five_tuple(packet: bytes, fragments: bool = False) -> tuple[int, bytes, bytes, int, int] | None:
     """(protocol, source, destination, source port, destination port) as `parse` sees them.
 
-    None for a packet that is malformed or a fragment. Of ICMP echo both ports are the identifier.
+    None for a packet that is malformed or, without `fragments`, a fragment. Of ICMP echo both
+    ports are the identifier.
     """
 
 def rewrite(

@@ -23,6 +23,7 @@ ctypedef struct PipelineState:
     PathTable* paths
     Epoch* epoch
     uint32_t mtu
+    bint pass_fragments
     uint32_t workers
     uint32_t stopping
     Slots slots

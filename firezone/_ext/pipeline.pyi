@@ -32,6 +32,8 @@ class Pipeline:
 
     There are as many workers as `demuxes`, whose rates are each worker's own; `worker` is the
     number of one, from 0.
+
+    Fragments only pass where no policy looks at ports.
     """
 
     def __new__(
@@ -47,6 +49,7 @@ class Pipeline:
         misses_per_second: int = 2000,
         own_misses_per_second: int = 8000,
         burst: int = 256,
+        pass_fragments: bool = False,
     ) -> Self: ...
     @property
     def workers(self) -> int: ...

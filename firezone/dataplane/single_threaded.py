@@ -23,6 +23,7 @@ class SingleThreaded(Tables):
         slots: int = 256,
         mtu: int = 1280,
         cookie_secret: commands.CookieSecret | None = None,
+        pass_fragments: bool = False,
     ) -> None:
         self._batch = PacketBatch()
         self._udp: deque[Transmit] = deque()
@@ -35,6 +36,7 @@ class SingleThreaded(Tables):
             entropy=entropy,
             wake_fd=-1,
             cookie_secret=cookie_secret,
+            pass_fragments=pass_fragments,
         )
 
     def apply(self, command: commands.Command, now: int) -> None:

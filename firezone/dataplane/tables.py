@@ -45,6 +45,7 @@ class Tables:
         entropy: Entropy,
         wake_fd: int,
         cookie_secret: commands.CookieSecret | None = None,
+        pass_fragments: bool = False,
     ) -> None:
         self._counters: Counter[str] = Counter()
         self._sessions = Sessions(slots)
@@ -53,7 +54,13 @@ class Tables:
         self._channels = Channels(entropy(8), self._sessions)
         self._demux = _demux(own_public_key, self._channels, cookie_secret)
         self._pipeline = kernel.Pipeline(
-            self._sessions, self._flows, self._paths, self._demux, mtu=mtu, wake_fd=wake_fd
+            self._sessions,
+            self._flows,
+            self._paths,
+            self._demux,
+            mtu=mtu,
+            wake_fd=wake_fd,
+            pass_fragments=pass_fragments,
         )
         self._mtu = mtu
 

@@ -27,10 +27,10 @@ class Flow(NamedTuple):
     destination_port: int
 
     @classmethod
-    def of(cls, packet: bytes) -> Flow | None:
-        """None if it is no packet that may pass, such as a fragment. The kernel that looks flows
-        up reads the packet here, too, so that both see the same flow."""
-        parsed = five_tuple(packet)
+    def of(cls, packet: bytes, *, fragments: bool = False) -> Flow | None:
+        """None if it is no packet that may pass; `fragments` may where nobody looks at ports. The
+        kernel that looks flows up reads the packet here, too, so that both see the same flow."""
+        parsed = five_tuple(packet, fragments)
         if parsed is None:
             return None
         protocol, source, destination, source_port, destination_port = parsed

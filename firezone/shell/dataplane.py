@@ -56,6 +56,7 @@ class Dataplane(Tables):
         offloads: Offloads = NONE,
         entropy: Entropy = os.urandom,
         cookie_secret: commands.CookieSecret | None = None,
+        pass_fragments: bool = False,
     ) -> None:
         if (tun is None) == (tun_fd is None):
             raise LocalError("a data plane has one TUN device")
@@ -79,6 +80,7 @@ class Dataplane(Tables):
             entropy=entropy,
             wake_fd=self.events_fd,
             cookie_secret=cookie_secret,
+            pass_fragments=pass_fragments,
         )
 
     def start(self) -> None:

@@ -303,6 +303,7 @@ class Interface:
             own_public_key=self._device.public_key or os.urandom(32),
             cookie_secret=self._device.cookie_secret,
             mtu=MTU_RANGE[-1],
+            pass_fragments=True,
             offloads=self._offloads,
         )
         made.pad_packets(self._mtu)

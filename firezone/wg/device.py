@@ -184,7 +184,7 @@ class Device:
 
     def handle_flow_missed(self, direction: Direction, slot: int, packet: bytes, now: int) -> None:
         """A packet whose flow is undecided."""
-        flow = Flow.of(packet)
+        flow = Flow.of(packet, fragments=True)
         if flow is None:
             self.counters["unreadable packet"] += 1
         elif direction is Direction.UP:

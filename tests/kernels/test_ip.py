@@ -18,10 +18,10 @@ V4 = [bytes([100, 64, 0, 1]), bytes([192, 0, 2, 7]), bytes(4), b"\xff" * 4]
 V6 = [bytes.fromhex("fd002021111100000000000000000001"), b"\xff" * 16, bytes(16), bytes(range(16))]
 
 
-def parse_one(packet: bytes) -> tuple[PacketBatch, Verdict]:
+def parse_one(packet: bytes, fragments: bool = False) -> tuple[PacketBatch, Verdict]:
     batch = PacketBatch(1)
     batch.append(packet)
-    ip.parse(batch)
+    ip.parse(batch, fragments)
     return batch, batch.verdict(0)
 
 
@@ -38,6 +38,21 @@ def agrees(packet: bytes) -> None:
         assert verdict == Verdict.PASS
         assert batch.tuple(0) == expected.columns
         assert batch.packet(0) == packet[: expected.length]
+    agrees_with_fragments(packet)
+
+
+def agrees_with_fragments(packet: bytes) -> None:
+    batch, verdict = parse_one(packet, fragments=True)
+    try:
+        expected = slow.parse_whole_or_fragment(packet)
+    except slow.MalformedError:
+        assert verdict == Verdict.MALFORMED
+        assert ip.five_tuple(packet, fragments=True) is None
+    else:
+        assert verdict == Verdict.PASS
+        assert batch.tuple(0) == expected.columns
+        assert batch.packet(0) == packet[: expected.length]
+        assert ip.five_tuple(packet, fragments=True) == expected.columns[1:6]
 
 
 @st.composite

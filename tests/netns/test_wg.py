@@ -46,6 +46,12 @@ def test_both_families_both_ways(net: Net) -> None:
             assert net.a.run("curl", "-sS", "-m", "5", f"http://{address}:8000/page") == "hello"
 
 
+def test_fragments(net: Net) -> None:
+    net.a.up(interface="MTU = 1420")
+    net.b.up(interface="MTU = 1420")
+    net.a.ping("10.99.0.2/8000", "fd99::2/8000")
+
+
 def test_over_ipv6(net: Net) -> None:
     net.a.up(outer="2001:db8::")
     net.b.up()

@@ -44,6 +44,26 @@ class Parsed:
         )
 
 
+def parse_whole_or_fragment(packet: bytes) -> Parsed:
+    """A fragment is of a flow without ports that has the protocol of RFC 8200's header for them."""
+    try:
+        return parse(packet)
+    except FragmentError:
+        four = packet[0] >> 4 == 4
+        at, size = (12, 4) if four else (8, 16)
+        return Parsed(
+            family=4 if four else 6,
+            protocol=FRAGMENT_HEADER,
+            source=packet[at : at + size],
+            destination=packet[at + size : at + 2 * size],
+            source_port=0,
+            destination_port=0,
+            tcp_flags=0,
+            transport=0,
+            length=word(packet, 2) if four else 40 + word(packet, 4),
+        )
+
+
 def parse(packet: bytes) -> Parsed:
     """Raises MalformedError or FragmentError for what must not pass."""
     version = packet[0] >> 4 if packet else 0

@@ -78,6 +78,24 @@ def test_the_source_must_be_the_peers(wire: Wire):
     assert two.device.counters["packet with a foreign source"] == 1, "it stands in the table"
 
 
+@pytest.mark.parametrize("offset", [0x2000, 0x2001, 0x0001], ids=["first", "middle", "last"])
+def test_fragments_pass_by_their_addresses(wire: Wire, offset: int):
+    one, two = wire.sides
+    good = fragment("10.0.0.1", "10.0.0.2", offset)
+    forged = fragment("10.0.0.77", "10.0.0.2", offset)
+    for packet in (good, forged, good):
+        one.send(packet, wire.now)
+        wire.run(SECOND // 4)
+    assert two.received == [good, good]
+    assert two.device.counters["packet with a foreign source"] == 1
+
+
+def fragment(source: str, destination: str, offset: int) -> bytes:
+    packet = bytearray(udp(source, destination, 1, 2, b"part of something"))
+    packet[6:8] = offset.to_bytes(2, "big")
+    return bytes(packet)
+
+
 def test_nobodys_destination_is_refused_to_the_sender(wire: Wire):
     one, _ = wire.sides
     for _ in range(3):

@@ -49,7 +49,9 @@ class Side:
         self.device.configure(DeviceChange(private_key=self.private, listen_port=51820), START)
 
     def renew_plane(self, public_key: bytes) -> None:
-        self.plane = SingleThreaded(own_public_key=public_key, entropy=self._entropy, mtu=1500)
+        self.plane = SingleThreaded(
+            own_public_key=public_key, entropy=self._entropy, mtu=1500, pass_fragments=True
+        )
 
     def configure(self, now: int, *peers: PeerChange, **settings: object) -> None:
         self.device.configure(DeviceChange(peers=peers, **settings), now)  # type: ignore[arg-type]
