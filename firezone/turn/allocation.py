@@ -9,7 +9,8 @@ Life of an allocation:
    on) and server-reflexive ones, also from the family that lost the race; Allocate gives relayed.
 2. Requests but Binding are signed from the first Allocate on; only the nonce is missing there. A
    401 or 438 brings one. Their responses must be signed, too, errors included: an unsigned one is
-   ignored and the request stays in flight.
+   ignored and the request stays in flight. But a relay that answers the first Allocate by an
+   unsigned 400 goes by the book, see requests.py; of such a one we take what it cannot sign.
 3. Requests are resent by a backoff and given up after 8 s. If that happens on the active socket's
    family, the relay is gone: no active socket, no allocation.
 4. 437 means that the relay's idea of our allocation differs: on Allocate we delete the old one and
@@ -241,7 +242,7 @@ class Allocation:
         if request is None:
             self.counters["unknown_transaction"] += 1
             return False
-        if request.is_authenticated and not response.verify_integrity(self._key):
+        if not self._is_vouched_for(request, response):
             self.counters["unauthenticated_response"] += 1
             return True
         self._requests.remove(request)
@@ -391,13 +392,27 @@ class Allocation:
         if confirmed is not None and self._active is not None:
             self._events.append(ChannelConfirmed(confirmed.peer, confirmed.number, self._active))
 
+    def _is_vouched_for(self, request: Request, response: Message) -> bool:
+        """Whether it is signed, or need not be. What a relay that goes by the book does not sign
+        can be forged by whoever sees our requests; but it only makes us start over, and rarely."""
+        if not request.is_authenticated or response.verify_integrity(self._key):
+            return True
+        if response.has_integrity:
+            return False
+        code, is_first = _error_code(response), request.nonce is None
+        if self._requests.by_the_book:
+            return code == 438 or (code == 401 and is_first)
+        return code == 400 and is_first and request.method == Method.ALLOCATE
+
     def _handle_error(self, request: Request, response: Message, now: int) -> None:
-        error = response.get(stun.ERROR_CODE)
-        code = error.code if error is not None else 0
+        code = _error_code(response)
         self.counters[f"error_{code}"] += 1
         if not request.is_authenticated:
             return  # nobody vouches for it, so it does no more than be no answer
         match code:
+            case 400 if not response.has_integrity:
+                self._requests.by_the_book = True
+                self._send(self._requests.allocate(), now)
             case 401 if request.nonce is not None:
                 self._drop_credentials()
             case 401 | 438 if request.challenges < MAX_CHALLENGES:
@@ -547,6 +562,11 @@ def _channel_number(request: Request) -> int:
     number = request.message.get(stun.CHANNEL_NUMBER)
     assert number is not None
     return number
+
+
+def _error_code(response: Message) -> int:
+    error = response.get(stun.ERROR_CODE)
+    return error.code if error is not None else 0
 
 
 def _is_candidate(endpoint: Endpoint) -> bool:

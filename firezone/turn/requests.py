@@ -3,6 +3,10 @@
 A Binding is resent as it is. An authenticated request gets a new transaction id and the current
 nonce with each send, so a late response to an earlier one is a stranger: it could speak of a nonce
 that is long replaced.
+
+Relays of Firezone know the user before they challenge, so even the first Allocate is signed, and so
+is their answer. Others go by the book (RFC 8489 section 9.2): a first request says nothing of its
+user, and a server that does not know the user yet, or his nonce, signs nothing.
 """
 
 from __future__ import annotations
@@ -43,6 +47,8 @@ class Requests:
     """Requests in flight by transaction id."""
 
     def __init__(self, software: str, entropy: Entropy) -> None:
+        self.by_the_book = False
+        """Whether the relay wants requests as RFC 8489 and RFC 8656 have them."""
         self._software = software
         self._entropy = entropy
         self._pending: dict[bytes, Request] = {}
@@ -67,6 +73,8 @@ class Requests:
         return self._named(self._with_transport(Method.ALLOCATE))
 
     def refresh(self) -> Message:
+        if self.by_the_book:
+            return self._named(Message.request(Method.REFRESH, self._entropy))
         return self._named(self._with_transport(Method.REFRESH))
 
     def delete(self) -> Message:
@@ -92,6 +100,8 @@ class Requests:
             return request.message.encode()
         self._renew(request)
         request.nonce = nonce
+        if self.by_the_book and nonce is None:
+            return request.message.encode()
         signed = request.message.with_(stun.USERNAME, credentials.username)
         signed = signed.with_(stun.REALM, credentials.realm)
         if nonce is not None:

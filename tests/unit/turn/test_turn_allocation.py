@@ -291,6 +291,79 @@ def test_an_unsigned_success_is_ignored() -> None:
     assert wire.answer_allocate(request), "still pending"
 
 
+def test_a_relay_that_refuses_the_first_allocate_unsigned_goes_by_the_book() -> None:
+    """RFC 8489 section 9.2: the user is named once there is a nonce, and nobody signs before."""
+    wire = bound()
+    wire.refuse(wire.only(Method.ALLOCATE), 400, key=None)
+
+    unsigned = wire.only_unsigned(Method.ALLOCATE)
+    assert unsigned.get(stun.USERNAME) is unsigned.get(stun.REALM) is None
+    wire.refuse(unsigned, 401, nonce="nonce-1", key=None)
+    wire.refuse(wire.only(Method.ALLOCATE), 438, nonce="nonce-2", key=None)
+    signed = wire.only(Method.ALLOCATE)
+    assert signed.get(stun.NONCE) == "nonce-2"
+    wire.answer_allocate(signed)
+    wire.allocation.refresh(wire.now)
+    assert wire.only(Method.REFRESH).get(stun.REQUESTED_TRANSPORT) is None, "that is for Allocate"
+
+
+def by_the_book() -> tuple[Wire, stun.Message]:
+    """With the signed Allocate that waits for its answer."""
+    wire = bound()
+    wire.refuse(wire.only(Method.ALLOCATE), 400, key=None)
+    wire.refuse(wire.only_unsigned(Method.ALLOCATE), 401, nonce="nonce-1", key=None)
+    return wire, wire.only(Method.ALLOCATE)
+
+
+@pytest.mark.parametrize("code", [400, 401, 403, 420, 437, 500])
+def test_even_by_the_book_refusals_of_the_user_are_signed(code: int) -> None:
+    wire, request = by_the_book()
+
+    wire.refuse(request, code, nonce="forged", key=None)
+
+    assert wire.methods() == []
+    assert wire.allocation.counters["unauthenticated_response"] == 1
+    assert wire.answer_allocate(request), "still pending"
+
+
+def test_an_unsigned_success_is_no_success_by_the_book() -> None:
+    wire, request = by_the_book()
+    response = request.success().with_(stun.LIFETIME, 600)
+
+    wire.answer(response.with_(stun.XOR_RELAYED_ADDRESS, RELAYED_4), key=None)
+
+    assert not wire.allocation.has_allocation
+
+
+@pytest.mark.parametrize("key", [CREDENTIALS.key, b"another key"])
+def test_a_signed_400_is_a_refusal_and_a_forged_one_nothing(key: bytes) -> None:
+    wire = bound()
+
+    wire.refuse(wire.only(Method.ALLOCATE), 400, key=key)
+
+    assert wire.methods() == []
+    suspended = wire.allocation.poll_timeout() is None
+    assert suspended is (key == CREDENTIALS.key)
+
+
+def test_a_400_after_a_nonce_changes_nothing() -> None:
+    wire = challenged()
+
+    wire.refuse(wire.only(Method.ALLOCATE), 400, key=None)
+
+    assert wire.methods() == []
+    assert wire.after(1).only(Method.ALLOCATE).get(stun.NONCE) == "nonce-1"
+
+
+def test_forged_400s_do_not_make_it_ask_for_ever() -> None:
+    wire = bound()
+    wire.refuse(wire.only(Method.ALLOCATE), 400, key=None)
+    wire.refuse(wire.only_unsigned(Method.ALLOCATE), 400, key=None)
+
+    assert wire.allocation.counters["unauthenticated_response"] == 1
+    assert wire.allocation.poll_transmit() is None
+
+
 @pytest.mark.parametrize("code", [401, 438])
 def test_another_realm_stops(code: int) -> None:
     wire = bound()

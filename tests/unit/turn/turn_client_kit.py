@@ -86,6 +86,14 @@ class Wire:
         assert message.method == method
         return message
 
+    def only_unsigned(self, method: Method) -> Message:
+        """The one request it sent since, which names no user."""
+        transmit = self.allocation.poll_transmit()
+        assert transmit is not None and self.allocation.poll_transmit() is None
+        message = stun.decode(transmit.payload)
+        assert message.method == method and not message.has_integrity
+        return message
+
     def methods(self) -> list[int]:
         return [message.method for message in self.drain()]
 
