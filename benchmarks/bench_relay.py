@@ -178,7 +178,7 @@ def program(request: pytest.FixtureRequest) -> Iterator[RelayProcess]:
         case "coturn":
             made: RelayProcess = Coturn()
         case "firezone":
-            made = Firezone()
+            made = Firezone(options=("--workers", "1"))  # for one CPU
         case _:
             made = Firezone(Path(TREE or "."))
     with made:

@@ -14,12 +14,11 @@ from firezone._ext.atomics cimport (
     store_release_pointer,
 )
 from firezone._ext.batch cimport Endpoint
-from firezone._ext.epoch cimport (
-    EpochMark, epoch_enter, epoch_leave, epoch_mark, epoch_passed, reader_up,
-)
+from firezone._ext.epoch cimport READERS, EpochMark, epoch_enter, epoch_leave, epoch_mark, epoch_passed
 from firezone._ext.ring cimport Ring, RingBuffer, RingItem, ring_push
 
 import errno as errors
+from collections import Counter
 
 cdef extern from "sys/epoll.h" nogil:
     ctypedef union epoll_data:
@@ -50,8 +49,13 @@ cdef extern from "time.h" nogil:
         long tv_nsec
     int nanosleep(const timespec*, timespec*)
 
+cdef extern from "stdlib.h" nogil:
+    int posix_memalign(void**, size_t, size_t)
+
 cdef enum:
-    SOCKETS = 2 << 16      # families and ports
+    WORKERS = READERS
+    LISTENERS = 2 << 16    # after families and ports of allocations
+    SOCKETS = LISTENERS + 2 * WORKERS
     STOP_EVENT = SOCKETS   # the one that is no socket's
     EVENTS = 64
     RESERVED = 16          # places in the ring that STUN leaves for what must not be lost
@@ -59,64 +63,69 @@ cdef enum:
     NEVER = 0xFFFFFFFF
 
 
+MAX_WORKERS = WORKERS
+
+
 @cython.final
 cdef class Forwarder:
     """See relay.pyi."""
 
-    def __cinit__(self, bytes secret not None, Ring ring not None, *, bint gso=True, bint gro=True):
-        cdef epoll_event event
+    def __cinit__(self, bytes secret not None, *rings, bint gso=True, bint gro=True):
         cdef uint64_t words[2]
+        cdef Ring ring
         if len(secret) != 16:
             raise ValueError("the secret of a forwarder has 16 bytes")
+        if not 0 < len(rings) <= WORKERS:
+            raise ValueError(f"a forwarder has 1 to {WORKERS} workers")
         memcpy(words, <const char*>secret, 16)
-        self._epoll = self._stop = -1
-        self._ring = ring
         self._gro = gro
+        self._rings = rings
         self.sockets = <relay_socket**>calloc(SOCKETS, sizeof(relay_socket*))
-        if relay_worker_init(&self.worker, words) < 0 or self.sockets == NULL:
+        self.workers = <Worker**>calloc(WORKERS, sizeof(Worker*))
+        if self.sockets == NULL or self.workers == NULL or relay_tables_init(&self.tables, words) < 0:
             raise MemoryError
-        self.worker.control = _to_python
-        self.worker.context = &ring.ring
-        self.worker.gso = gso
-        self._epoll = epoll_create1(EPOLL_CLOEXEC)
-        self._stop = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
-        event.events = EPOLLIN
-        event.data.u32 = STOP_EVENT
-        if self._epoll < 0 or self._stop < 0:
-            raise OSError(errno, "the event loop of the relay")
-        if epoll_ctl(self._epoll, EPOLL_CTL_ADD, self._stop, &event) < 0:
-            raise OSError(errno, "the event loop of the relay")
+        for ring in rings:
+            self.workers[self.count] = _new_worker(&self.tables, &ring.ring, gso)
+            self.workers[self.count].reader = self.count
+            self.count += 1
 
     def __dealloc__(self):
+        cdef int i
         _free_all(self.retired)
-        relay_table_each(&self.worker.forward, _free_owner)
-        relay_table_each(&self.worker.permits, _free_owner)
+        relay_table_each(&self.tables.forward, _free_owner)
+        relay_table_each(&self.tables.permits, _free_owner)
         if self.sockets != NULL:
             for i in range(SOCKETS):
                 free(self.sockets[i])
             free(self.sockets)
-        relay_worker_free(&self.worker)
-        if self._epoll >= 0:
-            close(self._epoll)
-        if self._stop >= 0:
-            close(self._stop)
+        for i in range(<int>self.count):
+            _free_worker(self.workers[i])
+        free(self.workers)
+        relay_tables_free(&self.tables)
 
     def __len__(self):
-        return self.worker.forward.count
+        return self.tables.forward.count
 
     @property
     def gso(self):
-        return bool(self.worker.gso)
+        return bool(self.workers[0].path.gso)
 
     @property
     def gro(self):
         return bool(self._gro)
 
-    def add(self, int fd, int family, int port, bint listens=False):
-        cdef relay_socket* s
+    @property
+    def workers(self):
+        return self.count
+
+    def add(self, int fd, int family, int port, bint listens=False, int worker=0):
+        cdef relay_socket* s = self._socket(family, port)
+        cdef Worker* w = self._worker(worker)
         cdef epoll_event event
         cdef int result
-        if self._socket(family, port) != NULL:
+        event.events = EPOLLIN
+        event.data.u32 = _listener(worker, family) if listens else _index(family, port)
+        if s != NULL or self.sockets[event.data.u32] != NULL:
             raise ValueError("there is a socket of that family and port")
         s = <relay_socket*>calloc(1, sizeof(relay_socket))
         if s == NULL:
@@ -125,16 +134,16 @@ cdef class Forwarder:
         s.family = family
         s.port = port
         s.listens = listens
+        s.worker = <uint8_t>worker
         result = relay_socket_prepare(s, &self._gro)
         if result < 0:
             free(s)
             raise OSError(-result, "a socket of the relay")
-        if self.worker.gso and not relay_knows_gso(fd):
-            self.worker.gso = False
-        event.events = EPOLLIN
-        event.data.u32 = _index(family, port)
+        if not relay_knows_gso(fd):
+            for i in range(self.count):
+                self.workers[i].path.gso = False
         store_release_pointer(&self.sockets[event.data.u32], s)
-        if epoll_ctl(self._epoll, EPOLL_CTL_ADD, fd, &event) < 0:
+        if epoll_ctl(w.epoll, EPOLL_CTL_ADD, fd, &event) < 0:
             result = errno
             store_release_pointer(&self.sockets[event.data.u32], NULL)
             _retire(&self.retired, &s.block)
@@ -145,7 +154,7 @@ cdef class Forwarder:
         cdef epoll_event event
         if s == NULL or s.channels or s.permits:
             raise ValueError("no socket of that family and port, or one with channels or permits")
-        epoll_ctl(self._epoll, EPOLL_CTL_DEL, s.fd, &event)
+        epoll_ctl(self.workers[s.worker].epoll, EPOLL_CTL_DEL, s.fd, &event)
         store_release_pointer(&self.sockets[_index(family, port)], NULL)
         _retire(&self.retired, &s.block)
 
@@ -160,14 +169,14 @@ cdef class Forwarder:
         cdef relay_socket* relay
         _key(&forward, client, local, number)
         _key(&back, peer, None, port)
-        listener = self._socket(client[0], local[2])
         relay = self._socket(peer[0], port)
         if not 0x4000 <= number <= 0x7FFF:
             raise ValueError("a channel number is 0x4000 to 0x7FFF")
-        if listener == NULL or not listener.listens or relay == NULL or relay.listens:
+        listener = NULL if relay == NULL else self.sockets[_listener(relay.worker, client[0])]
+        if listener == NULL or listener.port != local[2]:
             raise ValueError("no socket for this channel")
-        old = _owner(relay_table_find(&self.worker.forward, &forward))
-        other = _owner(relay_table_find(&self.worker.back, &back))
+        old = _owner(relay_table_find(&self.tables.forward, &forward))
+        other = _owner(relay_table_find(&self.tables.back, &back))
         if other != NULL and other != old:
             raise ValueError("the peer has another channel on this port")
         if old != NULL and old == other:
@@ -182,7 +191,7 @@ cdef class Forwarder:
         cdef relay_key forward
         cdef relay_channel* channel
         _key(&forward, client, local, number)
-        channel = _owner(relay_table_find(&self.worker.forward, &forward))
+        channel = _owner(relay_table_find(&self.tables.forward, &forward))
         if channel == NULL:
             return False
         self._unbind(channel)
@@ -193,9 +202,9 @@ cdef class Forwarder:
         cdef relay_permit* permit
         cdef relay_socket* relay = self._socket(family, port)
         _permit_key(&key, family, address, port)
-        if relay == NULL or relay.listens:
+        if relay == NULL:
             raise ValueError("no socket for this permission")
-        if relay_table_find(&self.worker.permits, &key) != NULL:
+        if relay_table_find(&self.tables.permits, &key) != NULL:
             return
         permit = <relay_permit*>calloc(1, sizeof(relay_permit))
         if permit == NULL:
@@ -203,7 +212,7 @@ cdef class Forwarder:
         permit.node.key = key
         permit.node.owner = permit
         permit.relay = relay
-        if relay_table_insert(&self.worker.permits, &permit.node, &self.retired) < 0:
+        if relay_table_insert(&self.tables.permits, &permit.node, &self.retired) < 0:
             free(permit)
             raise MemoryError
         store_relaxed_u32(&relay.permits, relay.permits + 1)
@@ -213,11 +222,11 @@ cdef class Forwarder:
         cdef relay_node* node
         cdef relay_permit* permit
         _permit_key(&key, family, address, port)
-        node = relay_table_find(&self.worker.permits, &key)
+        node = relay_table_find(&self.tables.permits, &key)
         if node == NULL:
             return False
         permit = <relay_permit*>node.owner
-        relay_table_remove(&self.worker.permits, node, &self.retired)
+        relay_table_remove(&self.tables.permits, node, &self.retired)
         store_relaxed_u32(&permit.relay.permits, permit.relay.permits - 1)
         _retire(&self.retired, &permit.block)
         return True
@@ -243,55 +252,69 @@ cdef class Forwarder:
             self.retired = NULL
         return passed
 
-    def run(self):
+    def run(self, int worker=0):
+        cdef Worker* w = self._worker(worker)
         cdef int result
-        self._enter()
+        self._enter(w)
         with nogil:
-            result = _loop(self)
-        self._running = False
+            result = _loop(self, w)
+        w.running = False
         if result < 0:
             raise OSError(-result, "a listening socket of the relay")
 
-    def turn(self):
+    def turn(self, int worker=0):
+        cdef Worker* w = self._worker(worker)
         cdef int result
-        self._enter()
+        self._enter(w)
         with nogil:
-            result = _turn(self, 0)
-        self._running = False
+            result = _turn(self, w, 0)
+        w.running = False
         return max(result, 0)
 
     def stop(self):
-        eventfd_write(self._stop, 1)
+        for i in range(self.count):
+            eventfd_write(self.workers[i].stop, 1)
 
     def traffic(self):
-        return (
-            _traffic(&self.worker.counts[RELAY_TO_PEER]),
-            _traffic(&self.worker.counts[RELAY_TO_CLIENT]),
-        )
+        return (self._traffic(RELAY_TO_PEER), self._traffic(RELAY_TO_CLIENT))
+
+    def loads(self):
+        return [
+            load_relaxed_u64(&self.workers[i].path.counts[RELAY_TO_PEER].packets)
+            + load_relaxed_u64(&self.workers[i].path.counts[RELAY_TO_CLIENT].packets)
+            for i in range(self.count)
+        ]
 
     def drops(self):
-        cdef relay_worker* w = &self.worker
-        found = {
-            "unbound_channel": load_relaxed_u64(&w.counts[RELAY_TO_PEER].unbound),
-            "unbound_peer": load_relaxed_u64(&w.counts[RELAY_TO_CLIENT].unbound),
-            "truncated": load_relaxed_u64(&w.counts[RELAY_TO_PEER].malformed),
-            "unknown_protocol": load_relaxed_u64(&w.no_protocol),
-            "receive": load_relaxed_u64(&w.receive_errors),
-            "control_overflow": self._ring.dropped,
-        }
-        _failures(found, "send_to_peer", &w.counts[RELAY_TO_PEER])
-        _failures(found, "send_to_client", &w.counts[RELAY_TO_CLIENT])
+        found = Counter(control_overflow=sum(ring.dropped for ring in self._rings))
+        for i in range(self.count):
+            _drops(found, &self.workers[i].path)
         return {reason: count for reason, count in found.items() if count}
+
+    cdef tuple _traffic(self, int direction):
+        cdef const relay_counts* counts
+        packets = size = sends = 0
+        for i in range(self.count):
+            counts = &self.workers[i].path.counts[direction]
+            packets += load_relaxed_u64(&counts.packets)
+            size += load_relaxed_u64(&counts.bytes)
+            sends += load_relaxed_u64(&counts.sends)
+        return (packets, size, sends)
+
+    cdef Worker* _worker(self, int number) except NULL:
+        if not 0 <= number < <int>self.count:
+            raise ValueError("no worker of that number")
+        return self.workers[number]
 
     cdef relay_socket* _socket(self, int family, int port) except? NULL:
         if family not in (4, 6) or not 0 < port <= 0xFFFF:
             raise ValueError("no family and port")
         return self.sockets[_index(family, port)]
 
-    cdef int _enter(self) except -1:
-        if self._running:
+    cdef int _enter(self, Worker* w) except -1:
+        if w.running:
             raise ValueError("the forwarder runs already")
-        self._running = True
+        w.running = True
         return 0
 
     cdef int _bind(
@@ -309,19 +332,19 @@ cdef class Forwarder:
         channel.listener = listener
         channel.relay = relay
         relay_channel_compose(channel)
-        if relay_table_insert(&self.worker.back, &channel.back, &self.retired) < 0:
+        if relay_table_insert(&self.tables.back, &channel.back, &self.retired) < 0:
             free(channel)
             raise MemoryError
         relay.channels += 1
         listener.channels += 1
-        if relay_table_insert(&self.worker.forward, &channel.forward, &self.retired) < 0:
+        if relay_table_insert(&self.tables.forward, &channel.forward, &self.retired) < 0:
             self._unbind(channel)
             raise MemoryError
         return 0
 
     cdef int _unbind(self, relay_channel* channel) except -1:
-        relay_table_remove(&self.worker.forward, &channel.forward, &self.retired)
-        relay_table_remove(&self.worker.back, &channel.back, &self.retired)
+        relay_table_remove(&self.tables.forward, &channel.forward, &self.retired)
+        relay_table_remove(&self.tables.back, &channel.back, &self.retired)
         channel.relay.channels -= 1
         channel.listener.channels -= 1
         _retire(&self.retired, &channel.block)
@@ -329,61 +352,63 @@ cdef class Forwarder:
 
 
 # Until told to stop (0), or until a listening socket is of no more use (-errno).
-cdef int _loop(Forwarder f) noexcept nogil:
+cdef int _loop(Forwarder f, Worker* w) noexcept nogil:
     cdef int result = 0
     cdef uint64_t value
     while result >= 0:
-        result = _turn(f, -1)
-        if result >= 0 and eventfd_read(f._stop, &value) == 0:
+        result = _turn(f, w, -1)
+        if result >= 0 and eventfd_read(w.stop, &value) == 0:
             return 0
     return result
 
 
 # One look at what is readable, and one read of each. An event names a place in the table: what was
 # there may be gone, and another socket there by now.
-cdef int _turn(Forwarder f, int timeout) noexcept nogil:
+cdef int _turn(Forwarder f, Worker* w, int timeout) noexcept nogil:
     cdef epoll_event events[EVENTS]
     cdef relay_socket* s
     cdef int i
     cdef int result
     cdef int total = 0
-    cdef int count = epoll_wait(f._epoll, events, EVENTS, timeout)
+    cdef int count = epoll_wait(w.epoll, events, EVENTS, timeout)
     if count < 0:
         return 0 if errno == EINTR else -errno
     for i in range(count):
         if events[i].data.u32 >= SOCKETS:
             continue
-        epoch_enter(&f.epoch, reader_up(0))
+        epoch_enter(&f.epoch, w.reader)
         s = <relay_socket*>load_acquire_pointer(&f.sockets[events[i].data.u32])
-        result = 0 if s == NULL else _read(f, s)
-        epoch_leave(&f.epoch, reader_up(0))
+        result = 0 if s == NULL else _read(w, s)
+        epoch_leave(&f.epoch, w.reader)
         if result < 0:
             return result
         total += result
     return total
 
 
-cdef int _read(Forwarder f, relay_socket* s) noexcept nogil:
+cdef int _read(Worker* w, relay_socket* s) noexcept nogil:
     cdef epoll_event event
-    cdef int result = relay_read(&f.worker, s)
-    if f.worker.refused:
-        _notify(f, GSO_REFUSED, s, f.worker.refused)
-        f.worker.refused = 0
+    cdef int result = relay_read(&w.path, s)
+    if w.path.refused:
+        _notify(w, GSO_REFUSED, s, w.path.refused)
+        w.path.refused = 0
     if result < 0:
-        epoll_ctl(f._epoll, EPOLL_CTL_DEL, s.fd, &event)
-        _notify(f, SOCKET_FAILED, s, s.port)
+        epoll_ctl(w.epoll, EPOLL_CTL_DEL, s.fd, &event)
+        _notify(w, SOCKET_FAILED, s, s.port)
         if not s.listens:
             return 0
     return result
 
 
-cdef void _notify(Forwarder f, uint32_t kind, const relay_socket* s, uint32_t argument) noexcept nogil:
+cdef void _notify(
+    Worker* w, uint32_t kind, const relay_socket* s, uint32_t argument
+) noexcept nogil:
     cdef RingItem item
     memset(&item, 0, sizeof(RingItem))
     item.kind = kind
     item.peer = s.family
     item.argument = argument
-    ring_push(&f._ring.ring, &item, NULL, 0)
+    ring_push(<RingBuffer*>w.path.context, &item, NULL, 0)
 
 
 cdef void _to_python(
@@ -415,6 +440,44 @@ cdef inline void _endpoint(
 
 cdef inline uint32_t _index(int family, int port) noexcept nogil:
     return <uint32_t>((family == 6) << 16 | port)
+
+
+cdef inline uint32_t _listener(int worker, int family) noexcept nogil:
+    return <uint32_t>(LISTENERS + 2 * worker + (family == 6))
+
+
+cdef Worker* _new_worker(const relay_tables* tables, RingBuffer* ring, bint gso) except NULL:
+    cdef Worker* w = NULL
+    cdef epoll_event event
+    if posix_memalign(<void**>&w, 64, (sizeof(Worker) + 63) // 64 * 64):
+        raise MemoryError
+    memset(w, 0, sizeof(Worker))
+    w.epoll = epoll_create1(EPOLL_CLOEXEC)
+    w.stop = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+    event.events = EPOLLIN
+    event.data.u32 = STOP_EVENT
+    if (
+        relay_worker_init(&w.path, tables) < 0
+        or w.epoll < 0
+        or w.stop < 0
+        or epoll_ctl(w.epoll, EPOLL_CTL_ADD, w.stop, &event) < 0
+    ):
+        error = errno
+        _free_worker(w)
+        raise OSError(error, "the event loop of the relay")
+    w.path.control = _to_python
+    w.path.context = ring
+    w.path.gso = gso
+    return w
+
+
+cdef void _free_worker(Worker* w) noexcept:
+    relay_worker_free(&w.path)
+    if w.epoll >= 0:
+        close(w.epoll)
+    if w.stop >= 0:
+        close(w.stop)
+    free(w)
 
 
 cdef inline relay_channel* _owner(relay_node* node) noexcept:
@@ -465,17 +528,21 @@ cdef int _key(relay_key* key, tuple remote, tuple local, int number) except -1:
     return 0
 
 
-cdef tuple _traffic(const relay_counts* counts):
-    return (
-        load_relaxed_u64(&counts.packets),
-        load_relaxed_u64(&counts.bytes),
-        load_relaxed_u64(&counts.sends),
-    )
+cdef int _drops(found, const relay_worker* w) except -1:
+    found["unbound_channel"] += load_relaxed_u64(&w.counts[RELAY_TO_PEER].unbound)
+    found["unbound_peer"] += load_relaxed_u64(&w.counts[RELAY_TO_CLIENT].unbound)
+    found["truncated"] += load_relaxed_u64(&w.counts[RELAY_TO_PEER].malformed)
+    found["unknown_protocol"] += load_relaxed_u64(&w.no_protocol)
+    found["receive"] += load_relaxed_u64(&w.receive_errors)
+    _failures(found, "send_to_peer", &w.counts[RELAY_TO_PEER])
+    _failures(found, "send_to_client", &w.counts[RELAY_TO_CLIENT])
+    return 0
 
 
-cdef void _failures(dict found, str what, const relay_counts* counts):
+cdef int _failures(found, str what, const relay_counts* counts) except -1:
     cdef int number
     for number in range(RELAY_ERRNOS):
         count = load_relaxed_u64(&counts.failed[number])
         if count:
-            found[f"{what}_{errors.errorcode.get(number, 'unknown')}"] = count
+            found[f"{what}_{errors.errorcode.get(number, 'unknown')}"] += count
+    return 0

@@ -141,14 +141,14 @@ static int is_permitted(const relay_worker *w, const relay_socket *s, const rela
     relay_key peer = *key;
     peer.port = 0;
     return load_relaxed_u32(&s->permits) != 0 && key->port != 0 &&
-           relay_table_find(&w->permits, &peer) != NULL;
+           relay_table_find(&w->tables->permits, &peer) != NULL;
 }
 
 static void from_peer(relay_worker *w, const relay_socket *s, const buffer *b,
                       const relay_key *key) {
     relay_key whole = *key;
     memset(whole.local, 0, sizeof(whole.local)); /* its port says enough */
-    relay_channel *channel = find(w, &w->back, &whole);
+    relay_channel *channel = find(w, &w->tables->back, &whole);
     int permitted = channel == NULL && is_permitted(w, s, &whole);
     uint32_t at = 0;
     do { /* an empty datagram is one, too */
@@ -191,7 +191,7 @@ static void from_client(relay_worker *w, const buffer *b, const relay_key *key) 
             continue;
         }
         whole.number = (uint16_t)(data[0] << 8 | data[1]);
-        relay_channel *channel = find(w, &w->forward, &whole);
+        relay_channel *channel = find(w, &w->tables->forward, &whole);
         if (channel == NULL)
             add(&counts->unbound, 1);
         else
@@ -220,11 +220,16 @@ static relay_run *open_run(relay_worker *w, relay_channel *c, uint32_t size, uin
         flush(w);
     relay_run *r = &w->run[w->runs];
     *r = (relay_run){.channel = c, .size = size, .ecn = ecn};
-    r->closed = !w->gso || sender(w, c)->no_gso || size == 0 ||
+    r->closed = !w->gso || load_relaxed_u8(&sender(w, c)->no_gso) || size == 0 ||
                 size >= load_relaxed_u32(&c->too_large[w->direction]);
-    c->run = w->runs++;
-    c->serial = w->serial;
+    store_relaxed_u32(&c->run[w->direction], w->runs++);
     return r;
+}
+
+/* The run that a channel's next datagram may join. */
+static inline relay_run *last_run(const relay_worker *w, const relay_channel *c) {
+    uint32_t run = load_relaxed_u32(&c->run[w->direction]);
+    return run < w->runs && w->run[run].channel == c ? &w->run[run] : NULL;
 }
 
 static inline struct iovec *vectors_of(const relay_worker *w, const relay_run *r) {
@@ -233,7 +238,7 @@ static inline struct iovec *vectors_of(const relay_worker *w, const relay_run *r
 
 static void append(relay_worker *w, relay_channel *c, uint8_t *data, uint32_t size, uint8_t ecn) {
     uint32_t sent = w->direction == RELAY_TO_CLIENT ? size + HEADER : size;
-    relay_run *r = c->serial == w->serial ? &w->run[c->run] : NULL;
+    relay_run *r = last_run(w, c);
     if (r == NULL || !takes(w, r, sent, ecn))
         r = open_run(w, c, sent, ecn);
     struct iovec *v = vectors_of(w, r) + r->vectors;
@@ -333,7 +338,7 @@ static void on_failure(relay_worker *w, relay_run *r, int error) {
     if (is_mtu) {
         store_relaxed_u32(&r->channel->too_large[w->direction], r->size);
     } else {
-        sender(w, r->channel)->no_gso = 1;
+        store_relaxed_u8(&sender(w, r->channel)->no_gso, 1);
         w->refused = error;
     }
     send_apart(w, r);
@@ -371,7 +376,6 @@ static void flush(relay_worker *w) {
         send_runs(w, fd, first, last - first);
     }
     w->runs = 0;
-    w->serial++;
 }
 
 /* Channels and sockets */
@@ -432,11 +436,23 @@ int relay_knows_gso(int fd) {
     return getsockopt(fd, SOL_UDP, UDP_SEGMENT, &size, &length) == 0;
 }
 
-int relay_worker_init(relay_worker *w, const uint64_t secret[2]) {
+int relay_tables_init(relay_tables *t, const uint64_t secret[2]) {
+    memset(t, 0, sizeof(*t));
+    return relay_table_init(&t->forward, secret) < 0 || relay_table_init(&t->back, secret) < 0 ||
+                   relay_table_init(&t->permits, secret) < 0
+               ? -1
+               : 0;
+}
+
+void relay_tables_free(relay_tables *t) {
+    relay_table_free(&t->forward);
+    relay_table_free(&t->back);
+    relay_table_free(&t->permits);
+}
+
+int relay_worker_init(relay_worker *w, const relay_tables *tables) {
     memset(w, 0, sizeof(*w));
-    if (relay_table_init(&w->forward, secret) < 0 || relay_table_init(&w->back, secret) < 0 ||
-        relay_table_init(&w->permits, secret) < 0)
-        return -1;
+    w->tables = tables;
     w->run = calloc(RELAY_RUNS, sizeof(*w->run));
     w->vectors = calloc(RELAY_RUNS * 2 * RELAY_SEGMENTS, sizeof(*w->vectors));
     w->outgoing = calloc(RELAY_RUNS, sizeof(*w->outgoing));
@@ -453,14 +469,10 @@ int relay_worker_init(relay_worker *w, const uint64_t secret[2]) {
         w->buffers[i] = (struct iovec){w->arena + (size_t)i * STRIDE, 0x10000};
         expect(w, i);
     }
-    w->serial = 1; /* channels begin with 0 */
     return 0;
 }
 
 void relay_worker_free(relay_worker *w) {
-    relay_table_free(&w->forward);
-    relay_table_free(&w->back);
-    relay_table_free(&w->permits);
     free(w->run);
     free(w->vectors);
     free(w->outgoing);

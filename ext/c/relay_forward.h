@@ -33,7 +33,8 @@ typedef struct relay_socket {
     uint16_t port;     /* bound to, host order */
     uint8_t family;
     uint8_t listens;
-    uint8_t no_gso;    /* worker: the host refused it here */
+    uint8_t worker;    /* that reads it */
+    uint8_t no_gso;    /* workers: the host refused it here */
     uint32_t channels; /* writer */
     uint32_t permits;  /* writer: addresses whose data goes to `control` without a channel */
 } relay_socket;
@@ -59,9 +60,9 @@ typedef struct relay_channel {
     uint8_t source[40]; /* ancillary data: the address that the client sent to */
     uint32_t source_size;
     uint8_t header[2];  /* the number, as sent */
-    uint32_t too_large[2]; /* worker: sizes from here on go unmerged, past the MTU; by direction */
-    uint64_t serial; /* worker: of the flush that `run` was opened for */
-    uint32_t run;
+    /* Workers, by direction: sizes from here on go unmerged, past the MTU; and the run that was
+     * opened last, which counts only if that run still says the same. */
+    uint32_t too_large[2], run[2];
 } relay_channel;
 
 typedef struct relay_counts {
@@ -88,8 +89,14 @@ typedef struct relay_worker relay_worker;
 typedef void (*relay_control)(relay_worker *w, const relay_key *from, const uint8_t *data,
                               uint32_t size);
 
-struct relay_worker {
+/* What all workers read and one other thread writes. */
+typedef struct relay_tables {
     relay_table forward, back, permits;
+} relay_tables;
+
+/* A thread's own. Nothing in it is shared but the counts, which others may read. */
+struct relay_worker {
+    const relay_tables *tables;
     relay_control control;
     void *context; /* of `control` */
     int gso;       /* whether to merge what is sent */
@@ -102,7 +109,6 @@ struct relay_worker {
 
     relay_key last_key; /* of this read's last lookup */
     relay_channel *last_channel;
-    uint64_t serial; /* of the flush to come */
     uint32_t runs;
     relay_run *run;
     struct iovec *vectors; /* two for each segment of each run */
@@ -115,7 +121,10 @@ struct relay_worker {
     uint8_t *arena;
 };
 
-int relay_worker_init(relay_worker *w, const uint64_t secret[2]);
+int relay_tables_init(relay_tables *t, const uint64_t secret[2]);
+void relay_tables_free(relay_tables *t);
+
+int relay_worker_init(relay_worker *w, const relay_tables *tables);
 void relay_worker_free(relay_worker *w);
 
 /* Asks for all that the worker wants to know of what arrives. 0, or -errno. With `gro` > 0 UDP_GRO

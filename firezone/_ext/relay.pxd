@@ -2,7 +2,6 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from firezone._ext.epoch cimport Epoch
-from firezone._ext.ring cimport Ring
 
 cdef extern from "sys/socket.h" nogil:
     ctypedef unsigned int socklen_t
@@ -37,6 +36,7 @@ cdef extern from "relay_forward.h" nogil:
         uint16_t port
         uint8_t family
         uint8_t listens
+        uint8_t worker
         uint32_t channels
         uint32_t permits
     ctypedef struct relay_channel:
@@ -57,10 +57,11 @@ cdef extern from "relay_forward.h" nogil:
         uint64_t unbound
         uint64_t malformed
         uint64_t failed[1]
-    ctypedef struct relay_worker:
+    ctypedef struct relay_tables:
         relay_table forward
         relay_table back
         relay_table permits
+    ctypedef struct relay_worker:
         void (*control)(
             relay_worker*, const relay_key*, const uint8_t*, uint32_t
         ) noexcept nogil
@@ -71,7 +72,9 @@ cdef extern from "relay_forward.h" nogil:
         relay_counts counts[2]
         uint64_t no_protocol
         uint64_t receive_errors
-    int relay_worker_init(relay_worker*, const uint64_t*) noexcept
+    int relay_tables_init(relay_tables*, const uint64_t*) noexcept
+    void relay_tables_free(relay_tables*) noexcept
+    int relay_worker_init(relay_worker*, const relay_tables*) noexcept
     void relay_worker_free(relay_worker*) noexcept
     int relay_socket_prepare(const relay_socket*, int*) noexcept
     bint relay_knows_gso(int) noexcept
@@ -85,19 +88,28 @@ cpdef enum Notice:
     GSO_REFUSED = 3        # by the device, with errno `argument`; it goes on without, on that socket
     DATA = 4               # of the permitted peer `remote` on allocation port `argument`
 
-# One thread runs the loop, one other thread (Python) calls everything else.
+# A thread's own, in cache lines of its own.
+ctypedef struct Worker:
+    relay_worker path
+    uint32_t reader        # of the epoch
+    int epoll
+    int stop               # eventfd
+    bint running
+
+# Each worker's loop has a thread, one other thread (Python) calls everything else.
 cdef class Forwarder:
-    cdef relay_worker worker
-    cdef relay_socket** sockets    # by family and port
+    cdef relay_tables tables
+    cdef Worker** workers
+    cdef uint32_t count
+    cdef relay_socket** sockets    # of allocations by family and port, then listening ones
     cdef relay_block* retired
     cdef Epoch epoch
-    cdef Ring _ring
+    cdef tuple _rings
     cdef int _gro
-    cdef int _epoll
-    cdef int _stop
-    cdef bint _running
+    cdef tuple _traffic(self, int direction)
+    cdef Worker* _worker(self, int number) except NULL
     cdef relay_socket* _socket(self, int family, int port) except? NULL
-    cdef int _enter(self) except -1
+    cdef int _enter(self, Worker* w) except -1
     cdef int _bind(
         self,
         const relay_key* forward,

@@ -3,6 +3,8 @@ from typing import Self, final
 
 from firezone._ext.ring import Ring
 
+MAX_WORKERS: int
+
 _Address = tuple[int, bytes, int]
 
 class Notice(enum.IntEnum):
@@ -21,12 +23,16 @@ class Notice(enum.IntEnum):
 class Forwarder:
     """Forwards ChannelData between clients and peers (RFC 8656 section 12), in both directions.
 
-    `secret` are 16 random bytes, `ring` takes what is Python's. `gso` and `gro` allow to let the
-    kernel split and merge datagrams; each is given up where the host does not have it. One thread
-    stays in `run`, one other thread calls everything else. It owns no descriptor it is given.
+    `secret` are 16 random bytes. Each of `rings` makes a worker, at most `MAX_WORKERS`, and takes
+    what is Python's of that worker's sockets; one worker reads a socket, all read the tables. `gso`
+    and `gro` allow to let the kernel split and merge datagrams; each is given up where the host
+    does not have it. A thread stays in each worker's `run`, one other thread calls everything else.
+    It owns no descriptor it is given.
     """
 
-    def __new__(cls, secret: bytes, ring: Ring, *, gso: bool = True, gro: bool = True) -> Self: ...
+    def __new__(
+        cls, secret: bytes, *rings: Ring, gso: bool = True, gro: bool = True
+    ) -> Self: ...
     def __len__(self) -> int:
         """Channels that are bound."""
 
@@ -34,11 +40,20 @@ class Forwarder:
     def gso(self) -> bool: ...
     @property
     def gro(self) -> bool: ...
-    def add(self, fd: int, family: int, port: int, listens: bool = False) -> None:
-        """Take part in a bound, non-blocking socket. Raises OSError."""
+    @property
+    def workers(self) -> int: ...
+    def add(
+        self, fd: int, family: int, port: int, listens: bool = False, worker: int = 0
+    ) -> None:
+        """Take part in a bound, non-blocking socket, which that worker will read. Raises OSError.
+
+        Each worker listens with a socket of its own in each family; what comes from an allocation's
+        peers leaves through that of the worker which reads the allocation's socket.
+        """
 
     def remove(self, family: int, port: int) -> None:
-        """Have done with a socket that no channel and no permit uses; close it after `settle`."""
+        """Have done with an allocation's socket that no channel and no permit uses; close it after
+        `settle`."""
 
     def bind(
         self, client: _Address, local: _Address, number: int, port: int, peer: _Address
@@ -61,22 +76,25 @@ class Forwarder:
         """Stop. False if it was not permitted."""
 
     def settle(self, timeout: int = 100_000_000) -> bool:
-        """Wait until the loop uses nothing that was removed, at most `timeout` nanoseconds.
+        """Wait until no loop uses anything that was removed, at most `timeout` nanoseconds.
 
         False if it did not come to that: then descriptors must stay open until it does.
         """
 
-    def run(self) -> None:
+    def run(self, worker: int = 0) -> None:
         """Forward until `stop` is called. Raises OSError for what ends the data path."""
 
-    def turn(self) -> int:
+    def turn(self, worker: int = 0) -> int:
         """Read once what is readable, instead of `run`. How many buffers were read."""
 
     def stop(self) -> None:
-        """End `run`. Any thread."""
+        """End every worker's `run`. Any thread."""
 
     def traffic(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
         """Sent to peers, and to clients: packets, payload bytes, and calls they took."""
+
+    def loads(self) -> list[int]:
+        """Packets that each worker has sent."""
 
     def drops(self) -> dict[str, int]:
         """What was not forwarded, by reason."""

@@ -165,6 +165,12 @@ DEFAULT_REALM = "firezone"
     help="Its private key, unless it is in the same file.",
 )
 @click.option(
+    "--workers",
+    envvar="FIREZONE_RELAY_WORKERS",
+    type=click.IntRange(1, 32),
+    help="Threads that forward data; by default one a CPU, and at most 4.",
+)
+@click.option(
     "--gso/--no-gso",
     envvar="FIREZONE_GSO",
     default=True,
@@ -217,6 +223,7 @@ def relay(
     tls_port: int,
     tls_cert: Path | None,
     tls_key: Path | None,
+    workers: int | None,
     gso: bool,
     gro: bool,
     xdp: str | None,
@@ -231,7 +238,7 @@ def relay(
     is left, and exit; a second SIGTERM, or SIGINT, ends it at once. SIGHUP is ignored, so that it
     outlives the terminal it was started from.
     """
-    from firezone.shell.relay_program import RelaySettings, run_relay
+    from firezone.shell.relay_program import RelaySettings, default_workers, run_relay
     from firezone.shell.relay_users import read_users
     from firezone.shell.websocket import tls_context
     from firezone.shell.xdp import XdpSettings
@@ -277,6 +284,7 @@ def relay(
         streams=streams,
         tls=server_tls_context(tls_cert, tls_key),
         tls_port=tls_port,
+        workers=workers or default_workers(),
         gso=gso,
         gro=gro,
         xdp=XdpSettings(xdp, None if xdp_mode == "auto" else xdp_mode) if xdp else None,

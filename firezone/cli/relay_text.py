@@ -31,6 +31,7 @@ def _overview(report: RelayReport) -> Iterator[tuple[str, str]]:
     yield "allocations", f"{report.allocations}, on ports {report.ports}"
     yield "channels", str(report.channels)
     yield "user space", _moved(report.to_peers, report.to_clients)
+    yield "workers", _workers(report.workers)
     if report.xdp is None:
         yield "XDP", "off"
         return
@@ -41,6 +42,11 @@ def _overview(report: RelayReport) -> Iterator[tuple[str, str]]:
 
 def _moved(to_peers: DirectionStatus, to_clients: DirectionStatus) -> str:
     return f"{_volume(to_peers)} to peers, {_volume(to_clients)} to clients"
+
+
+def _workers(loads: tuple[int, ...]) -> str:
+    share = 100 * max(loads) // max(sum(loads), 1)
+    return f"{len(loads)}, the busiest moved {share} % of it"
 
 
 def _volume(moved: DirectionStatus) -> str:

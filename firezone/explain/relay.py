@@ -46,6 +46,8 @@ class RelayReport:
     to_peers: DirectionStatus
     """Moved by user space."""
     to_clients: DirectionStatus
+    workers: tuple[int, ...]
+    """Datagrams that each has moved: the kernel spreads clients over them by chance."""
     xdp: XdpStatus | None
     counters: Mapping[str, int]
     """Requests by outcome, and what was dropped or failed, by reason."""

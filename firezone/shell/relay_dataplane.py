@@ -1,13 +1,17 @@
-"""Runs a relay role on sockets: a thread for data, asyncio for everything else.
+"""Runs a relay role on sockets: threads for data, asyncio for everything else.
 
-The thread forwards what arrives on bound channels, in both directions, in compiled code without the
-GIL (`ext/relay.pyx`). STUN messages come up through a bounded ring, announced by an eventfd, and so
-does what permitted peers send without a channel: a flood of either makes the ring overflow and
-delays no data of channels. What cannot be sent at once is dropped, as
+The threads, or workers, forward what arrives on bound channels, in both directions, in compiled
+code without the GIL (`ext/relay.pyx`). STUN messages come up through a bounded ring of each worker,
+announced by an eventfd, and so does what permitted peers send without a channel: a flood of either
+makes the ring overflow and delays no data of channels. What cannot be sent at once is dropped, as
 any router does, and counted. One socket that breaks costs its allocation and no other.
 
+Each worker has a listening socket of its own. The kernel gives all that a client sends to the same
+one, and the socket of an allocation is read by the worker that its Allocate came through: so all of
+an allocation is one worker's, and nothing in it overtakes anything else.
+
 Commands take effect at once: the next datagram meets the new table. Before anything is told to a
-client, and before another socket opens, the thread has passed the point after which it uses
+client, and before another socket opens, every worker has passed the point after which it uses
 nothing that was removed, and the descriptors of ended allocations are closed.
 """
 
@@ -32,7 +36,7 @@ from firezone.model import Endpoint, Entropy, IPAddress, Transmit
 from firezone.relay import RelayRole, RoleEvent
 from firezone.shell.relay_sockets import (
     never_fragments,
-    open_listener,
+    open_listeners,
     open_relay_socket,
     relayed_address,
     send,
@@ -73,12 +77,14 @@ class RelayDataplane:
         clock: Callable[[], int],
         on_event: Callable[[RoleEvent], None],
         on_failure: Callable[[OSError], None],
+        workers: int = 1,
         gso: bool = True,
         gro: bool = True,
         entropy: Entropy = os.urandom,
     ) -> None:
-        """`public` are the relay's public addresses: their families are those it serves. `gso` and
-        `gro` allow to let the kernel split and merge datagrams, where it can."""
+        """`public` are the relay's public addresses: their families are those it serves. `workers`
+        are threads for data. `gso` and `gro` allow to let the kernel split and merge datagrams,
+        where it can."""
         self._role = role
         self._public: dict[int, IPAddress] = {a.version: a for a in public}
         self._listen_port = listen_port
@@ -87,10 +93,12 @@ class RelayDataplane:
         self._on_failure = on_failure
         self._wanted = {"UDP_SEGMENT": gso, "UDP_GRO": gro}
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._ring = Ring(1024, self._wake_fd)
-        self._forwarder = Forwarder(entropy(16), self._ring, gso=gso, gro=gro)
-        self._thread: threading.Thread | None = None
-        self._listeners: dict[int, socket.socket] = {}
+        self._rings = [Ring(1024, self._wake_fd) for _ in range(workers)]
+        self._forwarder = Forwarder(entropy(16), *self._rings, gso=gso, gro=gro)
+        self._threads: list[threading.Thread] = []
+        self._is_draining = False
+        self._asked_by = 0
+        self._listeners: dict[int, list[socket.socket]] = {}
         self._relays: dict[tuple[int, int], socket.socket] = {}
         self._closing: list[socket.socket] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -112,6 +120,11 @@ class RelayDataplane:
         return self._forwarder.traffic()
 
     @property
+    def loads(self) -> list[int]:
+        """Packets that each worker has sent: the kernel spreads clients by chance."""
+        return self._forwarder.loads()
+
+    @property
     def xdp(self) -> XdpTier | None:
         """The tier in the kernel, if there is one; its traffic is not in `traffic`."""
         return self._xdp
@@ -123,27 +136,33 @@ class RelayDataplane:
     def open(self) -> None:
         """Listen. Raises ConfigurationError if a port is taken or a family missing."""
         for family in self._public:
-            listener = self._listeners[family] = open_listener(family, self._listen_port)
-            self._forwarder.add(listener.fileno(), family, self._listen_port, listens=True)
+            port, count = self._listen_port, len(self._rings)
+            self._listeners[family] = open_listeners(family, port, count)
+            for worker, listener in enumerate(self._listeners[family]):
+                self._forwarder.add(listener.fileno(), family, port, listens=True, worker=worker)
         self._tell_missing()
         loop = asyncio.get_running_loop()
         loop.add_reader(self._wake_fd, self._on_wake)
-        self._thread = threading.Thread(
-            target=self._forward, args=(loop,), name="relay", daemon=True
-        )
-        self._thread.start()
+        for worker in range(len(self._rings)):
+            thread = threading.Thread(
+                target=self._forward, args=(worker, loop), name=f"relay-{worker}", daemon=True
+            )
+            self._threads.append(thread)
+            thread.start()
         self.flush()
 
     def close(self) -> None:
         """Stop, and close every socket. It is of no use afterwards."""
-        if self._thread is not None:
+        if self._threads:
             self._forwarder.stop()
-            self._thread.join()
-            self._thread = None
+            for thread in self._threads:
+                thread.join()
+            self._threads.clear()
             asyncio.get_running_loop().remove_reader(self._wake_fd)
         if self._xdp is not None:
             self._xdp.close()
-        for opened in (*self._listeners.values(), *self._relays.values(), *self._closing):
+        listeners = [listener for group in self._listeners.values() for listener in group]
+        for opened in (*listeners, *self._relays.values(), *self._closing):
             opened.close()
         self._listeners.clear()
         self._relays.clear()
@@ -179,32 +198,55 @@ class RelayDataplane:
             self._on_event(event)
         self._arm()
 
-    # The thread
+    # The threads
 
-    def _forward(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _forward(self, worker: int, loop: asyncio.AbstractEventLoop) -> None:
         try:
-            self._forwarder.run()
+            self._forwarder.run(worker)
         except OSError as error:
             loop.call_soon_threadsafe(self._on_failure, error)
 
     def _on_wake(self) -> None:
         os.eventfd_read(self._wake_fd)
-        self._drain()
+        if not self._is_draining:
+            self._drain()
 
     def _drain(self) -> None:
-        """The ring announces itself only when it was empty, so the rest is asked for again."""
-        for _ in range(BATCH):
-            item = self._ring.pop() if self._thread is not None else None
-            if item is None:
+        """A ring announces itself only when it was empty, so the rest is asked for again."""
+        self._is_draining = False
+        for _ in range(BATCH // len(self._rings) + 1):
+            if not self._drain_one_each():
                 return
-            kind, family, argument, payload, local, remote = item
-            if remote is not None:
-                self._on_datagram(argument, payload, local, _endpoint(remote))
-            elif kind == Notice.SOCKET_FAILED:
-                self._on_socket_failed(argument)
-            elif kind == Notice.GSO_REFUSED:
-                self._tell_refused(family, argument)
+        self._is_draining = True
         asyncio.get_running_loop().call_soon(self._drain)
+
+    def _drain_one_each(self) -> bool:
+        """Workers take turns. False once there is nothing more."""
+        found = False
+        for worker, ring in enumerate(self._rings):
+            item = ring.pop() if self._threads else None
+            if item is not None:
+                found = True
+                self._on_item(worker, *item)
+        return found
+
+    def _on_item(
+        self,
+        worker: int,
+        kind: int,
+        family: int,
+        argument: int,
+        payload: bytes,
+        local: _Address | None,
+        remote: _Address | None,
+    ) -> None:
+        if remote is not None:
+            self._asked_by = worker
+            self._on_datagram(argument, payload, local, _endpoint(remote))
+        elif kind == Notice.SOCKET_FAILED:
+            self._on_socket_failed(argument)
+        elif kind == Notice.GSO_REFUSED:
+            self._tell_refused(family, argument)
 
     def _on_datagram(
         self, port: int, payload: bytes, local: _Address | None, source: Endpoint
@@ -241,7 +283,7 @@ class RelayDataplane:
     def _transmit(self, datagram: Transmit) -> None:
         self._settle()
         try:
-            transmit(self._listeners[datagram.destination.family], datagram)
+            transmit(self._listeners[datagram.destination.family][0], datagram)
         except OSError as error:
             self._count("send_to_client", error)
 
@@ -259,13 +301,14 @@ class RelayDataplane:
         is_open = True
         port, family = command.port, command.family
         try:
-            self._relays[port, family] = open_relay_socket(command, self._public[family])
-            self._forwarder.add(self._relays[port, family].fileno(), family, port)
+            opened = open_relay_socket(command, self._public[family])
+            self._relays[port, family] = opened
+            self._forwarder.add(opened.fileno(), family, port, worker=self._asked_by)
         except OSError as error:
             is_open = False
             self._count("open", error)
-            if (opened := self._relays.pop((port, family), None)) is not None:
-                opened.close()
+            if (unused := self._relays.pop((port, family), None)) is not None:
+                unused.close()
         self._role.handle_socket_opened(port, family, is_open, self._clock())
 
     def _close_relay_socket(self, port: int, family: int) -> None:

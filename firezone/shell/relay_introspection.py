@@ -57,6 +57,7 @@ class RelayIntrospection:
             channels=server.channel_count,
             to_peers=DirectionStatus(*to_peers[:2]),
             to_clients=DirectionStatus(*to_clients[:2]),
+            workers=tuple(self._dataplane.loads),
             xdp=None if xdp is None else _xdp(xdp),
             counters={reason: count for reason, count in counters.items() if count},
         )

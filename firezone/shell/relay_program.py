@@ -38,6 +38,7 @@ from firezone.turn.relay_auth import make_stamp_secret
 from firezone.turn.relay_peers import PeerPolicy
 
 SOFTWARE = "firezone-relay"
+MAX_DEFAULT_WORKERS = 4
 
 logger = logging.getLogger("firezone.relay")
 
@@ -70,6 +71,8 @@ class RelaySettings:
     tls: ssl.SSLContext | None = None
     """To serve clients over TLS with, on `tls_port`."""
     tls_port: int = TLS_PORT
+    workers: int = 1
+    """Threads that forward data."""
     gso: bool = True
     gro: bool = True
     """Whether the kernel may split and merge datagrams, where it can."""
@@ -118,6 +121,7 @@ class RelayProgram:
             clock=boottime_ns,
             on_event=self._handle_role_event,
             on_failure=self._handle_failure,
+            workers=settings.workers,
             gso=settings.gso,
             gro=settings.gro,
         )
@@ -222,6 +226,7 @@ class RelayProgram:
             tcp=settings.streams,
             tls_port=None if settings.tls is None else settings.tls_port,
             ports=f"{settings.ports[0]}-{settings.ports[-1]}",
+            workers=settings.workers,
             private_peers=settings.peers.allow_private,
             user_quota=settings.quotas.per_user,
             users=len(settings.users),
@@ -279,10 +284,9 @@ class RelayProgram:
 
     def _log_drops(self) -> None:
         self._server.handle_wall_clock(unix_ns(), boottime_ns())
-        logger.debug(
-            "counters",
-            extra={**self._server.counters, **self._dataplane.counters, **self._streams.counters},
-        )
+        loads = {f"worker_{i}_packets": n for i, n in enumerate(self._dataplane.loads)}
+        counters = self._server.counters + self._dataplane.counters + self._streams.counters
+        logger.debug("counters", extra={**counters, **loads})
 
 
 _FAREWELL_SECONDS = 1.0
@@ -297,6 +301,11 @@ def run_relay(settings: RelaySettings) -> int:
         return await RelayProgram(settings).run()
 
     return asyncio.run(serve())
+
+
+def default_workers() -> int:
+    """One for each CPU that this process may use, as far as that has been measured to help."""
+    return min(len(os.sched_getaffinity(0)), MAX_DEFAULT_WORKERS)
 
 
 def _entropy(seed: int | None) -> Entropy:

@@ -1,4 +1,4 @@
-"""Opens the relay's sockets: one to listen on per family, one per allocation and family."""
+"""Opens the relay's sockets: for each family one of every worker, and one of every allocation."""
 
 from __future__ import annotations
 
@@ -28,13 +28,24 @@ _SO_RCVBUFFORCE: Final = 33
 _Ancillary = list[tuple[int, int, bytes]]
 
 
-def open_listener(family: int, port: int) -> socket.socket:
-    """For clients, on every address. Raises ConfigurationError if the port is taken."""
-    opened = _socket(family, _LISTEN_BUFFER)
+def open_listeners(family: int, port: int, count: int) -> list[socket.socket]:
+    """For clients, on every address; the kernel gives all datagrams of a client to the same one.
+
+    Raises ConfigurationError if the port is taken.
+    """
+    opened: list[socket.socket] = []
     try:
-        opened.bind(("", port))
+        for _ in range(count):
+            opened.append(_socket(family, _LISTEN_BUFFER))
+            # The first one does not share while it binds: another relay's port is taken for it.
+            if len(opened) > 1:
+                _share(opened[-1])
+            opened[-1].bind(("", port))
+            if len(opened) == 1 < count:
+                _share(opened[0])
     except OSError as error:
-        opened.close()
+        for listener in opened:
+            listener.close()
         raise ConfigurationError(
             "listen port",
             "--listen-port or LISTEN_PORT",
@@ -122,6 +133,10 @@ def _socket(family: int, buffer: int) -> socket.socket:
     _enlarge(opened, _SO_RCVBUFFORCE, socket.SO_RCVBUF, buffer)
     _enlarge(opened, _SO_SNDBUFFORCE, socket.SO_SNDBUF, buffer)
     return opened
+
+
+def _share(listener: socket.socket) -> None:
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
 
 
 def _enlarge(opened: socket.socket, force: int, plain: int, size: int) -> None:

@@ -24,8 +24,12 @@ def address_of(end: socket.socket) -> Address:
     return (ip.version, ip.packed, port)
 
 
-def udp_socket(family: int, port: int = 0, protocol: int = 0, host: str = "") -> socket.socket:
+def udp_socket(
+    family: int, port: int = 0, protocol: int = 0, host: str = "", shared: bool = False
+) -> socket.socket:
     made = socket.socket(AF[family], socket.SOCK_DGRAM, protocol)
+    if shared:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     made.setblocking(False)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
     if family == 6:
@@ -34,14 +38,14 @@ def udp_socket(family: int, port: int = 0, protocol: int = 0, host: str = "") ->
     return made
 
 
-def both_families() -> dict[int, socket.socket]:
-    """A port that is free in both."""
-    v4 = udp_socket(4)
+def both_families(port: int = 0, shared: bool = False) -> dict[int, socket.socket]:
+    """A port that is free in both, or one that others share."""
+    v4 = udp_socket(4, port, shared=shared)
     try:
-        return {4: v4, 6: udp_socket(6, v4.getsockname()[1])}
+        return {4: v4, 6: udp_socket(6, v4.getsockname()[1], shared=shared)}
     except OSError:
         v4.close()
-        return both_families()
+        return both_families(port, shared)
 
 
 def send(end: socket.socket, to: Address, datagrams: list[bytes]) -> None:
@@ -67,23 +71,32 @@ def received(end: socket.socket) -> list[tuple[Address, bytes]]:
 
 
 class Ends:
-    """Listeners and two allocations in both families; three clients and three peers."""
+    """Listeners and two allocations in both families; three clients and three peers.
 
-    def __init__(self) -> None:
-        self.listeners = both_families()
+    With two workers, each has listeners and one of the allocations; whose clients use it is chance.
+    """
+
+    def __init__(self, workers: int = 1) -> None:
+        self.listeners = both_families(shared=workers > 1)
+        others = [both_families(self.listen_port, shared=True) for _ in range(workers - 1)]
+        self.groups = [self.listeners, *others]
         self.relays = [both_families(), both_families()]
         self.clients = [udp_socket(4), udp_socket(4), udp_socket(6)]
         self.peers = [udp_socket(4), udp_socket(4), udp_socket(6)]
-        self.ring = Ring(2048)
+        self.rings = [Ring(2048) for _ in range(workers)]
+        self.ring = self.rings[0]
 
     def forwarder(self, **options: bool) -> Forwarder:
         """A fresh one on all these sockets."""
-        made = Forwarder(os.urandom(16), self.ring, **options)
-        for family, listener in self.listeners.items():
-            made.add(listener.fileno(), family, self.listen_port, listens=True)
-        for relay in self.relays:
+        made = Forwarder(os.urandom(16), *self.rings, **options)
+        for worker, group in enumerate(self.groups):
+            for family, listener in group.items():
+                port = self.listen_port
+                made.add(listener.fileno(), family, port, listens=True, worker=worker)
+        for index, relay in enumerate(self.relays):
+            worker = index % len(self.groups)
             for family, opened in relay.items():
-                made.add(opened.fileno(), family, opened.getsockname()[1])
+                made.add(opened.fileno(), family, opened.getsockname()[1], worker=worker)
         return made
 
     @property
@@ -102,13 +115,14 @@ class Ends:
     def turn(self, forwarder: Forwarder) -> int:
         """Let it read until there is nothing more."""
         total = 0
-        while count := forwarder.turn():
+        while count := sum(forwarder.turn(worker) for worker in range(forwarder.workers)):
             total += count
         return total
 
     def everyone(self) -> list[socket.socket]:
         relays = [opened for relay in self.relays for opened in relay.values()]
-        return [*self.listeners.values(), *relays, *self.clients, *self.peers]
+        listeners = [listener for group in self.groups for listener in group.values()]
+        return [*listeners, *relays, *self.clients, *self.peers]
 
     def __enter__(self) -> Ends:
         return self

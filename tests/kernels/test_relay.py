@@ -151,21 +151,26 @@ class Pair:
         assert arrived == self.expected
         self.expected.clear()
         controls: dict[object, list[bytes]] = defaultdict(list)
-        while (item := self.ends.ring.pop()) is not None:
-            kind, _, port, payload, local, remote = item
-            assert kind == (Notice.DATA if local is None else Notice.STUN)
-            controls[port if local is None else local, remote].append(payload)
+        for ring in self.ends.rings:
+            while (item := ring.pop()) is not None:
+                kind, _, port, payload, local, remote = item
+                assert kind == (Notice.DATA if local is None else Notice.STUN)
+                controls[port if local is None else local, remote].append(payload)
         assert controls == self.controls and self.kernel.settle()
         self.controls.clear()
         assert self.kernel.drops() == +self.twin.drops
         assert len(self.kernel) == len(self.twin.forward)
 
 
-@pytest.mark.parametrize(("gso", "gro"), OFFLOADS)
+@pytest.mark.parametrize(
+    ("gso", "gro", "workers"), [*((*offload, 1) for offload in OFFLOADS), (True, True, 2)]
+)
 @settings(max_examples=60, deadline=None)
 @given(turns=st.lists(st.lists(orders, max_size=8), max_size=5))
-def test_agrees_with_the_twin(gso: bool, gro: bool, turns: list[list[tuple[object, ...]]]) -> None:
-    with Ends() as ends:
+def test_agrees_with_the_twin(
+    gso: bool, gro: bool, workers: int, turns: list[list[tuple[object, ...]]]
+) -> None:
+    with Ends(workers) as ends:
         carry_out(Pair(ends, gso, gro), turns)
 
 

@@ -44,7 +44,7 @@ class Running:
         port: int,
         clock: Callable[[], int] = boottime_ns,
         ports: range = range(20000, 20100),
-        **options: bool,
+        **options: Any,
     ) -> None:
         self.events: list[RoleEvent] = []
         self.failures: list[OSError] = []
@@ -336,17 +336,60 @@ def test_flood_on_data_does_not_starve_control() -> None:
     with_relay(test)
 
 
-def test_listen_port_that_is_taken() -> None:
+@pytest.mark.parametrize("workers", [1, 3])
+def test_listen_port_that_is_taken(workers: int) -> None:
     async def run() -> None:
         port = free_port()
         with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as taken:
             taken.bind(("", port))
-            running = Running(port)
+            running = Running(port, workers=workers)
             with pytest.raises(ConfigurationError, match="listen port"):
                 running.dataplane.open()
             running.dataplane.close()
 
     asyncio.run(run())
+
+
+def test_another_relay_does_not_share_the_port() -> None:
+    """Although the workers of each one do: clients of the first would be lost on the second."""
+
+    async def test(running: Running) -> None:
+        second = Running(running.port, workers=2)
+        with pytest.raises(ConfigurationError, match="listen port"):
+            second.dataplane.open()
+        second.dataplane.close()
+
+    with_relay(test, workers=2)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_every_worker_serves_its_clients(family: int) -> None:
+    """Requests of all come to the one server, and what it allocates is read by the same worker."""
+
+    async def test(running: Running) -> None:
+        peer = Client(running, family)
+        address = Endpoint.of(*peer.socket.getsockname()[:2])
+        clients = [Client(running, family) for _ in range(40)]
+        for number, client in enumerate(clients, 0x4000):
+            await client.allocate((stun.REQUESTED_ADDRESS_FAMILY, family))
+            before = running.dataplane.loads
+            await client.bind(number, address)
+            client.send(number, b"ping")
+            data, source = await peer.receive()
+            peer.socket.sendto(data, source)
+            assert (await client.receive())[0] == struct.pack(">HH", number, 4) + b"ping"
+            after = running.dataplane.loads
+            # Both directions are the same worker's. Counted after the datagram has been seen.
+            deadline = time.monotonic() + 5
+            while sum(after) < sum(before) + 2 and time.monotonic() < deadline:
+                await asyncio.sleep(0.001)
+                after = running.dataplane.loads
+            gained = [now - then for now, then in zip(after, before, strict=True)]
+            assert sorted(gained) == [0, 0, 2]
+        assert running.dataplane.traffic == ((40, 160, 40), (40, 160, 40))
+        assert min(running.dataplane.loads) > 0 and running.dataplane.counters == {}
+
+    with_relay(test, workers=3)
 
 
 def test_channel_that_expires_stops_at_once() -> None:

@@ -80,6 +80,8 @@ class TestSettings:
             ([*BASE, "--api-url", "ws://p", "--realm", "example.org"], "--realm"),
             ([*BASE, "--api-url", "ws://p", "--allow-peer", "10.0.0.1/8"], "--allow-peer"),
             ([*BASE, "--api-url", "ws://p", "--deny-peer", "everybody"], "--deny-peer"),
+            ([*BASE, "--workers", "0"], "--workers"),
+            ([*BASE, "--workers", "33"], "--workers"),
         ],
     )
     def test_named(
@@ -168,6 +170,7 @@ class TestProcess:
     def test_idle_relay_exits_on_a_signal(self, process: Process, number: int) -> None:
         ready = process.wait_for("ready")
         assert ready["level"] == "INFO" and ready["elapsed_ms"] >= 0
+        assert ready["workers"] == min(len(os.sched_getaffinity(0)), 4)
         process.process.send_signal(number)
         assert process.process.wait(10) == 0
 
