@@ -32,7 +32,7 @@ from firezone.stun import Message, Method
 from firezone.turn.channel_data import encode_channel_data
 from firezone.turn.relay import Relay
 from firezone.turn.relay_auth import password_of
-from firezone.turn.relay_commands import OpenSocket
+from firezone.turn.relay_commands import OpenSocket, RelayCommand, SendToPeer
 from firezone.turn.relay_peers import PeerPolicy
 
 CHANNEL = 0x4000
@@ -113,6 +113,23 @@ def test_peer_to_client(
     assert drain(path.client) == batch_size
 
 
+@by_batch
+@pytest.mark.parametrize("permits", [False, True], ids=["no permission", "another's"])
+def test_stranger(
+    benchmark: BenchmarkFixture, path: Channel, permits: bool, batch_size: int
+) -> None:
+    """Who has no channel and no permission, also where somebody else has one."""
+    relayed = path.relay.getsockname()
+    if permits:
+        path.kernel.permit(4, bytes([192, 0, 2, 1]), relayed[1])
+
+    def prepare() -> None:
+        for _ in range(batch_size):
+            path.client.sendto(bytes(120), relayed)
+
+    measure(benchmark, prepare, path.kernel.turn, batch_size, "stranger")
+
+
 # Requests
 
 
@@ -164,6 +181,43 @@ def test_request(benchmark: BenchmarkFixture, kind: str) -> None:
         "refresh": signed(Method.REFRESH, nonce, (stun.LIFETIME, 600)),
     }[kind]
     measure(benchmark, lambda: None, lambda: answer(data), 1, "request")
+
+
+@pytest.mark.parametrize("kind", ["Send", "Data"])
+def test_indication(benchmark: BenchmarkFixture, kind: str) -> None:
+    """The server's part of a datagram without a channel: what goes up and down the ring is not."""
+    relay, client = server(3478), Endpoint.of("127.0.0.1", 40000)
+    peer = Endpoint.of("127.0.0.1", 50000)
+
+    def answer(data: bytes) -> RelayCommand | None:
+        relay.handle_client_datagram(None, client, data, boottime_ns())
+        last = None
+        while (command := relay.poll_command()) is not None:
+            if isinstance(command, OpenSocket):
+                relay.handle_socket_opened(command.port, command.family, True, boottime_ns())
+            last = command
+        return last
+
+    refused = answer(signed(Method.ALLOCATE, "", (stun.REQUESTED_TRANSPORT, 17)))
+    assert isinstance(refused, Transmit)
+    nonce = stun.decode(refused.payload).get(stun.NONCE) or ""
+    answered = answer(signed(Method.ALLOCATE, nonce, (stun.REQUESTED_TRANSPORT, 17)))
+    assert isinstance(answered, Transmit)
+    relayed = stun.decode(answered.payload).get(stun.XOR_RELAYED_ADDRESS)
+    assert relayed is not None
+    answer(signed(Method.CREATE_PERMISSION, nonce, (stun.XOR_PEER_ADDRESS, peer)))
+    indication = Message.indication(Method.SEND, os.urandom)
+    indication = indication.with_(stun.XOR_PEER_ADDRESS, peer).with_(stun.DATA, bytes(1200))
+    data = indication.encode()
+
+    def send() -> None:
+        assert isinstance(answer(data), SendToPeer)
+
+    def receive() -> None:
+        relay.handle_peer_datagram(relayed.port, peer, bytes(1200), boottime_ns())
+        assert isinstance(relay.poll_command(), Transmit)
+
+    measure(benchmark, lambda: None, {"Send": send, "Data": receive}[kind], 1, "indication")
 
 
 # Beside coturn

@@ -68,8 +68,9 @@ class RelayRole:
     Datagrams and sockets may go to `server` directly; then call `handle_activity`.
     """
 
-    def __init__(self, server: Relay, *, now: int) -> None:
+    def __init__(self, server: Relay, *, has_portal: bool = True, now: int) -> None:
         self.server = server
+        self._has_portal = has_portal
         self.state = State.SERVING
         self._exit_code = 0
         self._was_joined = False
@@ -86,8 +87,9 @@ class RelayRole:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the portal is sending clients here."""
-        return self._was_joined and self._portal_lost_at is None and self.state is State.SERVING
+        """Whether clients may come: the portal sends them here, or there is none to do so."""
+        is_known = self._was_joined and self._portal_lost_at is None
+        return self.state is State.SERVING and (is_known or not self._has_portal)
 
     def handle_client_datagram(
         self, local: Endpoint | None, source: Endpoint, data: bytes, now: int

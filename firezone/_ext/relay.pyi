@@ -30,9 +30,7 @@ class Forwarder:
     It owns no descriptor it is given.
     """
 
-    def __new__(
-        cls, secret: bytes, *rings: Ring, gso: bool = True, gro: bool = True
-    ) -> Self: ...
+    def __new__(cls, secret: bytes, *rings: Ring, gso: bool = True, gro: bool = True) -> Self: ...
     def __len__(self) -> int:
         """Channels that are bound."""
 
@@ -42,9 +40,7 @@ class Forwarder:
     def gro(self) -> bool: ...
     @property
     def workers(self) -> int: ...
-    def add(
-        self, fd: int, family: int, port: int, listens: bool = False, worker: int = 0
-    ) -> None:
+    def add(self, fd: int, family: int, port: int, listens: bool = False, worker: int = 0) -> None:
         """Take part in a bound, non-blocking socket, which that worker will read. Raises OSError.
 
         Each worker listens with a socket of its own in each family; what comes from an allocation's

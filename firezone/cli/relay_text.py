@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from firezone.cli.status_text import portal_fields
 from firezone.cli.tables import cut, duration, fields, section, size
 from firezone.explain.relay import DirectionStatus, RelayReport
 
@@ -19,18 +20,19 @@ def relay_report_lines(report: RelayReport) -> Iterator[str]:
 
 def _overview(report: RelayReport) -> Iterator[tuple[str, str]]:
     yield "public", ", ".join(report.public)
-    yield "state", report.state
-    portal = report.portal
-    if portal is None:
+    yield "state", "DRAINING: nobody new is taken" if report.state == "draining" else report.state
+    if report.portal is None:
         yield "portal", "none"
     else:
-        link = "connected" if portal.connected else "NOT CONNECTED"
-        yield "portal", f"{portal.url}: {link} for {duration(portal.since_seconds)}"
-        if portal.error is not None:
-            yield "", f"last error: {portal.error}"
-    yield "allocations", f"{report.allocations}, on ports {report.ports}"
-    yield "channels", str(report.channels)
+        yield from portal_fields(report.portal)
+    reserved = f", {report.reservations} more reserved" if report.reservations else ""
+    held = f"{report.allocations} of {report.capacity}{reserved}"
+    yield "allocations", f"{held}, of {report.users} users, on ports {report.ports}"
+    yield "channels", f"{report.channels}, {report.permissions} permissions"
+    yield "streams", str(report.streams)
     yield "user space", _moved(report.to_peers, report.to_clients)
+    if report.indication_bytes:
+        yield "", f"{size(report.indication_bytes)} in Send and Data"
     yield "workers", _workers(report.workers)
     if report.xdp is None:
         yield "XDP", "off"

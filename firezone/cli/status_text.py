@@ -13,6 +13,7 @@ from firezone.explain import (
     LostStatus,
     PairStatus,
     PathStatus,
+    PortalStatus,
     RelayStatus,
     SessionStatus,
     Status,
@@ -55,6 +56,14 @@ def explain_lines(report: Explanation) -> Iterator[str]:
     yield from section("connections before that ended", lost_lines(report.lost))
 
 
+def portal_fields(portal: PortalStatus) -> Iterator[tuple[str, str]]:
+    """The link to the portal."""
+    link = "connected" if portal.connected else "NOT CONNECTED"
+    yield "portal", f"{portal.url}: {link} for {duration(portal.since_seconds)}"
+    if portal.error is not None:
+        yield "", f"last error: {portal.error}"
+
+
 def relay_lines(relays: Iterable[RelayStatus]) -> Iterator[str]:
     rows = [
         (
@@ -78,11 +87,7 @@ def lost_lines(lost: Iterable[LostStatus]) -> Iterator[str]:
 
 
 def _overview(status: Status) -> Iterator[tuple[str, str]]:
-    portal = status.portal
-    link = "connected" if portal.connected else "NOT CONNECTED"
-    yield "portal", f"{portal.url}: {link} for {duration(portal.since_seconds)}"
-    if portal.error is not None:
-        yield "", f"last error: {portal.error}"
+    yield from portal_fields(status.portal)
     yield "flows", f"{status.flows.entries} of {status.flows.capacity} each way"
     t = status.traffic
     for name, kind in (("received", "udp_received"), ("sent data", "udp_sent")):

@@ -42,10 +42,21 @@ class RelayReport:
     state: str
     portal: PortalStatus | None
     allocations: int
+    capacity: int
+    """Allocations there can be."""
+    users: int
+    """Who have one."""
+    reservations: int
+    """Ports that wait for who has their token; they count as allocations, too."""
     channels: int
+    permissions: int
+    streams: int
+    """Clients over TCP and TLS."""
     to_peers: DirectionStatus
     """Moved by user space."""
     to_clients: DirectionStatus
+    indication_bytes: int
+    """What Send and Data carried, in both directions."""
     workers: tuple[int, ...]
     """Datagrams that each has moved: the kernel spreads clients over them by chance."""
     xdp: XdpStatus | None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 
 from firezone.errors import LocalError
 from firezone.explain.relay import DirectionStatus, RelayReport, XdpStatus
@@ -11,6 +10,7 @@ from firezone.explain.values import PortalStatus, seconds
 from firezone.model import IPAddress
 from firezone.relay import RelayRole
 from firezone.shell.relay_dataplane import RelayDataplane
+from firezone.shell.relay_listener import StreamListener
 from firezone.shell.status_socket import Request
 from firezone.shell.xdp import XdpTier
 
@@ -22,6 +22,7 @@ class RelayIntrospection:
         self,
         role: RelayRole,
         dataplane: RelayDataplane,
+        streams: StreamListener,
         *,
         public: list[IPAddress],
         listen_port: int,
@@ -30,22 +31,21 @@ class RelayIntrospection:
     ) -> None:
         self._role = role
         self._dataplane = dataplane
+        self._streams = streams
         self._public = tuple(map(str, public))
         self._listen_port = listen_port
         self._ports = f"{ports[0]}-{ports[-1]}"
         self._started_at = started_at
 
-    def answer(
-        self, request: Request, portal: PortalStatus | None, others: Mapping[str, int], now: int
-    ) -> RelayReport:
-        """The report at `now`; `others` are counters of other parts. Raises LocalError for
-        what there is none of."""
+    def answer(self, request: Request, portal: PortalStatus | None, now: int) -> RelayReport:
+        """The report at `now`. Raises LocalError for what there is none of."""
         if request.what != "status":
             raise LocalError(f"a relay cannot say {request.what[:40]!r}")
         server, xdp = self._role.server, self._dataplane.xdp
         to_peers, to_clients = self._dataplane.traffic
         kernel = Counter[str]() if xdp is None else xdp.counters
-        counters = {**server.counters, **(self._dataplane.counters - kernel), **others}
+        counters = server.counters + (self._dataplane.counters - kernel) + self._streams.counters
+        indication_bytes = counters.pop("relayed_bytes", 0)
         return RelayReport(
             uptime_seconds=seconds(now - self._started_at),
             public=self._public,
@@ -54,12 +54,18 @@ class RelayIntrospection:
             state=self._role.state.name.lower(),
             portal=portal,
             allocations=server.allocation_count,
+            capacity=server.capacity,
+            users=server.user_count,
+            reservations=server.reservation_count,
             channels=server.channel_count,
+            permissions=server.permission_count,
+            streams=self._streams.count,
             to_peers=DirectionStatus(*to_peers[:2]),
             to_clients=DirectionStatus(*to_clients[:2]),
+            indication_bytes=indication_bytes,
             workers=tuple(self._dataplane.loads),
             xdp=None if xdp is None else _xdp(xdp),
-            counters={reason: count for reason, count in counters.items() if count},
+            counters=counters,
         )
 
 

@@ -113,7 +113,8 @@ class RelayProgram:
             unix_now=unix_ns(),
             now=self._started,
         )
-        self._role = RelayRole(self._server, now=self._started)
+        has_portal = settings.url is not None
+        self._role = RelayRole(self._server, has_portal=has_portal, now=self._started)
         self._dataplane = RelayDataplane(
             self._role,
             public=settings.public,
@@ -141,6 +142,7 @@ class RelayProgram:
         self._introspection = RelayIntrospection(
             self._role,
             self._dataplane,
+            self._streams,
             public=settings.public,
             listen_port=settings.listen_port,
             ports=settings.ports,
@@ -199,7 +201,7 @@ class RelayProgram:
     def _answer(self, request: Request) -> RelayReport:
         now = boottime_ns()
         portal = None if self._watch is None else self._watch.status(now)
-        return self._introspection.answer(request, portal, self._streams.counters, now)
+        return self._introspection.answer(request, portal, now)
 
     async def _listen_on_streams(self) -> None:
         if self._settings.streams:

@@ -134,6 +134,8 @@ class Relay:
         )
         self._permissions = Permissions(self._table, self._outbox, peers=policy, entropy=entropy)
         self._farewells = Farewells()
+        total = None if quotas is None else quotas.total
+        self._capacity = len(ports) if total is None else min(total, len(ports))
         self._listen_port = listen_port
         self._bridged: dict[Endpoint, Endpoint] = {}
 
@@ -151,6 +153,26 @@ class Relay:
     def channel_count(self) -> int:
         """Channels that are bound."""
         return self._table.bound_channels
+
+    @property
+    def permission_count(self) -> int:
+        """Permissions that are installed."""
+        return sum(len(a.permissions) for a in self._table.by_client.values())
+
+    @property
+    def reservation_count(self) -> int:
+        """Ports that wait for who has their token."""
+        return len(self._table.reservations)
+
+    @property
+    def user_count(self) -> int:
+        """Users with an allocation."""
+        return len(self._table.by_user)
+
+    @property
+    def capacity(self) -> int:
+        """Allocations there can be."""
+        return self._capacity
 
     @property
     def is_draining(self) -> bool:

@@ -129,9 +129,7 @@ def test_nothing_removed_is_used_by_any_worker() -> None:
                         kernel.add(relay.fileno(), 4, port, worker=turn % 2)
                         for number in range(0x4100, 0x4120):
                             peer = (*here, 1 + number)
-                            kernel.bind(
-                                address_of(client), ends.local(client), number, port, peer
-                            )
+                            kernel.bind(address_of(client), ends.local(client), number, port, peer)
                         for number in range(0x4100, 0x4120):
                             kernel.unbind(address_of(client), ends.local(client), number)
                         kernel.remove(4, port)

@@ -7,6 +7,7 @@ bytes. Its dual allocation (-Z) asks with an attribute number of a draft and is 
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import shutil
 import signal
@@ -16,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from certificates import self_signed
@@ -35,7 +37,7 @@ class World:
     """A relay, coturn's echoing peer, and as many clients as wanted."""
 
     def __init__(self, directory: Path) -> None:
-        self.listen_port, self.peer_port, self.tls_port = free_port(), free_port(), free_port()
+        self.listen_port, self.peer_port, self.tls_port = free_ports(3)
         certificate = self_signed(directory)
         (directory / "secret").write_text(SECRET)
         self.log = (directory / "log").open("w+")
@@ -49,6 +51,7 @@ class World:
             "--auth-secret-path": directory / "secret",
             "--tls-port": self.tls_port,
             "--tls-cert": certificate,
+            "--status-socket": directory / "status",
         }
         options = [str(part) for pair in settings.items() for part in pair]
         command = [sys.executable, "-m", "firezone", "relay", "--allow-loopback-peers", *options]
@@ -57,8 +60,16 @@ class World:
         self.peer = subprocess.Popen(peer, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 10
         while "event=ready" not in Path(self.log.name).read_text():
-            assert time.monotonic() < deadline and self.relay.poll() is None
+            text = Path(self.log.name).read_text()
+            assert time.monotonic() < deadline and self.relay.poll() is None, text
             time.sleep(0.05)
+
+    def status(self) -> dict[str, Any]:
+        socket = Path(self.log.name).with_name("status")
+        command = [sys.executable, "-m", "firezone", "status", "--relay", "--json"]
+        command += ["--status-socket", str(socket)]
+        report: dict[str, Any] = json.loads(subprocess.check_output(command, timeout=20))
+        return report
 
     def client(self, *arguments: str) -> subprocess.Popen[str]:
         username = f"{int(time.time()) + 3600}:salt"
@@ -89,11 +100,20 @@ def world(tmp_path: Path) -> Iterator[World]:
     world.close()
 
 
-def free_port() -> int:
-    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-        probe.bind(("::", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_ports(count: int) -> list[int]:
+    """Different ones that nobody has, neither UDP's nor TCP's."""
+    found: list[int] = []
+    with contextlib.ExitStack() as held:
+        while len(found) < count:
+            udp, tcp = (
+                held.enter_context(socket.socket(socket.AF_INET6, kind))
+                for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM)
+            )
+            udp.bind(("::", 0))
+            with contextlib.suppress(OSError):
+                tcp.bind(udp.getsockname()[:2])
+                found.append(udp.getsockname()[1])
+    return found
 
 
 def totals(client: subprocess.Popen[str]) -> tuple[int, int]:
@@ -128,6 +148,9 @@ def test_every_byte_comes_back(world: World) -> None:
     clients = {name: world.client(*arguments) for name, arguments in runs.items()}
     results = {name: totals(client) for name, client in clients.items()}
     assert all(sent == received > 0 for sent, received in results.values()), results
+    report = world.status()
+    by_send = sum(results[name][0] for name, arguments in runs.items() if "-s" in arguments)
+    assert report["indication_bytes"] == 2 * by_send, report
 
 
 @pytest.mark.timeout(60)
@@ -145,6 +168,8 @@ def test_data_flows_on_after_terminate(world: World) -> None:
     sent, received = totals(client)
     assert sent == received > 0
     assert world.relay.poll() is None
+    report = world.status()
+    assert (report["state"], report["allocations"]) == ("draining", 2)
     refused = world.client("-m", "1", "-c", "-X", "-e", "127.0.0.1", "127.0.0.1")
     assert "508" in refused.communicate(timeout=60)[0]
     world.relay.send_signal(signal.SIGTERM)

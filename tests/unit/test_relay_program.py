@@ -24,6 +24,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from firezone.cli.program import run
+from firezone.explain.relay import RelayReport
 from firezone.model import Endpoint
 from firezone.phoenix import LoginUrl
 from firezone.relay import RelayRole
@@ -31,6 +32,14 @@ from firezone.shell import relay_program
 from firezone.shell.health import HealthAddress
 from firezone.shell.relay_program import RelayProgram, RelaySettings
 from firezone.shell.relay_users import read_users
+from firezone.shell.status_socket import (
+    RefusedError,
+    StatusAddress,
+    ask,
+)
+from firezone.shell.status_socket import (
+    Request as StatusRequest,
+)
 from firezone.shell.unexpected import UnexpectedError
 from firezone.turn.relay_allocate import Quotas
 from firezone.turn.relay_peers import PeerPolicy
@@ -364,6 +373,29 @@ class TestPortal:
                 os.kill(os.getpid(), signal.SIGINT)
                 assert await asyncio.wait_for(running, 5) == 0
 
+        asyncio.run(test())
+
+
+def test_tells_its_status(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        path = tmp_path / "status"
+        program = RelayProgram(settings(None, status=StatusAddress(path)))
+        running = asyncio.create_task(program.run())
+        await until(lambda: "ready" in caplog.messages)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+            stranger.sendto(b"\xff", ("127.0.0.1", program._settings.listen_port))
+        await until(lambda: program._dataplane.counters)
+        report = await asyncio.to_thread(ask, path, StatusRequest("status"), RelayReport)
+        assert (report.state, report.public, report.portal) == ("serving", ("127.0.0.1",), None)
+        assert (report.allocations, report.capacity, report.users) == (0, 100, 0)
+        assert report.counters == {"unknown_protocol": 1}
+        with pytest.raises(RefusedError, match="cannot say"):
+            await asyncio.to_thread(ask, path, StatusRequest("explain"), RelayReport)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert await asyncio.wait_for(running, 5) == 0
+        assert not path.exists()
+
+    with caplog.at_level("INFO"):
         asyncio.run(test())
 
 

@@ -139,6 +139,13 @@ def test_interrupt_stops_at_once(role: RelayRole) -> None:
     assert events(role) == [Stop(0)]
 
 
+def test_ready_without_a_portal_until_it_drains(role: RelayRole) -> None:
+    alone = RelayRole(role.server, has_portal=False, now=NOW)
+    assert alone.is_ready and not role.is_ready
+    alone.handle_terminate(NOW)
+    assert not alone.is_ready
+
+
 def test_draining_takes_nobody_new(role: RelayRole) -> None:
     request(role, Method.ALLOCATE, 600)
     role.handle_terminate(NOW)

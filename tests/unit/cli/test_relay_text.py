@@ -17,9 +17,15 @@ REPORT = RelayReport(
     state="serving",
     portal=PortalStatus("wss://portal", False, 7.0, "refused"),
     allocations=2,
+    capacity=16384,
+    users=1,
+    reservations=0,
     channels=3,
+    permissions=4,
+    streams=5,
     to_peers=DirectionStatus(10, 12_000),
     to_clients=DirectionStatus(1, 1200),
+    indication_bytes=0,
     workers=(8, 3),
     xdp=XdpStatus(
         interface="eth0",
@@ -40,6 +46,8 @@ def test_what_matters_is_there_and_fits() -> None:
     for expected in (
         "relay on port 3478, up 1 min 1 s",
         "NOT CONNECTED",
+        "2 of 16384, of 1 users, on ports 49152-65535",
+        "3, 4 permissions",
         "last error: refused",
         "12.0 kB in 10 datagrams to peers, 1.2 kB in 1 datagrams to clients",
         "workers      2, the busiest moved 72 % of it",
@@ -55,3 +63,9 @@ def test_without_portal_and_kernel() -> None:
     text = "\n".join(relay_report_lines(replace(REPORT, portal=None, xdp=None, counters={})))
     assert "XDP          off" in text and "portal       none" in text
     assert "left to user space" not in text
+
+
+def test_draining_with_reservations_and_indications() -> None:
+    report = replace(REPORT, state="draining", reservations=1, indication_bytes=2000)
+    text = "\n".join(relay_report_lines(report))
+    assert "DRAINING" in text and "1 more reserved" in text and "2.0 kB in Send and Data" in text
