@@ -27,7 +27,8 @@ from firezone.cli.options import (
     status_address,
     token_option,
 )
-from firezone.errors import ConfigurationError
+from firezone.errors import ConfigurationError, LocalError
+from firezone.model import Endpoint
 from firezone.shell import logs
 
 if TYPE_CHECKING:
@@ -107,6 +108,14 @@ DEFAULT_REALM = "firezone"
     default=0,
     help="Allocations there may be at a time.  [default: as many as there are ports]",
 )
+@click.option(
+    "--alternate-server",
+    "alternates",
+    envvar="FIREZONE_RELAY_ALTERNATES",
+    multiple=True,
+    metavar="ADDRESS:PORT",
+    help="Where clients are sent (300) when there is no room, or we drain. One of each family.",
+)
 @health_option
 @click.option(
     "--status-socket",
@@ -114,7 +123,11 @@ DEFAULT_REALM = "firezone"
     help="The Unix socket for `firezone status --relay`; empty for none. "
     "[default: /run/firezone/relay-<network namespace>.sock]",
 )
-@click.option("--allow-loopback-peers", is_flag=True, help="Relay to this host itself: for tests.")
+@click.option(
+    "--allow-loopback-peers",
+    is_flag=True,
+    help="Relay to this host itself, by any of its addresses: for tests.",
+)
 @click.option(
     "--allow-private-peers/--deny-private-peers",
     envvar="FIREZONE_ALLOW_PRIVATE_PEERS",
@@ -213,6 +226,7 @@ def relay(
     realm: str,
     user_quota: int,
     total_quota: int,
+    alternates: tuple[str, ...],
     health_check_addr: str,
     status_socket: str | None,
     allow_loopback_peers: bool,
@@ -273,6 +287,7 @@ def relay(
             allow=_networks(allow_peers, "--allow-peer or FIREZONE_ALLOW_PEERS"),
             deny=_networks(deny_peers, "--deny-peer or FIREZONE_DENY_PEERS"),
         ),
+        alternates=_alternates(alternates),
         quotas=Quotas(per_user=user_quota or None, total=total_quota or None),
         url=url,
         ssl_context=tls_context(ca) if ca is not None else None,
@@ -327,6 +342,22 @@ def _networks(texts: tuple[str, ...], source: str) -> tuple[IPv4Network | IPv6Ne
         except ValueError as error:
             raise ConfigurationError("peers", source, str(error), "write 192.0.2.0/24") from None
     return tuple(networks)
+
+
+def _alternates(texts: tuple[str, ...]) -> dict[int, Endpoint]:
+    source, found = "--alternate-server or FIREZONE_RELAY_ALTERNATES", dict[int, Endpoint]()
+    for text in texts:
+        try:
+            alternate = Endpoint.parse(text)
+        except LocalError as error:
+            raise ConfigurationError(
+                "other relay", source, str(error), "write 192.0.2.1:3478 or [2001:db8::1]:3478"
+            ) from None
+        if alternate.family in found:
+            problem = f"two over IPv{alternate.family}"
+            raise ConfigurationError("other relay", source, problem, "choose one")
+        found[alternate.family] = alternate
+    return found
 
 
 def _realm(realm: str, has_portal: bool) -> str:

@@ -10,7 +10,8 @@ import resource
 import signal
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address
 
 from firezone.durations import MILLISECOND
@@ -27,6 +28,7 @@ from firezone.shell.relay_dataplane import RelayDataplane
 from firezone.shell.relay_introspection import RelayIntrospection
 from firezone.shell.relay_listener import StreamListener
 from firezone.shell.relay_streams import TLS_PORT
+from firezone.shell.rtnetlink import RtNetlink
 from firezone.shell.signals import ignore_hangup
 from firezone.shell.status_socket import Request, StatusAddress, start_status
 from firezone.shell.unexpected import end_on_error
@@ -58,6 +60,8 @@ class RelaySettings:
     ports: range
     peers: PeerPolicy
     quotas: Quotas = field(default_factory=Quotas)
+    alternates: Mapping[int, Endpoint] = field(default_factory=dict)
+    """By family: where clients go when there is no room here."""
     url: LoginUrl | None = None
     ssl_context: ssl.SSLContext | None = None
     auth_secret: str | None = field(default=None, repr=False)
@@ -107,8 +111,9 @@ class RelayProgram:
             users=settings.users,
             realm=settings.realm,
             software=SOFTWARE,
-            peers=settings.peers,
+            peers=replace(settings.peers, host_addresses=_host_addresses()),
             quotas=settings.quotas,
+            alternates=settings.alternates,
             entropy=entropy,
             unix_now=unix_ns(),
             now=self._started,
@@ -308,6 +313,17 @@ def run_relay(settings: RelaySettings) -> int:
 def default_workers() -> int:
     """One for each CPU that this process may use, as far as that has been measured to help."""
     return min(len(os.sched_getaffinity(0)), MAX_DEFAULT_WORKERS)
+
+
+def _host_addresses() -> frozenset[IPAddress]:
+    """As they are now: no client shall reach this host's own services by any of them."""
+    try:
+        with closing(RtNetlink()) as netlink:
+            return frozenset(netlink.all_addresses())
+    except OSError as error:
+        text = "cannot tell the addresses of this host: clients can reach it by all but public ones"
+        logger.warning(text, extra={"error": error.strerror})
+        return frozenset()
 
 
 def _entropy(seed: int | None) -> Entropy:

@@ -22,6 +22,8 @@ from ipaddress import (
     IPv6Network,
 )
 
+from firezone.model import IPAddress
+
 IPInterface = IPv4Interface | IPv6Interface
 IPNetwork = IPv4Network | IPv6Network
 
@@ -66,14 +68,11 @@ class RtNetlink:
 
     def addresses(self, index: int) -> set[IPInterface]:
         """The addresses of an interface."""
-        found: set[IPInterface] = set()
-        for body in self._dump(_RTM_GETADDR, struct.pack("=BBBBi", 0, 0, 0, 0, 0)):
-            _family, length, _flags, _scope, owner = struct.unpack_from("=BBBBi", body)
-            attributes = _attributes(body[8:])
-            packed = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS)
-            if owner == index and packed is not None:
-                found.add(_interface(packed, length))
-        return found
+        return {address for owner, address in self._addresses() if owner == index}
+
+    def all_addresses(self) -> set[IPAddress]:
+        """Those of all interfaces."""
+        return {address.ip for _, address in self._addresses()}
 
     def add_address(self, index: int, address: IPInterface) -> None:
         self._change_address(_RTM_NEWADDR, _CREATE | _REPLACE, index, address)
@@ -110,6 +109,14 @@ class RtNetlink:
     def remove_rule(self, rule: Rule) -> None:
         """Raises FileNotFoundError if there is no such rule (left)."""
         self._change_rule(_RTM_DELRULE, 0, rule)
+
+    def _addresses(self) -> Iterator[tuple[int, IPInterface]]:
+        for body in self._dump(_RTM_GETADDR, struct.pack("=BBBBi", 0, 0, 0, 0, 0)):
+            _family, length, _flags, _scope, owner = struct.unpack_from("=BBBBi", body)
+            attributes = _attributes(body[8:])
+            packed = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS)
+            if packed is not None:
+                yield owner, _interface(packed, length)
 
     def _change_address(self, kind: int, flags: int, index: int, address: IPInterface) -> None:
         length = address.network.prefixlen

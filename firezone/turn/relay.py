@@ -93,13 +93,15 @@ class Relay:
         software: str = "firezone-relay",
         peers: PeerPolicy | None = None,
         quotas: Quotas | None = None,
+        alternates: Mapping[int, Endpoint] | None = None,
         entropy: Entropy,
         unix_now: int,
         now: int,
     ) -> None:
         """`ports` are those of allocations; `peers` says where to relay to, by default not to this
         host nor to private networks. `users` are passwords by name, besides those who have theirs
-        by the secret. `unix_now` is the wall time in nanoseconds at `now`.
+        by the secret. `alternates` are relays for clients of a family that have no room here any
+        more. `unix_now` is the wall time in nanoseconds at `now`.
 
         Raises LocalError without a public address or for impossible ports.
         """
@@ -130,6 +132,7 @@ class Relay:
             self._outbox,
             public=self._public,
             quotas=quotas or Quotas(),
+            alternates=alternates or {},
             entropy=entropy,
         )
         self._permissions = Permissions(self._table, self._outbox, peers=policy, entropy=entropy)

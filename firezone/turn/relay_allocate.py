@@ -3,14 +3,14 @@
 A request passes in this order; the first that fails gives the code:
 
 1. the 5-tuple has no allocation: 437, unless it is the same transaction, which is answered again;
-2. the relay takes new ones: 508;
+2. the relay takes new ones: 508, or 300 if there is another one to go to;
 3. the transport is UDP: 400 or 442;
 4. attributes go together: 400. A token goes with none that ask for an address or a port; the next
    port cannot be reserved for two families;
 5. a token is one of ours and not used: 508;
 6. families are served: 440;
-7. the user has room: 486; the relay has: 508;
-8. there is such a port: 508.
+7. the user has room: 486; the relay has: as 2.;
+8. there is such a port: as 2.
 
 The answer waits for the sockets: `OpenSocket` goes out, `handle_socket_opened` comes in. A port
 that the host refuses is replaced by another one, a few times; but a reserved one cannot be.
@@ -44,6 +44,8 @@ from firezone.turn.relay_table import RESERVATION_LIFETIME, Allocation, RelayTab
 UDP: Final = 17
 TOKEN_SIZE: Final = 8
 _OPEN_ATTEMPTS: Final = 4
+_NO_ROOM: Final = -1
+"""For nobody: 508, or 300 and another relay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +87,16 @@ class Allocator:
         *,
         public: Mapping[int, IPAddress],
         quotas: Quotas,
+        alternates: Mapping[int, Endpoint],
         entropy: Entropy,
     ) -> None:
-        """`public` are the relay's addresses by family."""
+        """`public` are the relay's addresses by family; `alternates` other relays, by the family of
+        the clients that are to go there if there is no room here."""
         self._table = table
         self._outbox = outbox
         self._public = public
         self._quotas = quotas
+        self._alternates = alternates
         self._entropy = entropy
         self._opening: dict[int, _Opening] = {}
         self.is_draining = False
@@ -104,11 +109,11 @@ class Allocator:
             return
         wish = self._judge(exchange)
         if isinstance(wish, int):
-            self._outbox.refuse(exchange, wish)
+            self._refuse(exchange, wish)
             return
         port = self._choose(wish, frozenset())
         if port is None:
-            self._outbox.refuse(exchange, 508)
+            self._refuse(exchange, _NO_ROOM)
         else:
             self._start(exchange, wish, port, now)
 
@@ -138,10 +143,19 @@ class Allocator:
             self._outbox.count("repeated_allocate")
             self._outbox.put(present.response)
 
+    def _refuse(self, exchange: Exchange, code: int) -> None:
+        alternate = self._alternates.get(exchange.five_tuple.client.family)
+        if code != _NO_ROOM:
+            self._outbox.refuse(exchange, code)
+        elif alternate is None:
+            self._outbox.refuse(exchange, 508)
+        else:
+            self._outbox.refuse(exchange, 300, (stun.ALTERNATE_SERVER, alternate))
+
     def _judge(self, exchange: Exchange) -> _Wish | int:
         """What the request may have, or its error code."""
         if self.is_draining:
-            return 508
+            return _NO_ROOM
         transport = exchange.request.get(stun.REQUESTED_TRANSPORT)
         if transport != UDP:
             return 400 if transport is None else 442
@@ -182,7 +196,7 @@ class Allocator:
             return 486
         present = self._table.ports_in_use - (claimed is not None)
         if self._quotas.total is not None and present + wanted > self._quotas.total:
-            return 508
+            return _NO_ROOM
         return None
 
     # Sockets
@@ -236,7 +250,7 @@ class Allocator:
             port = self._choose(opening.wish, opening.tried)
         if port is None:
             self._table.remove(allocation)
-            self._outbox.refuse(opening.exchange, 508)
+            self._refuse(opening.exchange, 508 if opening.wish.claimed else _NO_ROOM)
             return
         self._table.move(allocation, port)
         self._open(allocation, replace(opening, tried=opening.tried | {port}), now)

@@ -2,9 +2,9 @@
 
 A relay sends from inside the network it stands in, so a client could reach through it what the
 outside cannot. Never allowed: addresses that are no host's (unspecified, multicast, broadcast). By
-default not allowed either: the relay's own host (loopback, and its public addresses but for the
-ports of allocations), its link (link-local), and private networks; gateways behind such addresses
-are reached by those that the Internet sees. Switches and lists of networks change that; of the
+default not allowed either: the relay's own host (loopback, and all its addresses but for the ports
+of allocations), its link (link-local), and private networks; gateways behind such addresses are
+reached by those that the Internet sees. Switches and lists of networks change that; of the
 networks that hold an address the smallest decides, and of two equal ones the denied one.
 
 An IPv6 address that carries an IPv4 one (mapped, compatible, NAT64, 6to4) falls under the rules of
@@ -26,7 +26,8 @@ IPNetwork = IPv4Network | IPv6Network
 @dataclass(frozen=True, slots=True)
 class PeerPolicy:
     """The switches and lists. `own_addresses` with a port in `own_ports` are our clients' relayed
-    addresses: always allowed, or two clients of one relay could not reach each other."""
+    addresses: always allowed, or two clients of one relay could not reach each other. They and
+    `host_addresses` are otherwise this host, as loopback is."""
 
     allow_loopback: bool = False
     allow_link_local: bool = False
@@ -35,6 +36,7 @@ class PeerPolicy:
     deny: tuple[IPNetwork, ...] = ()
     own_addresses: frozenset[IPAddress] = frozenset()
     own_ports: range = range(0)
+    host_addresses: frozenset[IPAddress] = frozenset()
 
     def allows(self, peer: Endpoint) -> bool:
         """Whether a channel for this peer may be made or data be sent there (else 403)."""
@@ -56,12 +58,10 @@ class PeerPolicy:
 
     def _is_usual(self, address: IPAddress) -> bool:
         """Whether it is allowed where no list speaks of it."""
-        if address.is_loopback:
+        if address.is_loopback or address in self.own_addresses | self.host_addresses:
             return self.allow_loopback
         if address.is_link_local:
             return self.allow_link_local
-        if address in self.own_addresses:
-            return False
         return self.allow_private or not is_private(address)
 
 

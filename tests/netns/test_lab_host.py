@@ -150,6 +150,8 @@ def test_rtnetlink_lists_what_ip_made(fresh_netns: ThreadPoolExecutor) -> None:
             ip_interface("192.0.2.1/24"),
             ip_interface("2001:db8::1/64"),
         }
+        everywhere = {"127.0.0.1", "::1", "192.0.2.1", "2001:db8::1"}
+        assert set(map(str, netlink.all_addresses())) == everywhere
         with pytest.raises(FileNotFoundError):
             netlink.remove_route(index, 77, ip_network("10.0.0.0/8"))
         netlink.close()

@@ -44,6 +44,7 @@ from firezone.shell.unexpected import UnexpectedError
 from firezone.turn.relay_allocate import Quotas
 from firezone.turn.relay_peers import PeerPolicy
 
+V4 = IPv4Address("127.0.0.1")
 BASE = ["relay", "--public-ip4-addr", "127.0.0.1"]
 
 
@@ -89,6 +90,11 @@ class TestSettings:
             ([*BASE, "--api-url", "ws://p", "--realm", "example.org"], "--realm"),
             ([*BASE, "--api-url", "ws://p", "--allow-peer", "10.0.0.1/8"], "--allow-peer"),
             ([*BASE, "--api-url", "ws://p", "--deny-peer", "everybody"], "--deny-peer"),
+            ([*BASE, "--api-url", "ws://p", "--alternate-server", "relay"], "--alternate-server"),
+            (
+                [*BASE, "--api-url", "ws://p", *["--alternate-server", "192.0.2.9:1"] * 2],
+                "two over IPv4",
+            ),
             ([*BASE, "--workers", "0"], "--workers"),
             ([*BASE, "--workers", "33"], "--workers"),
         ],
@@ -235,6 +241,15 @@ def test_peers_of_settings(
     (settings,) = told
     assert settings.peers.allows(Endpoint.of(peer, 53)) is allowed
     assert settings.quotas == Quotas(per_user=64, total=None)
+
+
+def test_own_addresses_are_no_peers(secret: Path) -> None:
+    program = asyncio.run(_made(settings(None)))
+    assert V4 in program._server._permissions._peers.host_addresses
+
+
+async def _made(settings: RelaySettings) -> RelayProgram:
+    return RelayProgram(settings)
 
 
 class Portal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -87,6 +88,16 @@ def test_relayed_addresses_of_our_own_are_allowed() -> None:
     assert allows(policy, "10.0.0.2", 3478)
     assert policy.permits(ip_address("192.0.2.1")) and policy.permits(ip_address("10.0.0.2"))
     assert not policy.permits(ip_address("192.0.2.2"))
+
+
+def test_this_host_by_any_of_its_addresses() -> None:
+    host = frozenset({ip_address("192.0.2.9"), ip_address("2001:db8::9")})
+    own = frozenset({ip_address("192.0.2.1")})
+    policy = PeerPolicy(own_addresses=own, own_ports=range(50000, 50010), host_addresses=host)
+    for address in ("192.0.2.9", "2001:db8::9", "192.0.2.1", "64:ff9b::c000:209"):
+        assert not allows(policy, address, 22)
+        assert allows(replace(policy, allow_loopback=True), address, 22)
+    assert not allows(policy, "192.0.2.9", 50000)
 
 
 def test_own_services_can_be_opened() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from turn_relay_kit import CLIENT_4, SECRET, UNIX_NOW, Client, World, error_of
+from turn_relay_kit import CLIENT_4, CLIENT_6, SECRET, UNIX_NOW, Client, World, error_of
 
 from firezone import stun
 from firezone.model import Endpoint
@@ -175,3 +175,23 @@ class TestQuotas:
         client(world, 0).refresh(0)
         assert error_of(client(world, 2).allocate(PAIR)) == 508
         assert error_of(client(world, 2).allocate()) is None
+
+    def test_another_relay_for_those_who_find_no_room(self) -> None:
+        """But not for users who have had their share."""
+        other = Endpoint.of("203.0.113.99", 3478)
+        quotas = Quotas(total=2, per_user=1)
+        world = World(quotas=quotas, alternates={4: other})
+        assert error_of(client(world, 0).allocate()) is None
+        assert error_of(client(world, 1).allocate()) == 486
+        strangers = [
+            Client(world, source, username=f"{UNIX_NOW}:{source.port}")
+            for source in (Endpoint(CLIENT_4.address, 1), Endpoint(CLIENT_4.address, 2), CLIENT_6)
+        ]
+        assert error_of(strangers[0].allocate()) is None
+        response = strangers[1].allocate()
+        assert (error_of(response), response.get(stun.ALTERNATE_SERVER)) == (300, other)
+        assert response.verify_integrity(strangers[1].key)
+        assert error_of(strangers[2].allocate()) == 508
+        strangers[0].refresh(0)
+        world.relay.drain()
+        assert error_of(strangers[1].allocate()) == 300

@@ -83,6 +83,19 @@ class Home:
         self.world.wait((until - self.world.now) / SECOND)
 
 
+def test_peer_that_is_refused_costs_nothing_else() -> None:
+    """As those that stand behind private addresses are: the client forgets their channels only."""
+    home = Home()
+    private = Endpoint.of("10.0.0.7", 52625)
+    home.bind(private)
+    home.bind(PEER_4)
+    assert home.world.relay.counters["error_403"] == 1
+    assert home.client.channel_to(private, home.world.now) is None
+    assert len(home.send(PEER_4, b"data")) == 1
+    assert [type(e) for e in home.events if isinstance(e, CandidateInvalidated)] == []
+    assert home.world.relay.allocation_count == 1
+
+
 def test_candidates_of_both_families() -> None:
     home = Home()
 

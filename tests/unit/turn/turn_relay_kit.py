@@ -39,6 +39,7 @@ class World:
     ports: range = range(49152, 65536)
     peers: PeerPolicy | None = None
     quotas: Quotas | None = None
+    alternates: dict[int, Endpoint] = field(default_factory=dict)
     users: dict[str, str] = field(default_factory=dict)
     secret: str | None = SECRET
     realm: str = "firezone"
@@ -61,6 +62,7 @@ class World:
             software=SOFTWARE,
             peers=self.peers,
             quotas=self.quotas,
+            alternates=self.alternates,
             entropy=self.entropy,
             unix_now=UNIX_NOW * SECOND,
             now=START,
