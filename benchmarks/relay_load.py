@@ -52,8 +52,12 @@ class RelayProcess:
 
     name = ""
     username, password = USERNAME, password_of(USERNAME, SECRET) or ""
+    has_stamps = True
+    """Whether every name with a time in it is a user, as those that a portal hands out."""
 
-    def __init__(self) -> None:
+    def __init__(self, ports: tuple[int, int] = (20_000, 29_999)) -> None:
+        """`ports` are the first and the last one of allocations."""
+        self.ports = [str(port) for port in ports]
         with udp_socket() as probe:
             self.address: tuple[str, int] = probe.getsockname()
         self._directory = tempfile.TemporaryDirectory()
@@ -80,6 +84,10 @@ class RelayProcess:
         self._process.wait()
         self._directory.cleanup()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def cpu_ns(self) -> int:
         """CPU time of all its threads."""
         return sum(int((task / "schedstat").read_text().split()[0]) for task in self._tasks())
@@ -105,17 +113,22 @@ class Firezone(RelayProcess):
 
     name = "firezone"
 
-    def __init__(self, tree: Path | None = None, options: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        tree: Path | None = None,
+        options: tuple[str, ...] = (),
+        ports: tuple[int, int] = (20_000, 29_999),
+    ) -> None:
         self._tree, self._options = tree, options
-        super().__init__()
+        super().__init__(ports)
 
     def command(self, directory: Path) -> tuple[list[str], Path | None]:
         (directory / "secret").write_text(SECRET)
         settings = {
             "--listen-port": self.address[1],
             "--public-ip4-addr": HOST,
-            "--lowest-port": 20000,
-            "--highest-port": 29999,
+            "--lowest-port": self.ports[0],
+            "--highest-port": self.ports[1],
             "--health-check-addr": "",
             "--auth-secret-path": directory / "secret",
         }
@@ -129,10 +142,12 @@ class Coturn(RelayProcess):
 
     name = "coturn"
     username, password = "bench", "bench"
+    has_stamps = False
 
     def command(self, directory: Path) -> tuple[list[str], Path | None]:
         command = ["turnserver", "-n", "-m", "1", "-L", HOST, "-E", HOST, "-r", "firezone"]
-        command += ["-p", str(self.address[1]), "--min-port", "20000", "--max-port", "29999"]
+        command += ["-p", str(self.address[1]), "--min-port", self.ports[0]]
+        command += ["--max-port", self.ports[1]]
         command += ["--lt-cred-mech", "-u", "bench:bench", "--allow-loopback-peers", "--no-cli"]
         command += ["--no-tls", "--no-dtls", "--log-file", str(directory / "log")]
         return [*command, "--pidfile", str(directory / "pid")], directory
@@ -170,8 +185,7 @@ class Flow:
         key = None
         if self.nonce:
             name, password = self.relay.username, self.relay.password
-            message = message.with_(stun.USERNAME, name).with_(stun.REALM, "firezone")
-            message = message.with_(stun.NONCE, self.nonce)
+            message = authenticated(message, name, self.nonce)
             key = stun.long_term_key(name, "firezone", password)
         self.client.sendto(message.encode(key), self.relay.address)
         self.client.settimeout(5)
@@ -185,6 +199,11 @@ class Flow:
         self.ask(Method.REFRESH, (stun.LIFETIME, 0))
         self.client.close()
         self.peer.close()
+
+
+def authenticated(message: Message, username: str, nonce: str) -> Message:
+    message = message.with_(stun.USERNAME, username).with_(stun.REALM, "firezone")
+    return message.with_(stun.NONCE, nonce)
 
 
 class Lane:

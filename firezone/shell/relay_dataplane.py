@@ -78,16 +78,18 @@ class RelayDataplane:
         on_event: Callable[[RoleEvent], None],
         on_failure: Callable[[OSError], None],
         workers: int = 1,
+        max_sockets: int | None = None,
         gso: bool = True,
         gro: bool = True,
         entropy: Entropy = os.urandom,
     ) -> None:
         """`public` are the relay's public addresses: their families are those it serves. `workers`
-        are threads for data. `gso` and `gro` allow to let the kernel split and merge datagrams,
-        where it can."""
+        are threads for data. Beyond `max_sockets` none is opened for an allocation. `gso` and `gro`
+        allow to let the kernel split and merge datagrams, where it can."""
         self._role = role
         self._public: dict[int, IPAddress] = {a.version: a for a in public}
         self._listen_port = listen_port
+        self._max_sockets = max_sockets
         self._clock = clock
         self._on_event = on_event
         self._on_failure = on_failure
@@ -301,6 +303,8 @@ class RelayDataplane:
         is_open = True
         port, family = command.port, command.family
         try:
+            if self._max_sockets is not None and len(self._relays) >= self._max_sockets:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             opened = open_relay_socket(command, self._public[family])
             self._relays[port, family] = opened
             self._forwarder.add(opened.fileno(), family, port, worker=self._asked_by)

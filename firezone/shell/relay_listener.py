@@ -26,6 +26,7 @@ from firezone.model import Endpoint, IPAddress
 from firezone.shell.turn_bridge import Bridge, loopback_of
 
 MAX_STREAMS = 4096
+DESCRIPTORS_OF_STREAM = 2
 MAX_STREAMS_OF_SOURCE = 256
 """From one IPv4 address or IPv6 /64: a large office behind one NAT."""
 QUIET = 60 * SECOND

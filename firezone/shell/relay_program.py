@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import random
-import resource
 import signal
 import ssl
 from collections.abc import Callable, Mapping
@@ -24,9 +23,10 @@ from firezone.relay import LeavePortal, Progress, RelayRole, RoleEvent, Stop, po
 from firezone.shell.clock import boottime_ns, unix_ns
 from firezone.shell.health import HealthAddress, start_health
 from firezone.shell.introspection import PortalWatch
+from firezone.shell.open_files import make_room
 from firezone.shell.relay_dataplane import RelayDataplane
 from firezone.shell.relay_introspection import RelayIntrospection
-from firezone.shell.relay_listener import StreamListener
+from firezone.shell.relay_listener import DESCRIPTORS_OF_STREAM, MAX_STREAMS, StreamListener
 from firezone.shell.relay_streams import TLS_PORT
 from firezone.shell.rtnetlink import RtNetlink
 from firezone.shell.signals import ignore_hangup
@@ -77,6 +77,8 @@ class RelaySettings:
     tls_port: int = TLS_PORT
     workers: int = 1
     """Threads that forward data."""
+    max_sockets: int | None = None
+    """Of allocations, one in each family; None is as many as there are ports."""
     gso: bool = True
     gro: bool = True
     """Whether the kernel may split and merge datagrams, where it can."""
@@ -128,6 +130,7 @@ class RelayProgram:
             on_event=self._handle_role_event,
             on_failure=self._handle_failure,
             workers=settings.workers,
+            max_sockets=settings.max_sockets,
             gso=settings.gso,
             gro=settings.gro,
         )
@@ -302,7 +305,12 @@ _LEVELS = {"portal_refused": logging.ERROR, "portal_lost": logging.WARNING}
 
 def run_relay(settings: RelaySettings) -> int:
     """Run a relay to its end; the exit code. Raises FirezoneError for what makes it impossible."""
-    _raise_file_limit()
+    serves_streams = settings.streams or settings.tls is not None
+    room = make_room(
+        sockets=len(settings.ports) * len(settings.public),
+        others=DESCRIPTORS_OF_STREAM * MAX_STREAMS if serves_streams else 0,
+    )
+    settings = replace(settings, max_sockets=room)
 
     async def serve() -> int:
         return await RelayProgram(settings).run()
@@ -331,9 +339,3 @@ def _entropy(seed: int | None) -> Entropy:
         return os.urandom
     logger.warning("secret, nonces and ports are predictable: for tests only")
     return random.Random(seed).randbytes
-
-
-def _raise_file_limit() -> None:
-    """Every allocation takes a file descriptor or two."""
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

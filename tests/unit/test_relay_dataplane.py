@@ -456,11 +456,33 @@ def test_thousand_allocations() -> None:
             await client.ask(request(Method.REFRESH, (stun.LIFETIME, 0)))
             client.socket.close()
         assert running.server.allocation_count == 0
+        deadline = time.monotonic() + 5
+        while len(os.listdir("/proc/self/fd")) > before + 1 and time.monotonic() < deadline:
+            running.dataplane.flush()  # closes what a thread that did not get to run held up
         assert len(os.listdir("/proc/self/fd")) == before + 1
         assert running.dataplane.counters == {}
         assert running.dataplane.traffic[0][:2] == (1000, 4000)
 
     with_relay(test, ports=range(20000, 30000))
+
+
+def test_no_more_sockets_than_the_host_has_files_for() -> None:
+    """Who comes too late is told so, and may come again once somebody has left."""
+
+    async def test(running: Running) -> None:
+        clients = [Client(running) for _ in range(4)]
+        codes = []
+        for client in clients:
+            response = await client.allocate()
+            error = response.get(stun.ERROR_CODE)
+            codes.append(error and error.code)
+        assert codes == [None, None, None, 508]
+        assert running.dataplane.counters["open_EMFILE"] > 0
+        await clients[0].ask(request(Method.REFRESH, (stun.LIFETIME, 0)))
+        again = await clients[3].ask(request(Method.ALLOCATE, (stun.REQUESTED_TRANSPORT, 17)))
+        assert again.get(stun.XOR_RELAYED_ADDRESS) is not None
+
+    with_relay(test, max_sockets=3)
 
 
 def test_garbage_costs_no_memory() -> None:

@@ -189,6 +189,27 @@ class TestProcess:
         process.process.send_signal(number)
         assert process.process.wait(10) == 0
 
+    @pytest.mark.parametrize(("limit", "code"), [(8500, None), (8450, 2)])
+    def test_limit_of_open_files(self, secret: Path, limit: int, code: int | None) -> None:
+        """What it means for allocations is one line; without room for any it is the end."""
+        prlimit = ["prlimit", f"--nofile={limit}:{limit}", sys.executable, "-m", "firezone"]
+        options = ["--listen-port", str(free_port()), "--auth-secret-path", str(secret)]
+        ports = ["--lowest-port", "20000", "--highest-port", "20100", "--health-check-addr", ""]
+        # Without CAP_SYS_RESOURCE, by which root could raise the limit.
+        weak = ["setpriv", "--bounding-set", "-sys_resource", "--inh-caps", "-sys_resource"]
+        drop = weak if os.geteuid() == 0 else []
+        running = subprocess.Popen(
+            [*drop, *prlimit, *BASE, *ports, *options], stderr=subprocess.PIPE, text=True
+        )
+        assert running.stderr is not None
+        lines = [running.stderr.readline() for _ in range(2 if code is None else 1)]
+        running.kill() if code is None else None
+        rest = running.communicate(timeout=10)[1]
+        told = [line for line in lines if "open files" in line]
+        assert len(told) == 1 and f"{limit} are allowed" in told[0], lines
+        assert "Traceback" not in rest
+        assert code is None or running.returncode == code
+
     def test_listen_port_that_is_taken(self, secret: Path) -> None:
         with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as taken:
             taken.bind(("", 0))
