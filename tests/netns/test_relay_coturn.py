@@ -40,6 +40,8 @@ class World:
         self.listen_port, self.peer_port, self.tls_port = free_ports(3)
         certificate = self_signed(directory)
         (directory / "secret").write_text(SECRET)
+        (directory / "users").write_text("alice:wonderland\n")
+        (directory / "users").chmod(0o600)
         self.log = (directory / "log").open("w+")
         settings = {
             "--listen-port": self.listen_port,
@@ -49,6 +51,7 @@ class World:
             "--highest-port": 21999,
             "--health-check-addr": "",
             "--auth-secret-path": directory / "secret",
+            "--users-file": directory / "users",
             "--tls-port": self.tls_port,
             "--tls-cert": certificate,
             "--status-socket": directory / "status",
@@ -143,6 +146,7 @@ def test_every_byte_comes_back(world: World) -> None:
         "TCP": ["-t", "-m", "2", "-l", "171", "-c", "-X", *v4],
         "TCP over IPv6": ["-t", "-m", "2", "-l", "1200", "-c", *v6],
         "TLS": ["-t", "-S", "-m", "2", "-l", "999", "-c", "-X", *v4],
+        "a user of the file": ["-u", "alice", "-w", "wonderland", "-m", "2", "-c", "-X", *v4],
         "more permissions and binds": ["-m", "4", "-l", "100", "-c", "-G", *v4],
     }
     clients = {name: world.client(*arguments) for name, arguments in runs.items()}
@@ -155,9 +159,10 @@ def test_every_byte_comes_back(world: World) -> None:
 
 @pytest.mark.timeout(60)
 def test_binding_for_the_client_of_coturn(world: World) -> None:
-    command = ["turnutils_stunclient", "-p", str(world.listen_port), "127.0.0.1"]
-    output = subprocess.run(command, capture_output=True, text=True, timeout=20).stdout
-    assert "UDP reflexive addr: 127.0.0.1:" in output
+    for host, seen in (("127.0.0.1", "127.0.0.1:"), ("::1", "::1:")):
+        command = ["turnutils_stunclient", "-p", str(world.listen_port), host]
+        output = subprocess.run(command, capture_output=True, text=True, timeout=20).stdout
+        assert f"UDP reflexive addr: {seen}" in output
 
 
 @pytest.mark.timeout(90)

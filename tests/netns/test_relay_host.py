@@ -10,6 +10,9 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, suppress
 from ipaddress import IPv4Address, ip_network
+from typing import Any
+
+import pytest
 
 from firezone import stun
 from firezone.model import Endpoint
@@ -57,6 +60,38 @@ def test_address_that_vanishes_and_comes_back(fresh_netns: ThreadPoolExecutor) -
     def prepared() -> None:
         for text in (PUBLIC, OTHER, CLIENT):
             address("add", text)
+        asyncio.run(asyncio.wait_for(run(), 20))
+
+    fresh_netns.submit(prepared).result(30)
+
+
+@pytest.mark.parametrize("whole_allocation", [True, False])
+def test_larger_than_the_interface_takes(
+    fresh_netns: ThreadPoolExecutor, whole_allocation: bool
+) -> None:
+    """Fragments, unless the client wants none: of one datagram, or of all."""
+
+    async def run() -> None:
+        async with relay() as dataplane:
+            with closing(Client(PUBLIC)) as client:
+                await client.allocate(*[(stun.DONT_FRAGMENT, True)] * whole_allocation)
+                await client.open_channel()
+                large = bytes(1600)
+                client.send(large, dont_fragment=True)
+                client.send(large, dont_fragment=False)
+                client.send(b"small", dont_fragment=True)
+                expected = [b"small"] if whole_allocation else [large, b"small"]
+                loop = asyncio.get_running_loop()
+                for payload in expected:
+                    async with asyncio.timeout(5):
+                        assert await loop.sock_recv(client.peer, 4096) == payload
+                refused = 2 if whole_allocation else 1
+                assert dataplane.counters == {"send_to_peer_EMSGSIZE": refused}
+
+    def prepared() -> None:
+        for text in (PUBLIC, CLIENT):
+            address("add", text)
+        subprocess.run(["ip", "link", "set", "lo", "mtu", "1500"], check=True)
         asyncio.run(asyncio.wait_for(run(), 20))
 
     fresh_netns.submit(prepared).result(30)
@@ -118,11 +153,23 @@ class Client:
         async with asyncio.timeout(5):
             return stun.decode(await asyncio.get_running_loop().sock_recv(self.socket, 2048))
 
-    async def allocate(self) -> None:
+    async def allocate(self, *values: tuple[stun.Attribute[Any], Any]) -> None:
+        self.nonce = (await self.ask(self.request(*values))).get(stun.NONCE) or ""
+        assert (await self.ask(self.request(*values))).class_ is stun.Class.SUCCESS
+
+    def request(self, *values: tuple[stun.Attribute[Any], Any]) -> Message:
         message = Message.request(Method.ALLOCATE, os.urandom).with_(stun.REQUESTED_TRANSPORT, 17)
-        self.nonce = (await self.ask(message)).get(stun.NONCE) or ""
-        message = Message.request(Method.ALLOCATE, os.urandom).with_(stun.REQUESTED_TRANSPORT, 17)
-        assert (await self.ask(message)).class_ is stun.Class.SUCCESS
+        for attribute, value in values:
+            message = message.with_(attribute, value)
+        return message
+
+    def send(self, payload: bytes, *, dont_fragment: bool) -> None:
+        """A Send to the peer; what binds a channel has its permission, too."""
+        message = Message.indication(Method.SEND, os.urandom)
+        message = message.with_(stun.XOR_PEER_ADDRESS, Endpoint.of(*self.peer.getsockname()))
+        if dont_fragment:
+            message = message.with_(stun.DONT_FRAGMENT, True)
+        self.socket.sendto(message.with_(stun.DATA, payload).encode(), self.relay)
 
     async def open_channel(self) -> None:
         peer = Endpoint.of(*self.peer.getsockname())

@@ -336,6 +336,23 @@ def test_flood_on_data_does_not_starve_control() -> None:
     with_relay(test)
 
 
+def test_flood_of_a_permitted_peer_does_not_starve_control() -> None:
+    """It comes up through the ring that requests come by, but gets half of it at most."""
+
+    async def test(running: Running) -> None:
+        client, other, peer = Client(running), Client(running), Client(running)
+        relayed = (await client.allocate()).get(stun.XOR_RELAYED_ADDRESS)
+        assert relayed is not None
+        await client.permit(peer.address)
+        for _ in range(2000):
+            peer.socket.sendto(bytes(1200), relayed.sockaddr)
+        assert (await other.ask(request(Method.BINDING))).class_ is stun.Class.SUCCESS
+        data, _ = await client.receive()
+        assert stun.decode(data).method == Method.DATA
+
+    with_relay(test)
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_listen_port_that_is_taken(workers: int) -> None:
     async def run() -> None:
