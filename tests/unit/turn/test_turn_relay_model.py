@@ -21,20 +21,20 @@ from firezone.turn.relay_commands import BindChannel, RelayCommand, SendToPeer, 
 
 PORTS = range(50000, 50002)
 CLIENTS = [Endpoint(CLIENT_4.address, 40000 + index) for index in range(3)]
-PEERS = [Endpoint.of(f"192.0.2.{host}", port) for host in (7, 8) for port in (1, 2)]
+PEERS = [Endpoint.of(f"192.0.2.{host}", port) for host, port in ((7, 1), (7, 2), (8, 1))]
 NUMBERS = [0x4000, 0x4001, 0x7FFF]
 
 clients, peers = st.integers(0, len(CLIENTS) - 1), st.sampled_from(PEERS)
 numbers = st.sampled_from(NUMBERS)
 steps = st.one_of(
-    st.tuples(st.just("allocate"), clients, st.sampled_from([60, 700, 3600])),
-    st.tuples(st.just("refresh"), clients, st.sampled_from([0, 60, 700, 3600])),
+    st.tuples(st.just("allocate"), clients, st.sampled_from([60, 3600])),
+    st.tuples(st.just("refresh"), clients, st.sampled_from([0, 60, 3600])),
     st.tuples(st.just("permit"), clients, st.lists(peers, min_size=1, max_size=3)),
     st.tuples(st.just("bind"), clients, numbers, peers),
     st.tuples(st.just("send"), clients, peers),
     st.tuples(st.just("channel_data"), clients, numbers),
     st.tuples(st.just("peer_data"), clients, peers),
-    st.tuples(st.just("wait"), st.sampled_from([1, 59, 61, 299, 300, 301, 599, 600, 900])),
+    st.tuples(st.just("wait"), st.sampled_from([1, 60, 300, 600])),
 )
 
 
@@ -189,9 +189,10 @@ class Pair:
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(steps, max_size=40))
+@given(st.lists(steps, min_size=20, max_size=40))
 def test_agrees_with_the_model(walk: list[tuple[Any, ...]]) -> None:
     pair = Pair()
+    pair.allocate(0, 3600)
     for verb, *arguments in walk:
         step: Callable[..., None] = getattr(pair, verb)
         step(*arguments)
