@@ -249,8 +249,9 @@ def relay(
     """Relay traffic between peers that cannot reach each other.
 
     SIGTERM makes it leave the portal and refuse new allocations, serve the present ones until none
-    is left, and exit; a second SIGTERM, or SIGINT, ends it at once. SIGHUP is ignored, so that it
-    outlives the terminal it was started from.
+    is left, and exit; a second SIGTERM, or SIGINT, ends it at once. SIGHUP makes it read the users
+    file again, if there is one, and ends nothing, so that it outlives the terminal it was started
+    from.
     """
     from firezone.shell.relay_program import RelaySettings, default_workers, run_relay
     from firezone.shell.relay_users import read_users
@@ -293,6 +294,7 @@ def relay(
         ssl_context=tls_context(ca) if ca is not None else None,
         auth_secret=None if auth_secret_path is None else _secret(auth_secret_path),
         users={} if users_file is None else read_users(users_file, "--users-file"),
+        users_file=users_file,
         realm=_realm(realm, has_portal=url is not None),
         health=health_address(health_check_addr),
         status=status_address(status_socket, RELAY_SOCKET),

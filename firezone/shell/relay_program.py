@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 
 from firezone.durations import MILLISECOND
-from firezone.errors import FirezoneError
+from firezone.errors import ConfigurationError, FirezoneError
 from firezone.explain.relay import RelayReport
 from firezone.model import Endpoint, Entropy, IPAddress
 from firezone.phoenix import Event, Failed, LoginUrl
@@ -28,6 +29,7 @@ from firezone.shell.relay_dataplane import RelayDataplane
 from firezone.shell.relay_introspection import RelayIntrospection
 from firezone.shell.relay_listener import DESCRIPTORS_OF_STREAM, MAX_STREAMS, StreamListener
 from firezone.shell.relay_streams import TLS_PORT
+from firezone.shell.relay_users import read_users
 from firezone.shell.rtnetlink import RtNetlink
 from firezone.shell.signals import ignore_hangup
 from firezone.shell.status_socket import Request, StatusAddress, start_status
@@ -66,6 +68,8 @@ class RelaySettings:
     ssl_context: ssl.SSLContext | None = None
     auth_secret: str | None = field(default=None, repr=False)
     users: Mapping[str, str] = field(default_factory=dict, repr=False)
+    users_file: Path | None = None
+    """From where they are read again at SIGHUP."""
     realm: str = "firezone"
     health: HealthAddress | None = None
     status: StatusAddress | None = None
@@ -221,7 +225,20 @@ class RelayProgram:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._handle_signal, self._role.handle_terminate)
         loop.add_signal_handler(signal.SIGINT, self._handle_signal, self._role.handle_interrupt)
-        ignore_hangup()
+        if self._settings.users_file is None:
+            ignore_hangup()
+        else:
+            loop.add_signal_handler(signal.SIGHUP, self._read_users, self._settings.users_file)
+
+    def _read_users(self, path: Path) -> None:
+        """A file that cannot be used changes nothing."""
+        try:
+            users = read_users(path, "--users-file")
+        except ConfigurationError as error:
+            logger.error("users are as before", extra={"error": str(error)})
+        else:
+            self._server.handle_users(users)
+            self._log("users_read", users=len(users))
 
     def _handle_signal(self, handle: Callable[[int], None]) -> None:
         handle(boottime_ns())

@@ -186,6 +186,11 @@ class Relay:
         """From now on refuse new allocations with 508; serve the present ones until they end."""
         self._allocator.is_draining = True
 
+    def handle_users(self, users: Mapping[str, str]) -> None:
+        """Passwords by name, instead of those before. Who is none any more keeps an allocation for
+        as long as it lasts, as those do whose credentials have expired."""
+        self._auth.set_users(users)
+
     def handle_wall_clock(self, unix_now: int, now: int) -> None:
         """The wall time in nanoseconds: credentials expire by it."""
         self._auth.set_wall_clock(unix_now, now)

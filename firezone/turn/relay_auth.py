@@ -85,11 +85,17 @@ class Authenticator:
         """`users` are passwords by name. `unix_now` is the wall time in nanoseconds at `now`."""
         self._secret = secret
         self._realm = realm
-        self._keys = {
-            name: stun.long_term_key(name, realm, password) for name, password in users.items()
-        }
+        self._keys: dict[str, bytes] = {}
+        self.set_users(users)
         self._nonces = NonceMint(entropy)
         self.set_wall_clock(unix_now, now)
+
+    def set_users(self, users: Mapping[str, str]) -> None:
+        """Those who have a password of their own, from now on."""
+        self._keys = {
+            name: stun.long_term_key(name, self._realm, password)
+            for name, password in users.items()
+        }
 
     def set_wall_clock(self, unix_now: int, now: int) -> None:
         """The wall time in nanoseconds: credentials expire by it."""

@@ -264,6 +264,31 @@ def test_peers_of_settings(
     assert settings.quotas == Quotas(per_user=64, total=None)
 
 
+def test_hangup_reads_the_users_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "users"
+
+    async def test() -> None:
+        path.touch(0o600)
+        path.write_text("alice:one\n")
+        users = read_users(path, "--users-file")
+        program = RelayProgram(settings(None, users=users, users_file=path))
+        running = asyncio.create_task(program.run())
+        await until(lambda: "ready" in caplog.messages)
+        path.write_text("alice:two\nbob:three\n")
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until(lambda: "users read" in caplog.messages)
+        assert [r.users for r in caplog.records if r.message == "users read"] == [2]  # type: ignore[attr-defined]
+        path.write_text("nonsense\n")
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until(lambda: "users are as before" in caplog.messages)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert await asyncio.wait_for(running, 5) == 0
+
+    with caplog.at_level("INFO"):
+        asyncio.run(test())
+    assert "two" not in caplog.text and "nonsense" not in caplog.text
+
+
 def test_own_addresses_are_no_peers(secret: Path) -> None:
     program = asyncio.run(_made(settings(None)))
     assert V4 in program._server._permissions._peers.host_addresses

@@ -317,5 +317,18 @@ class TestUsers:
         assert error_of(response) == 401
         assert not response.has_integrity
 
+    def test_may_come_and_go(self, client: Client) -> None:
+        """Who is none any more cannot extend what he has."""
+        world = client.world
+        bob = Client(world, Endpoint(CLIENT_4.address, 7), username="bob", password="new")
+        assert error_of(client.allocate()) is None
+        assert error_of(bob.allocate()) == 401
+        world.relay.handle_users({"bob": "new"})
+        assert error_of(bob.allocate()) is None
+        assert error_of(client.refresh(600)) == 401
+        assert world.relay.allocation_count == 2
+        world.wait(600)
+        assert world.relay.allocation_count == 0
+
     def test_passwords_are_nowhere_in_sight(self, client: Client) -> None:
         assert "wonderland" not in repr(vars(client.world.relay))
