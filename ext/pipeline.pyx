@@ -494,6 +494,13 @@ cdef class Pipeline:
         return &self.workers[number]
 
 
+def worker_of(bytes packet not None, uint32_t workers):
+    """The worker whose flow an IP packet from the TUN device is of. See pipeline.pyi."""
+    if not 1 <= workers <= MAX_WORKERS:
+        raise ValueError("there are 1 to 16 workers")
+    return worker_of_packet(packet, <uint32_t>len(packet), workers)
+
+
 _COUNTERS = (
     "tun_read_packets",
     "tun_read_bytes",

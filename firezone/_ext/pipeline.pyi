@@ -97,3 +97,6 @@ class Pipeline:
 
     def counters_of(self, worker: int) -> dict[str, int]:
         """The same of one worker."""
+
+def worker_of(packet: bytes, workers: int) -> int:
+    """The worker whose flow an IP packet from the TUN device is of: the kernel's filter agrees."""

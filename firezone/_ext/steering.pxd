@@ -10,6 +10,7 @@ cdef enum:
     SPREAD = 0x9E3779B1    # an odd number near 2**32 / golden ratio
     TCP = 6
     UDP = 17
+    FRAGMENT_HEADER = 44
 
 
 # By the lowest byte of the tunnel id: a filter of a socket loads bytes, but not little-endian words.
@@ -17,18 +18,21 @@ cdef inline uint32_t worker_of_index(uint32_t local_index, uint32_t workers) noe
     return (local_index >> 8 & 0xFF) % workers
 
 
-# By addresses, protocol and, unless there are options before them, ports.
+# By addresses, protocol and, unless there are options before them, ports. Fragments have none: all of
+# two addresses are one flow (ip_parse).
 cdef inline uint32_t worker_of_packet(
     const uint8_t* packet, uint32_t length, uint32_t workers
 ) noexcept nogil:
     cdef uint32_t mixed = 0
+    cdef uint32_t is_fragment
     cdef uint32_t protocol
     cdef uint32_t ports
     cdef uint32_t place
     if length >= 20 and packet[0] >> 4 == 4:
         for place in range(12, 20, 4):
             mixed = mix(mixed, word_at(packet + place))
-        protocol = packet[9]
+        is_fragment = word_at(packet + 4) & 0x3FFF
+        protocol = FRAGMENT_HEADER if is_fragment else packet[9]
         ports = 20 if packet[0] == 0x45 else 0
     elif length >= 40 and packet[0] >> 4 == 6:
         for place in range(8, 40, 4):
@@ -42,7 +46,8 @@ cdef inline uint32_t worker_of_packet(
         if length < ports + 4:
             return 0
         mixed = mix(mixed, word_at(packet + ports))
-    return (mixed >> 16) % workers
+    # A product's low bits know nothing of the factors' high ones.
+    return (mix(mixed, mixed >> 16) >> 16) % workers
 
 
 cdef inline uint32_t mix(uint32_t mixed, uint32_t word) noexcept nogil:

@@ -130,6 +130,17 @@ def offload_options(f: F) -> F:
     )(f)
 
 
+def workers_option(f: F) -> F:
+    """How many cores the data plane may use."""
+    return click.option(
+        "--workers",
+        envvar="FIREZONE_WORKERS",
+        type=int,
+        metavar="N",
+        help="Pairs of threads that carry packets. [default: half of the cores, 1 below 4]",
+    )(f)
+
+
 def health_option(f: F) -> F:
     """Where to answer health checks."""
     return click.option(

@@ -10,12 +10,16 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from firezone.cli.options import log_options, offload_options, set_up_logs
+from firezone.cli.options import log_options, offload_options, set_up_logs, workers_option
 from firezone.errors import FirezoneError
 from firezone.shell import logs
+
+if TYPE_CHECKING:
+    from firezone.wg import WorkerStatus
 
 _DOWN_SECONDS = 10
 
@@ -37,6 +41,7 @@ def wg() -> None:
 @click.option("--detach", is_flag=True, help="Return as soon as the interface is up.")
 @click.option("--check", is_flag=True, help="Check the file and exit.")
 @offload_options
+@workers_option
 @log_options
 def up(
     conf: str,
@@ -44,6 +49,7 @@ def up(
     check: bool,
     offload: str,
     without: tuple[str, ...],
+    workers: int | None,
     log_format: logs.Format,
     log_level: str | None,
 ) -> int:
@@ -54,7 +60,9 @@ def up(
     """
     from firezone.shell.offload import parse_offloads
     from firezone.shell.wg_interface import CONFIG_DIRECTORY, read_config, run_interface
+    from firezone.shell.workers import choose_workers
 
+    pairs = choose_workers(workers)
     offloads = parse_offloads(offload, without)
     is_file = "/" in conf or conf.endswith(".conf")
     path = Path(conf) if is_file else CONFIG_DIRECTORY / f"{conf}.conf"
@@ -68,9 +76,9 @@ def up(
         click.echo("configuration: ok")
         return 0
     if not detach:
-        run_interface(name, config, offloads=offloads)
+        run_interface(name, config, offloads=offloads, workers=pairs)
         return 0
-    return _detached(lambda on_up: run_interface(name, config, on_up, offloads))
+    return _detached(lambda on_up: run_interface(name, config, on_up, offloads, pairs))
 
 
 @wg.command()
@@ -105,14 +113,33 @@ def show(name: str | None, as_json: bool) -> None:
     from firezone.shell.wg_control import ask, names
     from firezone.wg import parse_status
 
-    wanted = [name] if name is not None else names()
-    found = {each: parse_status(ask(each, b"get=1\n\n")) for each in wanted}
+    found = [
+        (
+            each,
+            parse_status(ask(each, b"get=1\n\n")),
+            _workers(each),
+        )
+        for each in ([name] if name is not None else names())
+    ]
     if as_json:
-        documents = [wg_show.as_json(each, status) for each, status in found.items()]
+        documents = [wg_show.as_json(*each) for each in found]
         click.echo(msgspec.json.encode(documents if name is None else documents[0]).decode())
         return
     now = time.time_ns()
-    click.echo("\n\n".join(wg_show.as_text(*item, now) for item in found.items()))
+    click.echo(
+        "\n\n".join(wg_show.as_text(each, status, now, pairs) for each, status, pairs in found)
+    )
+
+
+def _workers(name: str) -> tuple[WorkerStatus, ...]:
+    """None of an interface that another program serves: it breaks off."""
+    from firezone.shell.wg_control import ControlError, ask
+    from firezone.wg import parse_workers
+
+    try:
+        return parse_workers(ask(name, b"get=workers\n\n"))
+    except ControlError:
+        return ()
 
 
 def _detached(serve: Callable[[Callable[[], None]], None]) -> int:

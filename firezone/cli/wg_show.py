@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 from firezone.durations import SECOND
 from firezone.noise import StaticKeypair
-from firezone.wg import DeviceStatus, PeerStatus
+from firezone.wg import DeviceStatus, PeerStatus, WorkerStatus
 
 _UNITS = ("KiB", "MiB", "GiB", "TiB")
 _PERIODS = (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1))
 
 
-def as_text(name: str, status: DeviceStatus, unix_now: int) -> str:
+def as_text(
+    name: str, status: DeviceStatus, unix_now: int, workers: Sequence[WorkerStatus] = ()
+) -> str:
     """Lines for people, in the manner of `wg show`."""
     lines = [f"interface: {name}", *(f"  {k}: {v}" for k, v in _device(status))]
+    lines += [f"  {k}: {v}" for k, v in _workers(workers)]
     for peer in sorted(status.peers, key=lambda peer: -peer.last_handshake):
         lines += ["", f"peer: {_base64(peer.public_key)}"]
         lines += [f"  {key}: {value}" for key, value in _peer(peer, unix_now)]
     return "\n".join(lines)
 
 
-def as_json(name: str, status: DeviceStatus) -> dict[str, Any]:
+def as_json(
+    name: str, status: DeviceStatus, workers: Sequence[WorkerStatus] = ()
+) -> dict[str, Any]:
     """The same for programs: bytes, seconds and RFC 3339 times."""
     public = _public(status)
     return {
@@ -32,6 +38,7 @@ def as_json(name: str, status: DeviceStatus) -> dict[str, Any]:
         "public_key": public,
         "listen_port": status.listen_port,
         "fwmark": status.fwmark,
+        "workers": [asdict(worker) for worker in workers],
         "peers": [_peer_json(peer) for peer in status.peers],
     }
 
@@ -44,6 +51,15 @@ def _device(status: DeviceStatus) -> Iterator[tuple[str, object]]:
     yield "listening port", status.listen_port
     if status.fwmark:
         yield "fwmark", hex(status.fwmark)
+
+
+def _workers(workers: Sequence[WorkerStatus]) -> Iterator[tuple[str, object]]:
+    if workers:
+        yield "workers", len(workers)
+    for number, worker in enumerate(workers if len(workers) > 1 else ()):
+        told = f"{worker.received_packets} packets received, {worker.sent_packets} sent"
+        handed = worker.handed_over_packets
+        yield f"worker {number}", told + (f", {handed} handed over" if handed else "")
 
 
 def _peer(peer: PeerStatus, unix_now: int) -> Iterator[tuple[str, object]]:

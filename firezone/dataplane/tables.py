@@ -46,18 +46,19 @@ class Tables:
         wake_fd: int,
         cookie_secret: commands.CookieSecret | None = None,
         pass_fragments: bool = False,
+        workers: int = 1,
     ) -> None:
         self._counters: Counter[str] = Counter()
         self._sessions = Sessions(slots)
         self._flows = Flows(entropy(16), self._sessions, flow_capacity, slots)
         self._paths = Paths(self._sessions, slots)
         self._channels = Channels(entropy(8), self._sessions)
-        self._demux = _demux(own_public_key, self._channels, cookie_secret)
+        demuxes = [_demux(own_public_key, self._channels, cookie_secret) for _ in range(workers)]
         self._pipeline = kernel.Pipeline(
             self._sessions,
             self._flows,
             self._paths,
-            self._demux,
+            *demuxes,
             mtu=mtu,
             wake_fd=wake_fd,
             pass_fragments=pass_fragments,
@@ -121,6 +122,10 @@ class Tables:
         total = Counter(self._pipeline.counters())
         total.update(self._counters)
         return total
+
+    def worker_counters(self) -> list[dict[str, int]]:
+        """The packets, bytes and drops of each worker."""
+        return [self._pipeline.counters_of(number) for number in range(self._pipeline.workers)]
 
     def offloads(self) -> frozenset[str]:
         """What the kernel does in bulk, by name; without descriptors there is nothing to do."""

@@ -1,8 +1,9 @@
-"""The two threads of the data plane, between the TUN device and the UDP sockets.
+"""The threads of the data plane, between the TUN device and the UDP sockets.
 
-`up` runs from the TUN device to UDP, `down` from UDP to the TUN device; both loops hold no GIL from
-`start()` to `stop()`, and sleep in poll(2) when nothing is to do. Events for the control layer are
-announced by `events_fd`. See `firezone.dataplane` for what they share with Python.
+Each worker has two: `up` runs from its queue of the TUN device to UDP, `down` from its UDP sockets
+to the TUN device. Both loops hold no GIL from `start()` to `stop()`, and sleep in poll(2) when
+nothing is to do. Events for the control layer are announced by `events_fd`. What they share with
+Python is told in `firezone.dataplane`, how packets come to their worker in `shell.steering`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 
 from firezone import commands
 from firezone._ext import loops
@@ -26,20 +28,24 @@ from firezone.shell.clock import boottime_ns
 from firezone.shell.offload import NONE, Offload, Offloads, describe
 from firezone.shell.tun import Tun as TunDevice
 
+Fds = int | Sequence[int] | None
+"""A family's socket, or one for each worker; None or none at all without the family."""
+
 _STOP_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
 
 
 class Dataplane(Tables):
-    """The data plane of a program: two threads between a TUN device and UDP sockets.
+    """The data plane of a program: pairs of threads between a TUN device and UDP sockets.
 
     The descriptors stay the caller's; they are made non-blocking. `own_public_key` is what
     handshakes to us are checked against (mac1); with `cookie_secret` a good mac2 is known, too,
     and gives way to more of them. `start()` and `stop()` may be repeated.
 
     `tun` is an open TUN device; `tun_fd` stands for one without offloads, or any descriptor like
-    it. `offloads` are those wanted of the sockets; those of the device it has already.
+    it. It has a worker for each queue of the device, and as many sockets of each family.
+    `offloads` are those wanted of the sockets; those of the device it has already.
     """
 
     def __init__(
@@ -47,8 +53,8 @@ class Dataplane(Tables):
         *,
         tun_fd: int | None = None,
         tun: TunDevice | None = None,
-        udp4_fd: int | None,
-        udp6_fd: int | None,
+        udp4_fd: Fds,
+        udp6_fd: Fds,
         own_public_key: bytes,
         flow_capacity: int = FLOW_CAPACITY,
         slots: int = SLOTS,
@@ -62,13 +68,13 @@ class Dataplane(Tables):
             raise LocalError("a data plane has one TUN device")
         self.events_fd = _eventfd()
         """Readable while events may wait. Watch it, then call `poll_events()`."""
-        self._wake_up_fd, self._wake_down_fd = _eventfd(), _eventfd()
         self._device = TunDevice(tun_fd or 0, "") if tun is None else tun
+        self._wake_fds = [(_eventfd(), _eventfd()) for _ in self._device.fds]
         self._wanted = offloads
         self._working = NONE
-        self._tun: Tun | None = None
-        self._udp: UdpSockets | None = None
-        self._udp_fds = (udp4_fd, udp6_fd)
+        self._tuns: list[Tun] = []
+        self._sockets: list[UdpSockets] = []
+        self._udp_fds = _pairs(udp4_fd, udp6_fd, self.workers)
         self._threads: list[threading.Thread] = []
         self._failure: str | None = None
         self._closed = False
@@ -81,10 +87,16 @@ class Dataplane(Tables):
             wake_fd=self.events_fd,
             cookie_secret=cookie_secret,
             pass_fragments=pass_fragments,
+            workers=self.workers,
         )
 
+    @property
+    def workers(self) -> int:
+        """Pairs of threads."""
+        return len(self._device.fds)
+
     def start(self) -> None:
-        """Start the two threads. Does nothing while they run.
+        """Start the threads. Does nothing while they run.
 
         Raises OSError for descriptors that are no datagram sockets or TUN device.
         """
@@ -96,12 +108,9 @@ class Dataplane(Tables):
         self._working = self.offloads()
         logger.debug("data plane starts", extra={"offloads": describe(self._working)})
         self._failure = None
-        for name, run in (("up", loops.run_up), ("down", loops.run_down)):
-            thread = threading.Thread(
-                target=self._run, args=(name, run), name=f"dataplane-{name}", daemon=True
-            )
-            thread.start()
-            self._threads.append(thread)
+        for worker in range(self.workers):
+            self._start_thread("up", loops.run_up, worker)
+            self._start_thread("down", loops.run_down, worker)
         # The interpreter must not go away under them.
         atexit.register(self.stop)
 
@@ -124,7 +133,7 @@ class Dataplane(Tables):
         if self._closed:
             return
         self._closed = True
-        for fd in (self.events_fd, self._wake_up_fd, self._wake_down_fd):
+        for fd in (self.events_fd, *chain.from_iterable(self._wake_fds)):
             os.close(fd)
 
     def apply(self, command: commands.Command, now: int | None = None) -> None:
@@ -141,24 +150,25 @@ class Dataplane(Tables):
         """Why a thread ended by itself, None while all is well. `events_fd` tells when to look."""
         return self._failure
 
-    def set_udp(self, udp4_fd: int | None, udp6_fd: int | None) -> None:
-        """Go on with other UDP sockets; the threads pause for it."""
+    def set_udp(self, udp4_fd: Fds, udp6_fd: Fds) -> None:
+        """Go on with as many other UDP sockets; the threads pause for it."""
+        pairs = _pairs(udp4_fd, udp6_fd, self.workers)
         running = bool(self._threads)
         self.stop()
-        self._udp_fds = (udp4_fd, udp6_fd)
+        self._udp_fds = pairs
         if running:
             self.start()
 
     def offloads(self) -> Offloads:
         """Those at work: wanted, had, and not refused since."""
-        if self._tun is None or self._udp is None:
+        if not self._tuns:
             return NONE
         working = set(self._device.offloads)
-        if self._tun.refused:
+        if any(tun.refused for tun in self._tuns):
             working.discard(Offload.TUN_COALESCE)
-        if self._udp.gso:
+        if all(udp.gso for udp in self._sockets):
             working.add(Offload.UDP_GSO)
-        if self._udp.gro:
+        if all(udp.gro for udp in self._sockets):
             working.add(Offload.UDP_GRO)
         return frozenset(working)
 
@@ -174,32 +184,57 @@ class Dataplane(Tables):
             logger.warning("the kernel refuses an offload", extra={"offloads": describe(lost)})
 
     def _attach(self) -> None:
-        fds = [-1 if fd is None else fd for fd in self._udp_fds]
-        for fd in (self._device.fd, *fds):
+        for fd in (*self._device.fds, *chain.from_iterable(self._udp_fds)):
             if fd >= 0:
                 os.set_blocking(fd, False)
-        self._tun = self._make_tun()
-        self._udp = UdpSockets(
-            *fds, gso=Offload.UDP_GSO in self._wanted, gro=Offload.UDP_GRO in self._wanted
-        )
-        self._pipeline.attach(self._tun, self._udp, self._wake_up_fd, self._wake_down_fd)
+        self._tuns = [self._make_tun(fd) for fd in self._device.fds]
+        self._sockets = [
+            UdpSockets(
+                *pair, gso=Offload.UDP_GSO in self._wanted, gro=Offload.UDP_GRO in self._wanted
+            )
+            for pair in self._udp_fds
+        ]
+        for worker, wake_fds in enumerate(self._wake_fds):
+            self._pipeline.attach(self._tuns[worker], self._sockets[worker], *wake_fds, worker)
 
-    def _make_tun(self) -> Tun:
+    def _make_tun(self, fd: int) -> Tun:
         device = self._device
         merges = Offload.TUN_COALESCE in device.offloads
         return Tun(
-            device.fd,
+            fd,
             self._mtu,
             has_header=device.has_header,
             merge_tcp=merges,
             merge_udp=merges and device.takes_udp,
         )
 
-    def _run(self, name: str, run: Callable[[Pipeline], int]) -> None:
-        code = run(self._pipeline)
+    def _start_thread(self, name: str, run: Run, worker: int) -> None:
+        name = f"{name}-{worker}" if worker else name
+        thread = threading.Thread(
+            target=self._run, args=(name, run, worker), name=f"dataplane-{name}", daemon=True
+        )
+        thread.start()
+        self._threads.append(thread)
+
+    def _run(self, name: str, run: Run, worker: int) -> None:
+        code = run(self._pipeline, worker)
         if code:
             self._failure = self._failure or f"{name}: {os.strerror(code)}"
             os.eventfd_write(self.events_fd, 1)
+
+
+Run = Callable[[Pipeline, int], int]
+
+
+def _pairs(udp4: Fds, udp6: Fds, workers: int) -> list[tuple[int, int]]:
+    """The sockets of each worker, -1 for none. Raises LocalError if they are not as many."""
+    families = []
+    for fds in (udp4, udp6):
+        given = [] if fds is None else [fds] if isinstance(fds, int) else list(fds)
+        if given and len(given) != workers:
+            raise LocalError(f"{workers} workers cannot share {len(given)} sockets")
+        families.append(given or [-1] * workers)
+    return list(zip(*families, strict=True))
 
 
 def _eventfd() -> int:

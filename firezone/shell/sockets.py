@@ -17,6 +17,7 @@ from ipaddress import IPv4Address
 from typing import Literal
 
 from firezone.model import Endpoint, IPAddress, Transmit
+from firezone.shell.steering import steer_sockets
 
 PORT = 52625
 """The port tried first, so that a firewall can be opened for it."""
@@ -38,20 +39,56 @@ class UdpSocket:
     """
 
     def __init__(
-        self, family: Family, port: int = PORT, address: str = "", mark: int = MARK
+        self,
+        family: Family,
+        port: int = PORT,
+        address: str = "",
+        mark: int = MARK,
+        *,
+        shared: bool = False,
     ) -> None:
-        """Bind to `port`, or to any free one if that is taken. Raises OSError without family."""
+        """Bind to `port`, or to any free one if that is taken. Raises OSError without family.
+
+        `shared`: to a port of another socket that shares it, else none."""
         self.family = family
+        self._address, self._mark = address, mark
         self.counters: Counter[str] = Counter()
         self.last_error = 0
         """The errno of the last datagram that could not be sent; 0 = none."""
         self._socket = _open(family)
         self.marked = set_mark(self._socket, mark)
         try:
-            self.port = _bind(self._socket, address, port)
+            if shared:
+                _share(self._socket)
+            self.port = _bind(self._socket, address, port, exactly=shared)
         except OSError:
             self._socket.close()
             raise
+
+    def group(self, count: int) -> tuple[UdpSocket, ...]:
+        """This one and others of the same port, among which the kernel distributes transport data
+        by worker. Raises OSError.
+
+        It was bound alone, so no other program has the port."""
+        members = [self]
+        if count == 1:
+            return (self,)
+        try:
+            _share(self._socket)
+            for _ in range(count - 1):
+                members.append(
+                    UdpSocket(self.family, self.port, self._address, self._mark, shared=True)
+                )
+        except OSError:
+            for each in members:
+                each.close()
+            raise
+        try:
+            steer_sockets(self._socket, count)
+        except OSError as error:
+            # Slower, but right: workers hand over to each other.
+            logger.warning("datagrams are not steered", extra={"error": error.strerror})
+        return tuple(members)
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -187,11 +224,15 @@ def _enlarge(opened: socket.socket, force: int, plain: int, size: int) -> None:
         opened.setsockopt(socket.SOL_SOCKET, plain, size)
 
 
-def _bind(opened: socket.socket, address: str, port: int) -> int:
+def _share(opened: socket.socket) -> None:
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+
+
+def _bind(opened: socket.socket, address: str, port: int, *, exactly: bool = False) -> int:
     try:
         opened.bind((address, port))
     except OSError as error:
-        if error.errno != errno.EADDRINUSE:
+        if exactly or error.errno != errno.EADDRINUSE:
             raise
         opened.bind((address, 0))
     bound: int = opened.getsockname()[1]

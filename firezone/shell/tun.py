@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import socket
 import stat
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from firezone.errors import ConfigurationError, MissingRightsError
 from firezone.shell.offload import NONE, OF_TUN, Offload, Offloads
+from firezone.shell.steering import steer_queues
 
 INTERFACE = "tun-firezone"
 """The name that firewall rules and people know the interface by."""
@@ -24,7 +26,7 @@ MTU = 1280
 
 @dataclass(frozen=True, slots=True)
 class Tun:
-    """An open TUN device. It vanishes, with its addresses and routes, when `fd` is closed."""
+    """An open TUN device. It vanishes, with its addresses and routes, when it is closed."""
 
     fd: int
     name: str
@@ -34,15 +36,24 @@ class Tun:
     """What the device does, of what was wanted."""
     takes_udp: bool = False
     """With `tun-coalesce`: the kernel knows merged UDP datagrams, too."""
+    more_fds: tuple[int, ...] = ()
+    """Of the queues after the first (IFF_MULTI_QUEUE)."""
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """One for each queue."""
+        return (self.fd, *self.more_fds)
 
     def close(self) -> None:
-        os.close(self.fd)
+        for fd in self.fds:
+            os.close(fd)
 
 
-def open_tun(name: str = INTERFACE, offloads: Offloads = NONE) -> Tun:
+def open_tun(name: str = INTERFACE, offloads: Offloads = NONE, queues: int = 1) -> Tun:
     """Create and open a TUN device: raw IP packets, non-blocking.
 
-    Of `offloads` it gets what the kernel has; if that is nothing, packets have no header.
+    Of `offloads` it gets what the kernel has; if that is nothing, packets have no header. A flow
+    stays in one of the `queues`; see `shell.steering`.
 
     Owning the device is the proof that no other instance of that name runs in this network
     namespace. Raises MissingRightsError without CAP_NET_ADMIN or access to /dev/net/tun, and
@@ -50,20 +61,22 @@ def open_tun(name: str = INTERFACE, offloads: Offloads = NONE) -> Tun:
     """
     check_name(name)
     wanted = offloads & OF_TUN
-    fd = _open_clone_device()
     flags = _IFF_TUN | _IFF_NO_PI | (_IFF_VNET_HDR if wanted else 0)
+    if queues > 1:
+        flags |= _IFF_MULTI_QUEUE
     try:
-        fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
+        # A device of several queues would take us for one more of them.
+        fd = _attach(name, flags | (_IFF_TUN_EXCL if queues > 1 else 0))
     except OSError as error:
-        os.close(fd)
-        if wanted and error.errno == errno.EINVAL:
-            return open_tun(name)
+        if wanted and error.errno == errno.EINVAL and not _is_there(name):
+            return open_tun(name, queues=queues)
         raise _explain(error, name) from None
+    more = _attach_more(fd, name, flags, queues - 1)
     _lengthen_queue(name)
     if not wanted:
-        return Tun(fd, name)
+        return Tun(fd, name, more_fds=more)
     knows_udp = _set_offload(fd, _CSUM | _USO)
-    return Tun(fd, name, True, _enable(fd, wanted), knows_udp)
+    return Tun(fd, name, True, _enable(fd, wanted), knows_udp, more)
 
 
 def check_name(name: str) -> None:
@@ -78,14 +91,18 @@ def check_name(name: str) -> None:
         )
 
 
+logger = logging.getLogger(__name__)
+
 _QUEUE = 1000
 """Packets that wait while the data plane is busy; what more would wait for is too late."""
 _SIOCSIFTXQLEN = 0x8943
 _TUNSETIFF = 0x400454CA
 _TUNSETOFFLOAD = 0x400454D0
 _IFF_TUN = 0x0001
+_IFF_MULTI_QUEUE = 0x0100
 _IFF_NO_PI = 0x1000
 _IFF_VNET_HDR = 0x4000
+_IFF_TUN_EXCL = 0x8000
 _CSUM = 0x01
 _TSO = 0x02 | 0x04 | 0x08  # IPv4, IPv6, and with ECN
 _USO = 0x20 | 0x40  # the kernel wants both or neither
@@ -107,6 +124,38 @@ def _open_clone_device() -> int:
         raise ConfigurationError(
             "TUN device", str(_CLONE_DEVICE), str(error.strerror), "load the kernel module: tun"
         ) from None
+
+
+def _attach(name: str, flags: int) -> int:
+    fd = _open_clone_device()
+    try:
+        fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _attach_more(fd: int, name: str, flags: int, count: int) -> tuple[int, ...]:
+    """The queues after the first, whose descriptor is `fd`, and what each of them gets."""
+    opened: list[int] = []
+    try:
+        for _ in range(count):
+            opened.append(_attach(name, flags))
+    except OSError as error:
+        for each in (fd, *opened):
+            os.close(each)
+        raise _explain(error, name) from None
+    if opened and not steer_queues(fd, 1 + count):
+        logger.info("the kernel itself spreads flows over queues: no CAP_BPF")
+    return tuple(opened)
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return socket.if_nametoindex(name) > 0
+    except OSError:
+        return False
 
 
 def _lengthen_queue(name: str) -> None:
@@ -144,6 +193,10 @@ def _explain(error: OSError, name: str) -> Exception:
         case errno.EBUSY:
             return ConfigurationError(
                 "interface name", name, "in use by another instance", "stop it or choose another"
+            )
+        case errno.EINVAL if _is_there(name):
+            return ConfigurationError(
+                "interface name", name, "in use by another program", "stop it or choose another"
             )
         case _:
             return ConfigurationError(

@@ -7,7 +7,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,10 +15,13 @@ from firezone.errors import ConfigurationError, FirezoneError
 from firezone.wg import (
     DeviceChange,
     DeviceStatus,
+    GetWorkers,
     RequestReader,
     SettingsError,
     UapiError,
+    WorkerStatus,
     format_status,
+    format_workers,
     reply,
 )
 
@@ -32,7 +35,8 @@ class ControlError(FirezoneError):
 
 
 class ControlSocket:
-    """Answers `get=1` by `status` and `set=1` by `configure`, until closed.
+    """Answers `get=1` by `status`, `get=workers` by `workers` and `set=1` by `configure`, until
+    closed.
 
     `configure` raises UapiError or SettingsError when it did nothing.
     """
@@ -43,12 +47,14 @@ class ControlSocket:
         *,
         status: Callable[[], DeviceStatus],
         configure: Callable[[DeviceChange], None],
+        workers: Callable[[], Iterable[WorkerStatus]] = tuple,
         directory: Path = DIRECTORY,
     ) -> None:
         """Bind the socket. Raises ConfigurationError if another interface answers there."""
         self._path = directory / f"{name}.sock"
         self._status = status
         self._configure = configure
+        self._workers = workers
         self._server: asyncio.Server | None = None
         self._socket = _bind(self._path)
         self._inode = self._path.stat().st_ino
@@ -102,6 +108,8 @@ class ControlSocket:
         if isinstance(request, DeviceChange):
             self._configure(request)
             return reply()
+        if isinstance(request, GetWorkers):
+            return format_workers(self._workers()) + reply()
         return format_status(self._status()) + reply()
 
 

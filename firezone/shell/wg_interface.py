@@ -32,7 +32,16 @@ from firezone.shell.unexpected import end_on_error
 from firezone.shell.wg_control import ControlSocket
 from firezone.shell.wg_routes import WgRoutes
 from firezone.shell.wg_sockets import WgSockets
-from firezone.wg import Config, Device, DeviceChange, DeviceStatus, UapiError, parse_config
+from firezone.shell.workers import choose_workers
+from firezone.wg import (
+    Config,
+    Device,
+    DeviceChange,
+    DeviceStatus,
+    UapiError,
+    WorkerStatus,
+    parse_config,
+)
 from firezone.wg.config import MTU_RANGE, HostPort
 
 DEFAULT_MTU = 1420
@@ -64,14 +73,23 @@ class Interface:
     InterfaceError if it cannot come up; then nothing of it is left.
     """
 
-    def __init__(self, name: str, config: Config, offloads: Offloads = ALL) -> None:
+    def __init__(
+        self,
+        name: str,
+        config: Config,
+        offloads: Offloads = ALL,
+        workers: int | None = None,
+    ) -> None:
+        """`workers` are the pairs of threads that share the work, None for what suits this host."""
         self.name = name
         self._config = config
         self._offloads = offloads
+        self._workers = choose_workers(workers)
         self._device = Device(
             entropy=os.urandom,
             activity=lambda slot: self._dataplane.activity(slot),
             traffic=lambda slot: self._dataplane.traffic(slot),
+            workers=self._workers,
             unix_now=unix_ns(),
             now=boottime_ns(),
         )
@@ -88,9 +106,9 @@ class Interface:
         self._control: ControlSocket
 
     @classmethod
-    def from_file(cls, path: str | Path) -> Self:
+    def from_file(cls, path: str | Path, *, workers: int | None = None) -> Self:
         """As a file of wg-quick(8) says; its name is the interface's. Raises ConfigurationError."""
-        return cls(*read_config(Path(path)))
+        return cls(*read_config(Path(path)), workers=workers)
 
     async def __aenter__(self) -> Self:
         resolved = await _resolve(peer.endpoint for peer in self._config.peers)
@@ -132,6 +150,17 @@ class Interface:
         """What the kernel does of what we wanted it to."""
         return self._dataplane.offloads()
 
+    def workers(self) -> list[WorkerStatus]:
+        """What each pair of threads has done."""
+        return [
+            WorkerStatus(
+                counted["udp_sent_packets"],
+                counted["tun_written_packets"],
+                counted["handed_over"],
+            )
+            for counted in self._dataplane.worker_counters()
+        ]
+
     def configure(self, change: DeviceChange) -> None:
         """Change settings and peers, as `wg set` does. Raises UapiError or SettingsError."""
         now = boottime_ns()
@@ -150,16 +179,18 @@ class Interface:
     async def _open(self, change: DeviceChange) -> None:
         section = self._config.interface
         opened = self._opened
-        self._tun: Tun = open_tun(self.name, self._offloads)
+        self._tun: Tun = open_tun(self.name, self._offloads, self._workers)
         opened.callback(self._tun.close)
         routes = WgRoutes(self.name)
         opened.callback(routes.close)
-        self._control = ControlSocket(self.name, status=self.status, configure=self.configure)
+        self._control = ControlSocket(
+            self.name, status=self.status, configure=self.configure, workers=self.workers
+        )
         opened.callback(lambda: self._control.close())
         await self._run_all(section.pre_up)
         networks = [n for peer in self._config.peers for n in peer.allowed_ips]
         mark = section.fwmark or routes.choose_mark(section.table, networks)
-        self._sockets = _sockets(section.listen_port, mark)
+        self._sockets = _sockets(section.listen_port, mark, self._workers)
         opened.callback(lambda: self._sockets.close())
         # The data plane needs our key, and the peers need the data plane.
         self._device.configure(replace(change, peers=()), boottime_ns())
@@ -285,8 +316,8 @@ class Interface:
         mark = self._device.fwmark if change.fwmark is None else change.fwmark
         try:
             if change.listen_port is not None and change.listen_port != self._sockets.port:
-                fresh = WgSockets(change.listen_port, mark)
-                self._dataplane.set_udp(fresh.fd(4), fresh.fd(6))
+                fresh = WgSockets(change.listen_port, mark, self._workers)
+                self._dataplane.set_udp(fresh.fds(4), fresh.fds(6))
                 self._sockets.close()
                 self._sockets = fresh
             elif change.fwmark is not None:
@@ -297,8 +328,8 @@ class Interface:
     def _make_dataplane(self) -> Dataplane:
         made = Dataplane(
             tun=self._tun,
-            udp4_fd=self._sockets.fd(4),
-            udp6_fd=self._sockets.fd(6),
+            udp4_fd=self._sockets.fds(4),
+            udp6_fd=self._sockets.fds(6),
             # Nobody can reach an interface without a key, so any one will do.
             own_public_key=self._device.public_key or os.urandom(32),
             cookie_secret=self._device.cookie_secret,
@@ -348,18 +379,23 @@ def run_interface(
     config: Config,
     on_up: Callable[[], None] | None = None,
     offloads: Offloads = ALL,
+    workers: int | None = None,
 ) -> None:
     """Serve an interface until SIGTERM, SIGINT or `firezone wg down`. Raises FirezoneError."""
 
     async def serve() -> None:
-        interface = Interface(name, config, offloads)
+        interface = Interface(name, config, offloads, workers)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, interface.stop)
         ignore_hangup()
         end_on_error(interface._fail)
         async with interface:
-            told = {"interface": name, "offloads": describe(interface.offloads())}
+            told = {
+                "interface": name,
+                "offloads": describe(interface.offloads()),
+                "workers": len(interface.workers()),
+            }
             logger.info("interface is up", extra=told)
             if on_up is not None:
                 on_up()
@@ -380,9 +416,9 @@ def _without_keys(text: str) -> str:
     return re.sub(r"[A-Za-z0-9+/]{42,}=*", "(hidden)", text)
 
 
-def _sockets(port: int, mark: int) -> WgSockets:
+def _sockets(port: int, mark: int, workers: int) -> WgSockets:
     try:
-        return WgSockets(port, mark)
+        return WgSockets(port, mark, workers)
     except OSError as error:
         raise ConfigurationError(
             "[Interface] ListenPort", str(port), str(error.strerror), "choose another port"

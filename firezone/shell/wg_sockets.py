@@ -16,16 +16,16 @@ _ATTEMPTS = 16
 
 
 class WgSockets:
-    """A socket for each family that this host has. `port` is the one they are bound to."""
+    """Sockets for each family that this host has, one for each worker. `port` is that of all."""
 
-    def __init__(self, port: int, mark: int) -> None:
+    def __init__(self, port: int, mark: int, workers: int = 1) -> None:
         """Port 0 is any free one. Raises OSError if the port is taken or no family is there."""
         self.port, self._sockets = _open(port, mark)
+        self._groups = _grouped(self._sockets, workers)
 
-    def fd(self, family: Family) -> int | None:
-        """The descriptor of a family's socket, for the data plane."""
-        opened = self._sockets.get(family)
-        return None if opened is None else opened.fileno()
+    def fds(self, family: Family) -> tuple[int, ...]:
+        """The descriptors of a family's sockets, for the data plane; none without the family."""
+        return tuple(each.fileno() for each in self._groups.get(family, ()))
 
     def send(self, transmit: Transmit) -> bool:
         """False, and counted by the socket, if that failed."""
@@ -34,13 +34,28 @@ class WgSockets:
 
     def set_mark(self, mark: int) -> None:
         """Change the firewall mark. Raises OSError without CAP_NET_ADMIN."""
-        for opened in self._sockets.values():
+        for opened in self._all():
             with socket.socket(fileno=os.dup(opened.fileno())) as same:
                 same.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, struct.pack("@I", mark))
 
     def close(self) -> None:
-        for opened in self._sockets.values():
+        for opened in self._all():
             opened.close()
+
+    def _all(self) -> list[UdpSocket]:
+        return [each for group in self._groups.values() for each in group]
+
+
+def _grouped(sockets: dict[Family, UdpSocket], workers: int) -> dict[Family, tuple[UdpSocket, ...]]:
+    groups: dict[Family, tuple[UdpSocket, ...]] = {}
+    try:
+        for family, opened in sockets.items():
+            groups[family] = opened.group(workers)
+    except OSError:
+        for each in (*sockets.values(), *(each for group in groups.values() for each in group)):
+            each.close()
+        raise
+    return groups
 
 
 def _open(port: int, mark: int) -> tuple[int, dict[Family, UdpSocket]]:

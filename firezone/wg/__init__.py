@@ -10,14 +10,18 @@ from firezone.wg.settings import (
     PeerChange,
     PeerStatus,
     SettingsError,
+    WorkerStatus,
 )
 from firezone.wg.uapi import (
     Get,
+    GetWorkers,
     RequestReader,
     UapiError,
     format_change,
     format_status,
+    format_workers,
     parse_status,
+    parse_workers,
     reply,
 )
 
@@ -29,6 +33,7 @@ __all__ = [
     "DeviceChange",
     "DeviceStatus",
     "Get",
+    "GetWorkers",
     "IPNetwork",
     "InterfaceSection",
     "PeerChange",
@@ -38,9 +43,12 @@ __all__ = [
     "SettingsError",
     "Table",
     "UapiError",
+    "WorkerStatus",
     "format_change",
     "format_status",
+    "format_workers",
     "parse_config",
     "parse_status",
+    "parse_workers",
     "reply",
 ]

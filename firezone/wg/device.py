@@ -76,7 +76,7 @@ class Device:
     """All peers of one interface.
 
     `activity` and `traffic` read what the data plane saw of a slot. `unix_now` is the wall clock in
-    nanoseconds at `now`.
+    nanoseconds at `now`. Peers are distributed among the data plane's `workers`.
     """
 
     def __init__(
@@ -87,6 +87,7 @@ class Device:
         traffic: Callable[[int], Traffic],
         unix_now: int,
         now: int,
+        workers: int = 1,
     ) -> None:
         self.listen_port = 0
         """What `status` shows; whoever owns the sockets sets it."""
@@ -103,7 +104,7 @@ class Device:
         self._by_tunnel_id: dict[int, Peer] = {}
         self._allowed: AllowedIPs[int] = AllowedIPs()
         self._slots = Slots()
-        self._tunnel_ids = TunnelIds(entropy)
+        self._tunnel_ids = TunnelIds(entropy, workers)
         self._deadlines = Deadlines()
         self._outbox = Outbox()
 

@@ -4,14 +4,16 @@
 request is read to its end before anything of it is done, so what is wrong with it changes nothing.
 The answer closes with `errno=`, zero or a negative error number, and an empty line. Keys are in
 lower-case hexadecimal. The socket is root's alone, yet a request has a greatest size.
+
+`get=workers` is ours alone: what the workers of the data plane have done. Others refuse it.
 """
 
 from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields
 from ipaddress import ip_network
 from typing import Any
 
@@ -26,6 +28,7 @@ from firezone.wg.settings import (
     DeviceStatus,
     PeerChange,
     PeerStatus,
+    WorkerStatus,
 )
 
 MAX_REQUEST = 64 * 1024 * 1024
@@ -44,6 +47,14 @@ class Get:
     """Show everything."""
 
 
+@dataclass(frozen=True, slots=True)
+class GetWorkers:
+    """Show what the workers have done."""
+
+
+Request = Get | GetWorkers | DeviceChange
+
+
 class RequestReader:
     """Cuts what comes through a connection into requests."""
 
@@ -58,7 +69,7 @@ class RequestReader:
             raise UapiError("the request is too long", errno.E2BIG)
         self._data += data
 
-    def poll_request(self) -> Get | DeviceChange | None:
+    def poll_request(self) -> Request | None:
         """The next whole request. Raises UapiError for a wrong one, which is taken off, too."""
         end = self._data.find(b"\n\n", max(0, self._searched - 1))
         if end < 0:
@@ -70,7 +81,7 @@ class RequestReader:
         return parse_request(text)
 
 
-def parse_request(text: bytes) -> Get | DeviceChange:
+def parse_request(text: bytes) -> Request:
     """Read one request, without its empty line. Raises UapiError."""
     try:
         lines = text.decode("ascii").split("\n")
@@ -79,6 +90,8 @@ def parse_request(text: bytes) -> Get | DeviceChange:
     match lines[0]:
         case "get=1" if len(lines) == 1:
             return Get()
+        case "get=workers" if len(lines) == 1:
+            return GetWorkers()
         case "set=1":
             return _parse_change(map(_pair, lines[1:]))
     raise UapiError("neither get=1 nor set=1", errno.EPROTO)
@@ -109,6 +122,25 @@ def parse_status(answer: bytes) -> DeviceStatus:
         else:
             (peers[-1] if peers else device)[key] = value
     return _device_status(device, peers)
+
+
+def format_workers(workers: Iterable[WorkerStatus]) -> bytes:
+    """The answer to `GetWorkers`, without its end."""
+    return "".join(
+        f"worker={number}\n" + "".join(f"{name}={getattr(worker, name)}\n" for name in _WORKER)
+        for number, worker in enumerate(workers)
+    ).encode()
+
+
+def parse_workers(answer: bytes) -> tuple[WorkerStatus, ...]:
+    """Read the whole answer to `GetWorkers`; none if the interface knows no such thing."""
+    workers: list[dict[str, int]] = []
+    for key, value in map(_pair, answer.decode("ascii", "replace").split()):
+        if key == "worker":
+            workers.append(dict.fromkeys(_WORKER, 0))
+        elif key in _WORKER and workers:
+            workers[-1][key] = int(value)
+    return tuple(WorkerStatus(**worker) for worker in workers)
 
 
 def format_change(change: DeviceChange) -> bytes:
@@ -200,6 +232,8 @@ def _version(text: str) -> None:
     if text != "1":
         raise UapiError("unknown version of the protocol", errno.EPROTONOSUPPORT)
 
+
+_WORKER = tuple(field.name for field in fields(WorkerStatus))
 
 _Values = dict[str, Any]
 _Table = dict[str, tuple[str, Callable[[str], object]]]

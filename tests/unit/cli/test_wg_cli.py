@@ -12,7 +12,7 @@ from firezone.cli.program import run
 from firezone.commands import Traffic
 from firezone.durations import SECOND
 from firezone.model import Endpoint
-from firezone.wg import DeviceStatus, PeerStatus
+from firezone.wg import DeviceStatus, PeerStatus, WorkerStatus
 
 KEY, PEER, OTHER = (bytes([n]) * 32 for n in (1, 2, 3))
 NOW = 1_700_000_000 * SECOND
@@ -64,6 +64,30 @@ def test_json():
     assert (peer["received_bytes"], peer["has_preshared_key"]) == (1023, True)
     assert peer["latest_handshake"] == "2023-11-14T21:11:15+00:00"
     assert wg_show.as_json("wg0", DeviceStatus(None, 0, 0, ()))["public_key"] is None
+
+
+def test_workers():
+    two = (WorkerStatus(7, 1, 0), WorkerStatus(5, 3, 2))
+    lines = wg_show.as_text("wg0", STATUS, NOW, two).splitlines()
+    start = lines.index("  workers: 2")
+    assert lines[start + 1 : start + 3] == [
+        "  worker 0: 1 packets received, 7 sent",
+        "  worker 1: 3 packets received, 5 sent, 2 handed over",
+    ]
+    assert "worker 0" not in wg_show.as_text("wg0", STATUS, NOW, two[:1])
+    assert wg_show.as_json("wg0", STATUS, two)["workers"][1] == {
+        "sent_packets": 5,
+        "received_packets": 3,
+        "handed_over_packets": 2,
+    }
+
+
+@pytest.mark.parametrize("workers", ["0", "17", "-1"])
+def test_a_number_of_workers_that_cannot_be(
+    workers: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert run(["wg", "up", str(tmp_path / "wg0.conf"), "--workers", workers]) == 2
+    assert "--workers or FIREZONE_WORKERS" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

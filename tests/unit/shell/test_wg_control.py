@@ -12,9 +12,18 @@ import pytest
 from firezone.errors import ConfigurationError
 from firezone.shell import wg_control
 from firezone.shell.wg_control import ControlError, ControlSocket
-from firezone.wg import DeviceChange, DeviceStatus, SettingsError, UapiError, parse_status
+from firezone.wg import (
+    DeviceChange,
+    DeviceStatus,
+    SettingsError,
+    UapiError,
+    WorkerStatus,
+    parse_status,
+    parse_workers,
+)
 
 STATUS = DeviceStatus(None, 51820, 0, ())
+WORKERS = (WorkerStatus(1, 2, 0), WorkerStatus(3, 4, 5))
 
 
 class Interface:
@@ -34,7 +43,11 @@ def serve(directory: Path, ask: Callable[[Interface], object]) -> object:
     async def main() -> object:
         interface = Interface()
         control = ControlSocket(
-            "wg9", status=lambda: STATUS, configure=interface.configure, directory=directory
+            "wg9",
+            status=lambda: STATUS,
+            configure=interface.configure,
+            workers=lambda: WORKERS,
+            directory=directory,
         )
         await control.start()
         try:
@@ -62,6 +75,12 @@ def raw(directory: Path, *pieces: bytes) -> bytes:
 def test_get(tmp_path: Path):
     answer = serve(tmp_path, lambda _: wg_control.ask("wg9", b"get=1\n\n", tmp_path))
     assert isinstance(answer, bytes) and parse_status(answer) == STATUS
+
+
+def test_workers(tmp_path: Path):
+    answer = serve(tmp_path, lambda _: wg_control.ask("wg9", b"get=workers\n\n", tmp_path))
+    assert isinstance(answer, bytes) and parse_workers(answer) == WORKERS
+    assert parse_workers(b"errno=-71\n\n") == ()
 
 
 def test_requests_follow_each_other_in_any_pieces(tmp_path: Path):

@@ -13,7 +13,7 @@ def test_any_free_port_is_the_same_for_both_families():
     sockets = WgSockets(0, 0)
     try:
         for family, number in ((4, socket.AF_INET), (6, socket.AF_INET6)):
-            fd = sockets.fd(family)
+            fd = next(iter(sockets.fds(family)), None)
             if fd is not None:
                 with socket.socket(number, socket.SOCK_DGRAM, fileno=os.dup(fd)) as same:
                     assert same.getsockname()[1] == sockets.port
