@@ -67,21 +67,14 @@ class Crowd:
 
     def __init__(self, responder: bytes, seconds: int) -> None:
         self._seconds = seconds
-        self._mac1_key = hash_of(b"mac1----", responder)
         self._cookie_key = hash_of(b"cookie--", responder)
         statics = [StaticKeypair.generate(os.urandom) for _ in range(CROWD)]
         self.peers = [Peer(one.public, address_of(n)) for n, one in enumerate(statics)]
         secrets = [one.dh(responder) for one in statics]
         self.messages = [
-            self._message(statics[n % CROWD], responder, secrets[n % CROWD], n)
+            initiation(statics[n % CROWD], responder, secrets[n % CROWD], n)
             for n in range(seconds * RATE)
         ]
-
-    def _message(self, static: StaticKeypair, responder: bytes, secret: bytes, n: int) -> bytes:
-        stamp = tai64n(unix_ns())
-        _, message = create_initiation(static, responder, secret, n, stamp, os.urandom)
-        body = message.encode()
-        return body + mac(self._mac1_key, body)
 
     def initiate(self, links: list[socket.socket]) -> int:
         """Send for that time, or all; returns how many handshakes were answered."""
@@ -123,6 +116,13 @@ class Crowd:
         return xunseal(self._cookie_key, reply.nonce, reply.encrypted_cookie, mac1)
 
 
+def initiation(static: StaticKeypair, responder: bytes, secret: bytes, index: int) -> bytes:
+    """One without mac2. `secret` is what the two static keys share."""
+    _, message = create_initiation(static, responder, secret, index, tai64n(unix_ns()), os.urandom)
+    body = message.encode()
+    return body + mac(hash_of(b"mac1----", responder), body)
+
+
 def measure(net: Net, implementation: Implementation, crowd: Crowd) -> Handshakes:
     """At end b, by a crowd in the namespace of end a."""
     net.add_addresses("a", SOURCES)
@@ -143,7 +143,7 @@ def _links(net: Net) -> Iterator[list[socket.socket]]:
     with ExitStack() as opened:
         links = []
         for address in itertools.islice(ip_network(SOURCES).hosts(), CROWD // PEERS_OF_AN_ADDRESS):
-            link = opened.enter_context(_socket_in(net.namespaces["a"]))
+            link = opened.enter_context(socket_in(net.namespaces["a"]))
             link.bind((str(address), 0))
             link.connect((UNDERLAY["b"], PORT))
             links.append(link)
@@ -158,7 +158,12 @@ def _for_one_source(implementation: Implementation) -> Implementation:
     return replace(implementation, command=(*implementation.command, "--disable-connected-udp"))
 
 
-def _socket_in(namespace: str) -> socket.socket:
+def socket_in(
+    namespace: str,
+    family: int = socket.AF_INET,
+    kind: int = socket.SOCK_DGRAM,
+    protocol: int = 0,
+) -> socket.socket:
     """Only a thread moves into the namespace; the socket stays there after its end."""
     made: list[socket.socket] = []
 
@@ -166,7 +171,7 @@ def _socket_in(namespace: str) -> socket.socket:
         with open(f"/run/netns/{namespace}") as file:
             if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), CLONE_NEWNET) != 0:
                 raise OSError(ctypes.get_errno(), "setns")
-        made.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        made.append(socket.socket(family, kind, protocol))
 
     thread = threading.Thread(target=make)
     thread.start()

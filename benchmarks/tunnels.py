@@ -6,6 +6,7 @@
     latency       what one way through the tunnel adds, idle and loaded, beyond the bare path
     peers         memory and throughput with 1, 1000 and 10000 configured peers
     handshakes    answered by one core
+    floods        what arrives of a peer's traffic beside a flood of each kind
 
 Two namespaces joined by a veth pair; both ends of the tunnel run the same implementation, and both
 ends and the load share this machine's cores. So the figure of throughput to read is that per CPU
@@ -23,8 +24,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import handshakes, latency, peers, report, throughput
+from benchmarks import floods, handshakes, latency, peers, report, throughput
 from benchmarks.compiled import program
+from benchmarks.floods import Flooded
 from benchmarks.handshakes import Crowd, Handshakes
 from benchmarks.latency import Latency
 from benchmarks.peers import Peers
@@ -134,6 +136,12 @@ def measure_handshakes(run: Run, samples: Samples) -> None:
         samples.add("as responder", implementation.name, result)
 
 
+def measure_floods(run: Run, samples: Samples) -> None:
+    for implementation in run.real():
+        for kind, result in floods.measure(run.net, implementation, run.seconds):
+            samples.add(kind, implementation.name, result)
+
+
 # Showing.
 
 
@@ -195,6 +203,21 @@ def show_handshakes(samples: Samples) -> Iterable[str]:
         yield f"{name:20}{cost:16.0f}{rate:20.0f}"
 
 
+def show_floods(samples: Samples) -> Iterable[str]:
+    yield (
+        f"{'flood':18}{'implementation':20}{'a second':>10}"
+        f"{'arrived':>9}{'CPU s':>8}{'grown KB':>10}"
+    )
+    for kind, name, rounds in samples.of(Flooded):
+        yield (
+            f"{kind:18}{name:20}"
+            f"{median(r.rate for r in rounds):10.0f}"
+            f"{median(r.arrived_percent for r in rounds):8.1f}%"
+            f"{median(r.cpu for r in rounds):8.2f}"
+            f"{median(r.grown for r in rounds) / 1000:10.0f}"
+        )
+
+
 def added_p50(rounds: list[Latency], bare: list[Latency]) -> float:
     return (median(r.p50 for r in rounds) - median(r.p50 for r in bare)) / 2
 
@@ -217,6 +240,7 @@ PARTS: dict[str, tuple[Callable[[Run, Samples], None], Callable[[Samples], Itera
     "latency": (measure_latency, show_latency),
     "peers": (measure_peers, show_peers),
     "handshakes": (measure_handshakes, show_handshakes),
+    "floods": (measure_floods, show_floods),
 }
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks.tunnels import PARTS
 
+FIGURES = ("gigabits", "answered", "p50", "arrived_percent")
 ROOT = Path(__file__).parents[2]
 OURS = ["firezone", "null tunnel"]
 
@@ -88,4 +89,4 @@ def run(module: str, *arguments: str) -> None:
 def meaningful(sample: Any) -> bool:
     """Something was moved, answered or timed."""
     sample = sample.get("throughput", sample)
-    return any(sample.get(figure, 0) > 0 for figure in ("gigabits", "answered", "p50"))
+    return any(sample.get(figure, 0) > 0 for figure in FIGURES)
