@@ -34,6 +34,7 @@ from firezone.durations import SECOND
 from firezone.errors import LocalError
 from firezone.model import Endpoint, Entropy, IPAddress, Transmit
 from firezone.relay import RelayRole, RoleEvent
+from firezone.shell.clock import unix_ns
 from firezone.shell.relay_sockets import (
     never_fragments,
     open_listeners,
@@ -365,7 +366,9 @@ class RelayDataplane:
             relayed += sum(payload for _, payload in self._xdp.traffic)
         self._role.handle_relayed(relayed - self._relayed)
         self._relayed = relayed
-        self._role.handle_timeout(self._clock())
+        now = self._clock()
+        self._role.server.handle_wall_clock(unix_ns(), now)  # it may have been set meanwhile
+        self._role.handle_timeout(now)
         self.flush()
 
     def _count(self, what: str, error: OSError) -> None:

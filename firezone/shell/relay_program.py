@@ -310,7 +310,6 @@ class RelayProgram:
         logger.log(_LEVELS.get(name, logging.INFO), name.replace("_", " "), extra=extra)
 
     def _log_drops(self) -> None:
-        self._server.handle_wall_clock(unix_ns(), boottime_ns())
         loads = {f"worker_{i}_packets": n for i, n in enumerate(self._dataplane.loads)}
         counters = self._server.counters + self._dataplane.counters + self._streams.counters
         logger.debug("counters", extra={**counters, **loads})

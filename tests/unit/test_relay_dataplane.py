@@ -312,6 +312,21 @@ def test_allocation_expires_by_the_clock() -> None:
     with_relay(test, clock=lambda: boottime_ns() + ahead)
 
 
+def test_wall_clock_that_is_set_later() -> None:
+    """A host may start with a wrong one: credentials are not judged by that for ever."""
+
+    async def test(running: Running) -> None:
+        client = Client(running)
+        running.server.handle_wall_clock(2**62, boottime_ns())  # as it was at the start
+        refused = (await client.allocate()).get(stun.ERROR_CODE)
+        assert refused is not None and refused.code == 401
+        running.dataplane._on_timer()
+        client.nonce = ""
+        assert (await client.allocate()).class_ is stun.Class.SUCCESS
+
+    with_relay(test)
+
+
 def test_timer_wakes_the_relay() -> None:
     async def test(running: Running) -> None:
         client = Client(running)
