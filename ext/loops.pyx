@@ -1,7 +1,8 @@
 """The loops of the data threads.
 
 Each reads a batch, runs the stages, writes what is PASS, hands what is SLOW to Python through its
-ring, and sleeps in poll(2), without timeout, when nothing is left. Around each batch it enters the
+ring, and sleeps in poll(2), without timeout, when nothing is left. If it is told to, it looks for
+work a little longer before that, but only as long as work keeps coming within that time. Around each batch it enters the
 epoch, by which Python knows when memory that it has unpublished may be freed.
 
 A step returns 1 if it had work, 0 if not, -errno if a descriptor is gone.
@@ -48,23 +49,23 @@ cdef extern from "time.h" nogil:
     int clock_gettime(int, timespec*)
 
 
-def run_up(Pipeline pipeline not None, uint32_t worker=0):
+def run_up(Pipeline pipeline not None, uint32_t worker=0, int64_t busy_poll=0):
     """Run the loop TUN to UDP. See loops.pyi."""
     cdef Worker* w = attached(pipeline, worker)
     cdef PacketBatch batch = pipeline.batches_up[worker]
     cdef int code
     with nogil:
-        code = up_loop(w, &batch.b)
+        code = up_loop(w, &batch.b, busy_poll)
     return code
 
 
-def run_down(Pipeline pipeline not None, uint32_t worker=0):
+def run_down(Pipeline pipeline not None, uint32_t worker=0, int64_t busy_poll=0):
     """Run the loop UDP to TUN. See loops.pyi."""
     cdef Worker* w = attached(pipeline, worker)
     cdef PacketBatch batch = pipeline.batches_down[worker]
     cdef int code
     with nogil:
-        code = down_loop(w, &batch.b)
+        code = down_loop(w, &batch.b, busy_poll)
     return code
 
 
@@ -76,10 +77,11 @@ cdef Worker* attached(Pipeline pipeline, uint32_t worker) except NULL:
     return &pipeline.workers[worker]
 
 
-cdef int up_loop(Worker* w, Batch* b) noexcept nogil:
+cdef int up_loop(Worker* w, Batch* b, int64_t busy_poll) noexcept nogil:
     cdef pollfd sources[2]
     cdef int worked
     cdef bint suspect = False
+    cdef int64_t waited = busy_poll + 1
     watch(&sources[0], w.tun.fd)
     watch(&sources[1], w.up.injected.wake_fd)
     while not load_acquire_u32(&w.shared.stopping):
@@ -92,7 +94,9 @@ cdef int up_loop(Worker* w, Batch* b) noexcept nogil:
             # Awake for an error that reading did not clear: it would be so for ever.
             if suspect:
                 return ENODEV
-            suspect = sleep(w.up, sources, 2) and sources[0].revents & (POLLERR | POLLHUP) != 0
+            suspect = wait(w.up, sources, 2, busy_poll, &waited) and (
+                sources[0].revents & (POLLERR | POLLHUP) != 0
+            )
         else:
             suspect = False
     return 0
@@ -123,9 +127,10 @@ cdef int up_send(Worker* w, Batch* b) noexcept nogil:
     return result
 
 
-cdef int down_loop(Worker* w, Batch* b) noexcept nogil:
+cdef int down_loop(Worker* w, Batch* b, int64_t busy_poll) noexcept nogil:
     cdef pollfd sources[3]
     cdef int worked
+    cdef int64_t waited = busy_poll + 1
     watch(&sources[0], w.udp.fd[0])
     watch(&sources[1], w.udp.fd[1])
     watch(&sources[2], w.down.injected.wake_fd)
@@ -136,7 +141,7 @@ cdef int down_loop(Worker* w, Batch* b) noexcept nogil:
         if worked < 0:
             return -worked
         if worked == 0:
-            sleep(w.down, sources, 3)
+            wait(w.down, sources, 3, busy_poll, &waited)
     return 0
 
 
@@ -190,14 +195,35 @@ cdef inline void watch(pollfd* source, int fd) noexcept nogil:
     source.revents = 0
 
 
-# Sleeps until a source is ready; the last one is the eventfd of the rings.
-cdef bint sleep(LaneState* lane, pollfd* sources, unsigned long count) noexcept nogil:
-    if poll(sources, count, -1) <= 0:
-        return False
-    add(&lane.wakeups, 1)
+# Waits until a source is ready; the last one is the eventfd of the rings. `waited` is how long the
+# last wait took: whoever had to wait for longer than it may poll does not poll the next time.
+cdef bint wait(
+    LaneState* lane, pollfd* sources, unsigned long count, int64_t busy_poll, int64_t* waited
+) noexcept nogil:
+    cdef int64_t since = boottime() if busy_poll else 0
+    cdef int ready = 0
+    if busy_poll and waited[0] <= busy_poll:
+        ready = look(sources, count, since + busy_poll)
+    if ready:
+        add(&lane.polled, 1)
+    else:
+        ready = poll(sources, count, -1)
+        if ready <= 0:
+            return False
+        add(&lane.wakeups, 1)
+    if busy_poll:
+        waited[0] = boottime() - since
     if sources[count - 1].revents & POLLIN:
         wake_clear(sources[count - 1].fd)
     return True
+
+
+# Looks until then.
+cdef bint look(pollfd* sources, unsigned long count, int64_t until) noexcept nogil:
+    while boottime() < until:
+        if poll(sources, count, 0) > 0:
+            return True
+    return False
 
 
 cdef inline int64_t boottime() noexcept nogil:

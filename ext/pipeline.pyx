@@ -418,6 +418,8 @@ cdef class Pipeline:
             load_relaxed_u64(&w.down.bytes_out),
             load_relaxed_u64(&w.up.wakeups),
             load_relaxed_u64(&w.down.wakeups),
+            load_relaxed_u64(&w.up.polled),
+            load_relaxed_u64(&w.down.polled),
             *self._calls(worker),
         ]
         for verdict in range(PASS + 1, VERDICTS):
@@ -512,6 +514,8 @@ _COUNTERS = (
     "tun_written_bytes",
     "up_wakeups",
     "down_wakeups",
+    "up_polls",
+    "down_polls",
     "tun_read_calls",
     "tun_write_calls",
     "udp_receive_calls",

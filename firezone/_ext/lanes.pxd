@@ -46,6 +46,7 @@ ctypedef struct LaneState:
     uint64_t packets_out
     uint64_t bytes_out
     uint64_t wakeups
+    uint64_t polled        # work that came before the thread slept
     uint64_t verdicts[VERDICTS]
     RingBuffer* events     # to Python
     RingBuffer* injected   # from Python

@@ -141,6 +141,20 @@ def workers_option(f: F) -> F:
     )(f)
 
 
+def busy_poll_option(f: F) -> F:
+    """Cores to spare, for latency."""
+    return click.option(
+        "--busy-poll",
+        envvar="FIREZONE_BUSY_POLL",
+        type=click.IntRange(0, 1000),
+        default=0,
+        show_default=True,
+        metavar="MICROSECONDS",
+        help="How long a data thread looks for more packets before it sleeps, while they come that "
+        "fast. Wants cores that have nothing else to do.",
+    )(f)
+
+
 def health_option(f: F) -> F:
     """Where to answer health checks."""
     return click.option(

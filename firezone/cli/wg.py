@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from firezone.cli.options import log_options, offload_options, set_up_logs, workers_option
+from firezone.cli.options import (
+    busy_poll_option,
+    log_options,
+    offload_options,
+    set_up_logs,
+    workers_option,
+)
+from firezone.durations import MICROSECOND
 from firezone.errors import FirezoneError
 from firezone.shell import logs
 
@@ -42,6 +49,7 @@ def wg() -> None:
 @click.option("--check", is_flag=True, help="Check the file and exit.")
 @offload_options
 @workers_option
+@busy_poll_option
 @log_options
 def up(
     conf: str,
@@ -50,6 +58,7 @@ def up(
     offload: str,
     without: tuple[str, ...],
     workers: int | None,
+    busy_poll: int,
     log_format: logs.Format,
     log_level: str | None,
 ) -> int:
@@ -75,10 +84,11 @@ def up(
     if check:
         click.echo("configuration: ok")
         return 0
+    spin = busy_poll * MICROSECOND
     if not detach:
-        run_interface(name, config, offloads=offloads, workers=pairs)
+        run_interface(name, config, offloads=offloads, workers=pairs, busy_poll=spin)
         return 0
-    return _detached(lambda on_up: run_interface(name, config, on_up, offloads, pairs))
+    return _detached(lambda on_up: run_interface(name, config, on_up, offloads, pairs, spin))
 
 
 @wg.command()

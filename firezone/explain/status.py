@@ -33,7 +33,7 @@ MAX_CONNECTIONS = 200
 """How many a report lists: more would be long to make and to read."""
 
 _TRAFFIC = ("_packets", "_bytes", "_calls")
-_WAKEUPS = "_wakeups"
+_WAKEUPS = ("_wakeups", "_polls")
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +201,7 @@ def _dropped(counters: Mapping[str, int]) -> dict[str, int]:
     return {
         name.replace("_", " "): count
         for name, count in counters.items()
-        if not name.endswith((*_TRAFFIC, _WAKEUPS)) and name not in no_loss
+        if not name.endswith((*_TRAFFIC, *_WAKEUPS)) and name not in no_loss
     }
 
 

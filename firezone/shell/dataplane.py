@@ -45,7 +45,8 @@ class Dataplane(Tables):
 
     `tun` is an open TUN device; `tun_fd` stands for one without offloads, or any descriptor like
     it. It has a worker for each queue of the device, and as many sockets of each family.
-    `offloads` are those wanted of the sockets; those of the device it has already.
+    `offloads` are those wanted of the sockets; those of the device it has already. `busy_poll` is
+    for how many ns a thread looks for work before it sleeps, while work comes that fast.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Dataplane(Tables):
         entropy: Entropy = os.urandom,
         cookie_secret: commands.CookieSecret | None = None,
         pass_fragments: bool = False,
+        busy_poll: int = 0,
     ) -> None:
         if (tun is None) == (tun_fd is None):
             raise LocalError("a data plane has one TUN device")
@@ -71,6 +73,7 @@ class Dataplane(Tables):
         self._device = TunDevice(tun_fd or 0, "") if tun is None else tun
         self._wake_fds = [(_eventfd(), _eventfd()) for _ in self._device.fds]
         self._wanted = offloads
+        self._busy_poll = busy_poll
         self._working = NONE
         self._tuns: list[Tun] = []
         self._sockets: list[UdpSockets] = []
@@ -217,13 +220,13 @@ class Dataplane(Tables):
         self._threads.append(thread)
 
     def _run(self, name: str, run: Run, worker: int) -> None:
-        code = run(self._pipeline, worker)
+        code = run(self._pipeline, worker, self._busy_poll)
         if code:
             self._failure = self._failure or f"{name}: {os.strerror(code)}"
             os.eventfd_write(self.events_fd, 1)
 
 
-Run = Callable[[Pipeline, int], int]
+Run = Callable[[Pipeline, int, int], int]
 
 
 def _pairs(udp4: Fds, udp6: Fds, workers: int) -> list[tuple[int, int]]:

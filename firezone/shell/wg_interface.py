@@ -79,12 +79,15 @@ class Interface:
         config: Config,
         offloads: Offloads = ALL,
         workers: int | None = None,
+        busy_poll: int = 0,
     ) -> None:
-        """`workers` are the pairs of threads that share the work, None for what suits this host."""
+        """`workers` are the pairs of threads that share the work, None for what suits this host;
+        `busy_poll` is for how many ns they look for work before they sleep."""
         self.name = name
         self._config = config
         self._offloads = offloads
         self._workers = choose_workers(workers)
+        self._busy_poll = busy_poll
         self._device = Device(
             entropy=os.urandom,
             activity=lambda slot: self._dataplane.activity(slot),
@@ -106,9 +109,9 @@ class Interface:
         self._control: ControlSocket
 
     @classmethod
-    def from_file(cls, path: str | Path, *, workers: int | None = None) -> Self:
+    def from_file(cls, path: str | Path, *, workers: int | None = None, busy_poll: int = 0) -> Self:
         """As a file of wg-quick(8) says; its name is the interface's. Raises ConfigurationError."""
-        return cls(*read_config(Path(path)), workers=workers)
+        return cls(*read_config(Path(path)), workers=workers, busy_poll=busy_poll)
 
     async def __aenter__(self) -> Self:
         resolved = await _resolve(peer.endpoint for peer in self._config.peers)
@@ -336,6 +339,7 @@ class Interface:
             mtu=MTU_RANGE[-1],
             pass_fragments=True,
             offloads=self._offloads,
+            busy_poll=self._busy_poll,
         )
         made.pad_packets(self._mtu)
         return made
@@ -380,11 +384,12 @@ def run_interface(
     on_up: Callable[[], None] | None = None,
     offloads: Offloads = ALL,
     workers: int | None = None,
+    busy_poll: int = 0,
 ) -> None:
     """Serve an interface until SIGTERM, SIGINT or `firezone wg down`. Raises FirezoneError."""
 
     async def serve() -> None:
-        interface = Interface(name, config, offloads, workers)
+        interface = Interface(name, config, offloads, workers, busy_poll)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, interface.stop)

@@ -63,6 +63,25 @@ def test_a_missed_flow_is_decided_once_and_then_passes(pair: "Pair") -> None:
     assert pair.right.plane.poll_event() is None
 
 
+def test_busy_threads_look_before_they_sleep_and_idle_ones_do_not() -> None:
+    pair = Pair(busy_poll=SECOND // 10)
+    try:
+        pair.connect()
+        pair.allow()
+        packet = udp("10.0.0.1", "10.0.0.2", 1, 2, b"x")
+        for _ in range(50):
+            pair.left.tun.send(packet)
+            assert pair.right.receive() == packet
+        time.sleep(0.25)
+        polls = [side.plane.counters() for side in (pair.left, pair.right)]
+        assert polls[0]["up_polls"] > 0 and polls[1]["down_polls"] > 0
+        before = time.process_time()
+        time.sleep(0.3)
+        assert time.process_time() - before < 0.15, "two threads would have polled twice 0.3 s"
+    finally:
+        pair.close()
+
+
 def test_a_bumped_generation_makes_the_next_packet_a_miss(pair: "Pair") -> None:
     pair.connect()
     pair.allow()
@@ -245,7 +264,7 @@ def test_removing_and_installing_under_load(pair: "Pair") -> None:
 class Side:
     """A data plane, the application's end of its TUN device, and its UDP endpoint."""
 
-    def __init__(self, key: int) -> None:
+    def __init__(self, key: int, busy_poll: int = 0) -> None:
         self.tun, self.device = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._udp.bind(("127.0.0.1", 0))
@@ -258,6 +277,7 @@ class Side:
             own_public_key=bytes([key]) * 32,
             flow_capacity=1024,
             slots=64,
+            busy_poll=busy_poll,
         )
         self.plane.start()
 
@@ -282,8 +302,8 @@ class Side:
 
 
 class Pair:
-    def __init__(self) -> None:
-        self.left, self.right = Side(1), Side(2)
+    def __init__(self, busy_poll: int = 0) -> None:
+        self.left, self.right = Side(1, busy_poll), Side(2, busy_poll)
 
     def connect(self) -> None:
         for side, other, initiator in (
