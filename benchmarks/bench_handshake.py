@@ -21,7 +21,7 @@ from firezone.durations import MILLISECOND, SECOND
 from firezone.model import Endpoint
 from firezone.noise import StaticKeypair
 from firezone.shell.clock import unix_ns
-from firezone.wg import Device, DeviceChange, PeerChange
+from firezone.wireguard import Device, DeviceChange, PeerChange
 
 OURS, THEIRS = Endpoint.of("192.0.2.2", 51820), Endpoint.of("192.0.2.1", 51820)
 

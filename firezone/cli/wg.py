@@ -26,7 +26,7 @@ from firezone.errors import FirezoneError
 from firezone.shell import logs
 
 if TYPE_CHECKING:
-    from firezone.wg import WorkerStatus
+    from firezone.wireguard import WorkerStatus
 
 _DOWN_SECONDS = 10
 
@@ -121,7 +121,7 @@ def show(name: str | None, as_json: bool) -> None:
 
     from firezone.cli import wg_show
     from firezone.shell.wg_control import ask, names
-    from firezone.wg import parse_status
+    from firezone.wireguard import parse_status
 
     found = [
         (
@@ -144,7 +144,7 @@ def show(name: str | None, as_json: bool) -> None:
 def _workers(name: str) -> tuple[WorkerStatus, ...]:
     """None of an interface that another program serves: it breaks off."""
     from firezone.shell.wg_control import ControlError, ask
-    from firezone.wg import parse_workers
+    from firezone.wireguard import parse_workers
 
     try:
         return parse_workers(ask(name, b"get=workers\n\n"))

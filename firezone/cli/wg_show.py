@@ -10,7 +10,7 @@ from typing import Any
 
 from firezone.durations import SECOND
 from firezone.noise import StaticKeypair
-from firezone.wg import DeviceStatus, PeerStatus, WorkerStatus
+from firezone.wireguard import DeviceStatus, PeerStatus, WorkerStatus
 
 _UNITS = ("KiB", "MiB", "GiB", "TiB")
 _PERIODS = (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1))

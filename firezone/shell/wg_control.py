@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from firezone.errors import ConfigurationError, FirezoneError
-from firezone.wg import (
+from firezone.wireguard import (
     DeviceChange,
     DeviceStatus,
     GetWorkers,

@@ -33,7 +33,7 @@ from firezone.shell.wg_control import ControlSocket
 from firezone.shell.wg_routes import WgRoutes
 from firezone.shell.wg_sockets import WgSockets
 from firezone.shell.workers import choose_workers
-from firezone.wg import (
+from firezone.wireguard import (
     Config,
     Device,
     DeviceChange,
@@ -42,7 +42,7 @@ from firezone.wg import (
     WorkerStatus,
     parse_config,
 )
-from firezone.wg.config import MTU_RANGE, HostPort
+from firezone.wireguard.config import MTU_RANGE, HostPort
 
 DEFAULT_MTU = 1420
 """Ethernet's, less what wraps a packet over IPv6."""
@@ -62,7 +62,7 @@ class InterfaceError(FirezoneError):
 class Interface:
     """A WireGuard interface of this host, up from entering to leaving.
 
-        from firezone.shell.wg_interface import Interface
+        from firezone.wg import Interface
 
         async def main() -> None:
             async with Interface.from_file("/etc/wireguard/wg0.conf") as wg0:

@@ -25,8 +25,8 @@ from pathlib import Path
 from firezone.errors import FirezoneError
 from firezone.shell.rtnetlink import MainRule, MarkRule, RtNetlink, Rule
 from firezone.shell.state import RUNTIME_DIRECTORY, Journal
-from firezone.wg import IPNetwork
-from firezone.wg.config import IPInterface, Table
+from firezone.wireguard import IPNetwork
+from firezone.wireguard.config import IPInterface, Table
 
 MAIN_TABLE = 254
 FIRST_TABLE = 51820

@@ -295,7 +295,7 @@ def test_from_python(net: Net) -> None:
     path = net.a.write(net.a.config(peer="PersistentKeepalive = 1"))
     script = f"""
 import asyncio
-from firezone.shell.wg_interface import Interface
+from firezone.wg import Interface
 
 async def main():
     async with Interface.from_file({str(path)!r}) as interface:

@@ -17,9 +17,9 @@ LEVELS = [
     {"noise", "ice", "turn", "xdp"},
     {"node", "dns", "policy", "nat", "phoenix", "dataplane"},
     {"roles"},
-    {"client", "gateway", "relay", "wg", "explain", "netcheck"},
+    {"client", "gateway", "relay", "wireguard", "explain", "netcheck"},
     {"shell", "sim"},
-    {"lab", "portal"},
+    {"lab", "portal", "wg"},
     {"cli"},
     {"__main__"},
 ]

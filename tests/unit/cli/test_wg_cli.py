@@ -12,7 +12,7 @@ from firezone.cli.program import run
 from firezone.commands import Traffic
 from firezone.durations import SECOND
 from firezone.model import Endpoint
-from firezone.wg import DeviceStatus, PeerStatus, WorkerStatus
+from firezone.wireguard import DeviceStatus, PeerStatus, WorkerStatus
 
 KEY, PEER, OTHER = (bytes([n]) * 32 for n in (1, 2, 3))
 NOW = 1_700_000_000 * SECOND

@@ -12,7 +12,7 @@ import pytest
 from firezone.errors import ConfigurationError
 from firezone.shell import wg_control
 from firezone.shell.wg_control import ControlError, ControlSocket
-from firezone.wg import (
+from firezone.wireguard import (
     DeviceChange,
     DeviceStatus,
     SettingsError,

@@ -21,7 +21,7 @@ from firezone.commands import Traffic
 from firezone.durations import SECOND
 from firezone.errors import FirezoneError
 from firezone.model import Endpoint
-from firezone.wg.settings import (
+from firezone.wireguard.settings import (
     NO_KEY,
     AllowedIP,
     DeviceChange,

@@ -29,7 +29,7 @@ from firezone.noise import (
     Tunnel,
     message_type,
 )
-from firezone.wg.settings import NO_KEY
+from firezone.wireguard.settings import NO_KEY
 
 REKEY_ATTEMPT_TIME = 90 * SECOND
 """The standard's, unlike the tunnels that a portal sets up."""

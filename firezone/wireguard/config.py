@@ -16,8 +16,8 @@ from typing import Any
 
 from firezone.errors import ConfigurationError
 from firezone.model import Endpoint
-from firezone.wg.allowed_ips import IPNetwork
-from firezone.wg.settings import KEY_SIZE, NO_KEY, AllowedIP, DeviceChange, PeerChange
+from firezone.wireguard.allowed_ips import IPNetwork
+from firezone.wireguard.settings import KEY_SIZE, NO_KEY, AllowedIP, DeviceChange, PeerChange
 
 IPInterface = IPv4Interface | IPv6Interface
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from firezone.commands import Traffic
 from firezone.model import Endpoint
-from firezone.wg import (
+from firezone.wireguard import (
     AllowedIP,
     DeviceChange,
     DeviceStatus,
@@ -23,7 +23,7 @@ from firezone.wg import (
     parse_status,
     reply,
 )
-from firezone.wg.uapi import parse_request
+from firezone.wireguard.uapi import parse_request
 
 KEY_A, KEY_B, KEY_C = (bytes([n]) * 32 for n in (0xA, 0xB, 0xC))
 

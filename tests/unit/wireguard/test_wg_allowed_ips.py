@@ -5,7 +5,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firezone.wg import AllowedIPs
+from firezone.wireguard import AllowedIPs
 
 
 def net(text):

@@ -1,9 +1,9 @@
 """A standard WireGuard interface on the data plane: its file, its control protocol, its machine."""
 
-from firezone.wg.allowed_ips import AllowedIPs, IPNetwork
-from firezone.wg.config import Config, InterfaceSection, PeerSection, Table, parse_config
-from firezone.wg.device import Device
-from firezone.wg.settings import (
+from firezone.wireguard.allowed_ips import AllowedIPs, IPNetwork
+from firezone.wireguard.config import Config, InterfaceSection, PeerSection, Table, parse_config
+from firezone.wireguard.device import Device
+from firezone.wireguard.settings import (
     AllowedIP,
     DeviceChange,
     DeviceStatus,
@@ -12,7 +12,7 @@ from firezone.wg.settings import (
     SettingsError,
     WorkerStatus,
 )
-from firezone.wg.uapi import (
+from firezone.wireguard.uapi import (
     Get,
     GetWorkers,
     RequestReader,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from firezone.commands import Traffic
 from firezone.errors import LocalError
 from firezone.model import Endpoint
-from firezone.wg.allowed_ips import IPNetwork
+from firezone.wireguard.allowed_ips import IPNetwork
 
 KEY_SIZE = 32
 NO_KEY = bytes(KEY_SIZE)

@@ -57,9 +57,9 @@ from firezone.noise import (
 )
 from firezone.policy.flow import Flow, forward, refuse
 from firezone.policy.icmp import prohibited
-from firezone.wg.allowed_ips import AllowedIPs
-from firezone.wg.peer import Arrival, Outbox, Peer
-from firezone.wg.settings import (
+from firezone.wireguard.allowed_ips import AllowedIPs
+from firezone.wireguard.peer import Arrival, Outbox, Peer
+from firezone.wireguard.settings import (
     NO_KEY,
     DeviceChange,
     DeviceStatus,

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from firezone.errors import ConfigurationError
 from firezone.model import Endpoint
-from firezone.wg import AllowedIP, Table, parse_config
-from firezone.wg.config import HostPort
-from firezone.wg.settings import NO_KEY
+from firezone.wireguard import AllowedIP, Table, parse_config
+from firezone.wireguard.config import HostPort
+from firezone.wireguard.settings import NO_KEY
 
 PRIVATE, PUBLIC, PRESHARED, OTHER = (bytes([n]) * 32 for n in (1, 2, 3, 4))
 

@@ -16,7 +16,7 @@ from firezone.dataplane import SingleThreaded
 from firezone.durations import MILLISECOND, SECOND
 from firezone.model import Endpoint, Transmit
 from firezone.noise import MessageType, StaticKeypair, message_type
-from firezone.wg import AllowedIP, Device, DeviceChange, PeerChange
+from firezone.wireguard import AllowedIP, Device, DeviceChange, PeerChange
 
 START = 1000 * SECOND
 UNIX_START = 1_754_266_828 * SECOND

@@ -12,9 +12,9 @@ from firezone.commands import Direction
 from firezone.durations import SECOND
 from firezone.model import Endpoint, Transmit
 from firezone.noise import StaticKeypair
-from firezone.wg import DeviceChange, PeerChange, SettingsError
-from firezone.wg.peer import STAGED_PACKETS
-from firezone.wg.settings import NO_KEY
+from firezone.wireguard import DeviceChange, PeerChange, SettingsError
+from firezone.wireguard.peer import STAGED_PACKETS
+from firezone.wireguard.settings import NO_KEY
 
 
 @pytest.fixture
@@ -358,7 +358,7 @@ def test_a_bad_key_changes_nothing(wire: Wire):
 
 
 def test_more_peers_than_slots_are_refused(wire: Wire, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("firezone.wg.device.MAX_PEERS", 3)
+    monkeypatch.setattr("firezone.wireguard.device.MAX_PEERS", 3)
     one, _ = wire.sides
     others = [PeerChange(bytes([n]) * 32) for n in range(3, 6)]
     with pytest.raises(SettingsError):
