@@ -75,6 +75,7 @@ class Client(Role):
         entropy: Entropy,
         activity: ActivityOf,
         channel_received_at: ChannelReceivedAt,
+        workers: int = 1,
         unix_now: int,
         now: int,
     ) -> None:
@@ -82,6 +83,7 @@ class Client(Role):
             entropy=entropy,
             activity=activity,
             channel_received_at=channel_received_at,
+            workers=workers,
             unix_now=unix_now,
             now=now,
         )

@@ -86,6 +86,7 @@ class Gateway(Role):
         entropy: Entropy,
         activity: ActivityOf,
         channel_received_at: ChannelReceivedAt,
+        workers: int = 1,
         unix_now: int,
         now: int,
     ) -> None:
@@ -93,6 +94,7 @@ class Gateway(Role):
             entropy=entropy,
             activity=activity,
             channel_received_at=channel_received_at,
+            workers=workers,
             unix_now=unix_now,
             now=now,
         )

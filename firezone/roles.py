@@ -101,8 +101,9 @@ RoleEvent = TellPortal | ConfigureTun | Progress | ReconnectPortal | Rebind | St
 class Role(ABC):
     """A client or a gateway. Poll all outputs after each input.
 
-    `activity` and `channel_received_at` read the data plane. `unix_now` is the wall clock in
-    nanoseconds at `now`; later it is that, advanced by `now`, until `handle_wall_clock`.
+    `activity` and `channel_received_at` read the data plane; `workers` is how many that distributes
+    peers among. `unix_now` is the wall clock in nanoseconds at `now`; later it is that, advanced by
+    `now`, until `handle_wall_clock`.
     """
 
     peer: ClassVar[str]
@@ -114,6 +115,7 @@ class Role(ABC):
         entropy: Entropy,
         activity: ActivityOf,
         channel_received_at: ChannelReceivedAt,
+        workers: int = 1,
         unix_now: int,
         now: int,
     ) -> None:
@@ -122,6 +124,7 @@ class Role(ABC):
             entropy=entropy,
             activity=activity,
             channel_received_at=channel_received_at,
+            workers=workers,
             unix_now=unix_now,
             now=now,
         )

@@ -17,6 +17,7 @@ from firezone.cli.options import (
     status_socket_option,
     streams_option,
     token_option,
+    workers_option,
 )
 from firezone.shell import logs
 
@@ -38,6 +39,7 @@ ID_FILE = Path("/var/lib/dev.firezone.client/config/firezone-id.json")
 @streams_option
 @status_socket_option
 @offload_options
+@workers_option
 @log_options
 def client(
     api_url: str,
@@ -53,6 +55,7 @@ def client(
     status_socket: str | None,
     offload: str,
     without: tuple[str, ...],
+    workers: int | None,
     log_format: logs.Format,
     log_level: str | None,
 ) -> None:
@@ -72,6 +75,7 @@ def client(
     from firezone.shell.state import device_id
     from firezone.shell.tun import check_name
     from firezone.shell.websocket import tls_context
+    from firezone.shell.workers import choose_workers
 
     token = read_token(token_path, "--token-path")
     set_up_logs(log_format, log_level)
@@ -88,6 +92,7 @@ def client(
     )
     ssl_context = tls_context(ca) if ca is not None else None
     offloads = parse_offloads(offload, without)
+    pairs = choose_workers(workers)
     check_name(interface)
     if check:
         click.echo("configuration: ok")
@@ -102,4 +107,11 @@ def client(
         ssl_context=ssl_context,
         status=status_address(status_socket, interface),
     )
-    run_program(profile, url, interface=interface, offloads=offloads, exit_when_ready=exit_)
+    run_program(
+        profile,
+        url,
+        interface=interface,
+        offloads=offloads,
+        workers=pairs,
+        exit_when_ready=exit_,
+    )

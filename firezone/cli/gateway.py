@@ -19,6 +19,7 @@ from firezone.cli.options import (
     status_socket_option,
     streams_option,
     token_option,
+    workers_option,
 )
 from firezone.shell import logs
 
@@ -39,6 +40,7 @@ ID_FILE = Path("/var/lib/firezone/gateway-id.json")
 @streams_option
 @status_socket_option
 @offload_options
+@workers_option
 @log_options
 def gateway(
     api_url: str,
@@ -53,6 +55,7 @@ def gateway(
     status_socket: str | None,
     offload: str,
     without: tuple[str, ...],
+    workers: int | None,
     log_format: logs.Format,
     log_level: str | None,
 ) -> None:
@@ -73,6 +76,7 @@ def gateway(
     from firezone.shell.program import Profile, run_program
     from firezone.shell.state import device_id
     from firezone.shell.websocket import tls_context
+    from firezone.shell.workers import choose_workers
 
     token = read_token(token_path, "--token-path")
     set_up_logs(log_format, log_level)
@@ -94,4 +98,10 @@ def gateway(
         health=health_address(health_check_addr),
         status=status_address(status_socket, interface),
     )
-    run_program(profile, url, interface=interface, offloads=parse_offloads(offload, without))
+    run_program(
+        profile,
+        url,
+        interface=interface,
+        offloads=parse_offloads(offload, without),
+        workers=choose_workers(workers),
+    )

@@ -94,6 +94,10 @@ def _overview(status: Status) -> Iterator[tuple[str, str]]:
         volume, count = size(t.get(f"{kind}_bytes", 0)), t.get(f"{kind}_packets", 0)
         yield name, f"{volume} in {count} datagrams"
     yield "offloads", ", ".join(status.offloads) or "none"
+    for number, worker in enumerate(status.workers if len(status.workers) > 1 else ()):
+        told = f"{worker.received_packets} packets received, {worker.sent_packets} sent"
+        handed = worker.handed_over_packets
+        yield f"worker {number}", told + (f", {handed} handed over" if handed else "")
 
 
 def _connection_row(c: ConnectionStatus, names: dict[str, str]) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from firezone.errors import FirezoneError
 from firezone.shell import logs
 
 if TYPE_CHECKING:
-    from firezone.wireguard import WorkerStatus
+    from firezone.commands import WorkerStatus
 
 _DOWN_SECONDS = 10
 

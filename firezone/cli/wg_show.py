@@ -8,9 +8,10 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+from firezone.commands import WorkerStatus
 from firezone.durations import SECOND
 from firezone.noise import StaticKeypair
-from firezone.wireguard import DeviceStatus, PeerStatus, WorkerStatus
+from firezone.wireguard import DeviceStatus, PeerStatus
 
 _UNITS = ("KiB", "MiB", "GiB", "TiB")
 _PERIODS = (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1))

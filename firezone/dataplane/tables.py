@@ -127,6 +127,15 @@ class Tables:
         """The packets, bytes and drops of each worker."""
         return [self._pipeline.counters_of(number) for number in range(self._pipeline.workers)]
 
+    def worker_statuses(self) -> tuple[commands.WorkerStatus, ...]:
+        """What they have done, in short."""
+        return tuple(
+            commands.WorkerStatus(
+                counted["udp_sent_packets"], counted["tun_written_packets"], counted["handed_over"]
+            )
+            for counted in self.worker_counters()
+        )
+
     def offloads(self) -> frozenset[str]:
         """What the kernel does in bulk, by name; without descriptors there is nothing to do."""
         return frozenset()

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from firezone.commands import Activity, Traffic
+from firezone.commands import Activity, Traffic, WorkerStatus
 from firezone.explain.values import (
     ConnectionStatus,
     FlowTableStatus,
@@ -51,6 +51,7 @@ class Surroundings:
     counters: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Other counters of what went wrong, by part."""
     offloads: tuple[str, ...] = ()
+    workers: tuple[WorkerStatus, ...] = ()
 
 
 def status(role: Role, around: Surroundings, now: int) -> Status:
@@ -76,6 +77,7 @@ def status(role: Role, around: Surroundings, now: int) -> Status:
         traffic={k: n for k, n in around.dataplane.items() if k.endswith(_TRAFFIC)},
         drops=_drops(role, connections, around),
         offloads=around.offloads,
+        workers=around.workers,
     )
 
 
@@ -197,7 +199,7 @@ def _drops(role: Role, connections: Iterable[Connection], around: Surroundings) 
 
 def _dropped(counters: Mapping[str, int]) -> dict[str, int]:
     """The verdicts among the data plane's counters, but for those that are no loss."""
-    no_loss = ("slow", "consumed")
+    no_loss = ("slow", "consumed", "handed_over")
     return {
         name.replace("_", " "): count
         for name, count in counters.items()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from firezone.commands import WorkerStatus
 from firezone.durations import MILLISECOND, SECOND
 
 
@@ -139,6 +140,8 @@ class Status:
     """What was dropped or went wrong: `part: reason`, the most frequent first."""
     offloads: tuple[str, ...] = ()
     """What the kernel does for many packets at once."""
+    workers: tuple[WorkerStatus, ...] = ()
+    """The pairs of threads that carry packets."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,15 +157,16 @@ class Lab:
         program.wait_for_event("portal_connected")
         return program
 
-    def start_gateway(self) -> Program:
-        """Start the gateway and wait until it is ready to serve clients."""
-        program = self._start_peer("gateway", self.plan.gateway)
+    def start_gateway(self, environment: Mapping[str, str] | None = None) -> Program:
+        """Start the gateway and wait until it is ready to serve clients. `environment` adds
+        settings."""
+        program = self._start_peer("gateway", self.plan.gateway, environment)
         program.wait_for_event("ready")
         return program
 
-    def start_client(self) -> Program:
+    def start_client(self, environment: Mapping[str, str] | None = None) -> Program:
         """Start the client and wait until its tunnel interface stands."""
-        program = self._start_peer("client", self.plan.client)
+        program = self._start_peer("client", self.plan.client, environment)
         program.wait_for_event("tunnel_configured")
         return program
 
@@ -217,7 +218,9 @@ class Lab:
     def _portal_path(self) -> Path:
         return self.directory / "portal.toml"
 
-    def _start_peer(self, kind: str, site: SitePlan) -> Program:
+    def _start_peer(
+        self, kind: str, site: SitePlan, added: Mapping[str, str] | None = None
+    ) -> Program:
         token = self.directory / f"{kind}.token"
         self.portal_file.write_token(kind, token)
         environment = {
@@ -226,6 +229,7 @@ class Lab:
             "FIREZONE_ID": f"{kind}-of-{self.name}",
             "FIREZONE_NAME": kind,
             "FIREZONE_DNS_CONTROL": "disabled",
+            **(added or {}),
         }
         return self._start_firezone(kind, site.host, [], environment)
 

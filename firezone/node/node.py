@@ -83,7 +83,8 @@ class Node:
     """All connections of one program. `controlling` is True on clients, False on gateways.
 
     `activity` reads what the data plane saw of a slot, `channel_received_at` of a relay's channel.
-    `unix_now` is the wall clock in nanoseconds at `now`; `slots` is how many the data plane has.
+    `unix_now` is the wall clock in nanoseconds at `now`; `slots` is how many the data plane has,
+    `workers` among how many it distributes peers.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Node:
         activity: ActivityOf,
         channel_received_at: ChannelReceivedAt,
         slots: int = SLOTS,
+        workers: int = 1,
         unix_now: int,
         now: int,
     ) -> None:
@@ -117,7 +119,7 @@ class Node:
         self._by_tunnel_id: dict[int, Connection] = {}
         self._by_slot: dict[int, Connection] = {}
         self._slots = Slots(slots)
-        self._tunnel_ids = TunnelIds(entropy)
+        self._tunnel_ids = TunnelIds(entropy, workers)
         self._deadlines = Deadlines()
         self._in_flight = InFlight()
         self._commands: deque[Command] = deque()

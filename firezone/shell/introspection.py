@@ -82,4 +82,5 @@ class Introspection:
             dataplane=dataplane.counters(),
             counters=self._counters(),
             offloads=tuple(sorted(map(str, dataplane.offloads()))),
+            workers=dataplane.worker_statuses(),
         )

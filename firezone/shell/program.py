@@ -92,12 +92,14 @@ class Program:
         *,
         interface: str = INTERFACE,
         offloads: Offloads = ALL,
+        workers: int = 1,
     ) -> None:
         self.on_ready: Callable[[], None] | None = None
         """Called once, when the tunnel interface stands."""
         self._started = boottime_ns()
         self._profile = profile
         self._offloads = offloads
+        self._workers = workers
         self._stopping = asyncio.Event()
         self._failure: FirezoneError | None = None
         self._watch = PortalWatch(url.display, self._started)
@@ -110,6 +112,7 @@ class Program:
             entropy=os.urandom,
             activity=lambda slot: self._dataplane.activity(slot),
             channel_received_at=lambda relay, n: self._dataplane.channel_received_at(relay, n),
+            workers=workers,
             unix_now=unix_ns(),
             now=self._started,
         )
@@ -368,13 +371,13 @@ class Program:
 
     def _open_host(self, interface: str, opened: ExitStack) -> None:
         """Set up this host. What is done so far is undone by closing `opened`."""
-        self._tun: Tun = open_tun(interface, self._offloads)
+        self._tun: Tun = open_tun(interface, self._offloads, self._workers)
         opened.callback(self._tun.close)
         self._routes = TunnelRoutes(interface)
         opened.callback(self._routes.close)
         if self._profile.prepare_host is not None:
             opened.callback(self._profile.prepare_host(interface).close)
-        self._sockets = UdpSockets()
+        self._sockets = UdpSockets(workers=self._workers)
         opened.callback(lambda: self._sockets.close())
         self._streams = self._make_streams()
         opened.callback(self._close_streams)
@@ -413,11 +416,10 @@ class Program:
             self._streams.close()
 
     def _make_dataplane(self) -> Dataplane:
-        v4, v6 = self._sockets.v4, self._sockets.v6
         return Dataplane(
             tun=self._tun,
-            udp4_fd=v4.fileno() if v4 else None,
-            udp6_fd=v6.fileno() if v6 else None,
+            udp4_fd=self._sockets.fds(4),
+            udp6_fd=self._sockets.fds(6),
             own_public_key=self._role.node.public_key,
             cookie_secret=self._role.node.cookie_secret,
             offloads=self._offloads,
@@ -435,7 +437,7 @@ class Program:
         """New sockets, and a data plane that knows the new key. Their ports differ from the old
         ones: relays know an allocation by its 5-tuple, and still hold those of the old key."""
         try:
-            fresh = UdpSockets(port=0)
+            fresh = UdpSockets(port=0, workers=self._workers)
             self._close_dataplane()
             self._close_streams()
             self._sockets.close()
@@ -478,12 +480,13 @@ def run_program(
     *,
     interface: str = INTERFACE,
     offloads: Offloads = ALL,
+    workers: int = 1,
     exit_when_ready: bool = False,
 ) -> None:
     """Run a role until it is told to stop. Raises FirezoneError for what makes it impossible."""
 
     async def serve() -> None:
-        program = Program(profile, url, interface=interface, offloads=offloads)
+        program = Program(profile, url, interface=interface, offloads=offloads, workers=workers)
         if exit_when_ready:
             program.on_ready = program.stop
         await program.run()

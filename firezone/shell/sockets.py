@@ -13,7 +13,9 @@ import logging
 import socket
 import struct
 from collections import Counter
+from collections.abc import Iterable
 from ipaddress import IPv4Address
+from itertools import chain
 from typing import Literal
 
 from firezone.model import Endpoint, IPAddress, Transmit
@@ -131,18 +133,26 @@ class UdpSocket:
 
 
 class UdpSockets:
-    """The pair of sockets. Either may be missing; `send` picks the one of the destination."""
+    """The pair of sockets. Either may be missing; `send` picks the one of the destination.
 
-    def __init__(self, port: int = PORT, mark: int = MARK) -> None:
+    With several `workers` each stands for a group, of which the data plane has all.
+    """
+
+    def __init__(self, port: int = PORT, mark: int = MARK, workers: int = 1) -> None:
         """Open both families. Raises OSError only if neither can be had."""
         self.v4 = _open_or_none(4, port, mark)
         self.v6 = _open_or_none(6, port, mark)
         self.counters: Counter[str] = Counter()
         if self.v4 is None and self.v6 is None:
             raise OSError(errno.EADDRNOTAVAIL, "no UDP socket could be opened")
+        self._groups = group_all(self.all(), workers)
 
     def of(self, family: int) -> UdpSocket | None:
         return self.v4 if family == 4 else self.v6
+
+    def fds(self, family: Family) -> tuple[int, ...]:
+        """The descriptors of a family's group, for the data plane; none without the family."""
+        return tuple(each.fileno() for each in self._groups.get(family, ()))
 
     def all(self) -> list[UdpSocket]:
         """Those there are."""
@@ -157,8 +167,22 @@ class UdpSockets:
         return chosen.send(transmit)
 
     def close(self) -> None:
-        for each in self.all():
+        for each in chain.from_iterable(self._groups.values()):
             each.close()
+
+
+def group_all(sockets: Iterable[UdpSocket], workers: int) -> dict[Family, tuple[UdpSocket, ...]]:
+    """The group of each socket, by family. Raises OSError, and then all are closed."""
+    firsts = list(sockets)
+    groups: dict[Family, tuple[UdpSocket, ...]] = {}
+    try:
+        for first in firsts:
+            groups[first.family] = first.group(workers)
+    except OSError:
+        for each in (*firsts, *chain.from_iterable(groups.values())):
+            each.close()
+        raise
+    return groups
 
 
 def set_mark(target: socket.socket, mark: int = MARK) -> bool:

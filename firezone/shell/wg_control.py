@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from firezone.commands import WorkerStatus
 from firezone.errors import ConfigurationError, FirezoneError
 from firezone.wireguard import (
     DeviceChange,
@@ -19,7 +20,6 @@ from firezone.wireguard import (
     RequestReader,
     SettingsError,
     UapiError,
-    WorkerStatus,
     format_status,
     format_workers,
     reply,

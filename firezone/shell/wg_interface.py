@@ -39,7 +39,6 @@ from firezone.wireguard import (
     DeviceChange,
     DeviceStatus,
     UapiError,
-    WorkerStatus,
     parse_config,
 )
 from firezone.wireguard.config import MTU_RANGE, HostPort
@@ -153,16 +152,9 @@ class Interface:
         """What the kernel does of what we wanted it to."""
         return self._dataplane.offloads()
 
-    def workers(self) -> list[WorkerStatus]:
+    def workers(self) -> tuple[commands.WorkerStatus, ...]:
         """What each pair of threads has done."""
-        return [
-            WorkerStatus(
-                counted["udp_sent_packets"],
-                counted["tun_written_packets"],
-                counted["handed_over"],
-            )
-            for counted in self._dataplane.worker_counters()
-        ]
+        return self._dataplane.worker_statuses()
 
     def configure(self, change: DeviceChange) -> None:
         """Change settings and peers, as `wg set` does. Raises UapiError or SettingsError."""

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 
 from firezone.model import Transmit
-from firezone.shell.sockets import Family, UdpSocket
+from firezone.shell.sockets import Family, UdpSocket, group_all
 
 _ATTEMPTS = 16
 
@@ -21,7 +21,7 @@ class WgSockets:
     def __init__(self, port: int, mark: int, workers: int = 1) -> None:
         """Port 0 is any free one. Raises OSError if the port is taken or no family is there."""
         self.port, self._sockets = _open(port, mark)
-        self._groups = _grouped(self._sockets, workers)
+        self._groups = group_all(self._sockets.values(), workers)
 
     def fds(self, family: Family) -> tuple[int, ...]:
         """The descriptors of a family's sockets, for the data plane; none without the family."""
@@ -44,18 +44,6 @@ class WgSockets:
 
     def _all(self) -> list[UdpSocket]:
         return [each for group in self._groups.values() for each in group]
-
-
-def _grouped(sockets: dict[Family, UdpSocket], workers: int) -> dict[Family, tuple[UdpSocket, ...]]:
-    groups: dict[Family, tuple[UdpSocket, ...]] = {}
-    try:
-        for family, opened in sockets.items():
-            groups[family] = opened.group(workers)
-    except OSError:
-        for each in (*sockets.values(), *(each for group in groups.values() for each in group)):
-            each.close()
-        raise
-    return groups
 
 
 def _open(port: int, mark: int) -> tuple[int, dict[Family, UdpSocket]]:

@@ -10,7 +10,6 @@ from firezone.wireguard.settings import (
     PeerChange,
     PeerStatus,
     SettingsError,
-    WorkerStatus,
 )
 from firezone.wireguard.uapi import (
     Get,
@@ -43,7 +42,6 @@ __all__ = [
     "SettingsError",
     "Table",
     "UapiError",
-    "WorkerStatus",
     "format_change",
     "format_status",
     "format_workers",

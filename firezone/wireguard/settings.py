@@ -68,18 +68,6 @@ class PeerStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerStatus:
-    """What a worker of the data plane has done: a pair of threads, one for each direction."""
-
-    sent_packets: int
-    """To peers."""
-    received_packets: int
-    """Of peers, and passed on to this host."""
-    handed_over_packets: int
-    """That came to it, but were for another worker's peer."""
-
-
-@dataclass(frozen=True, slots=True)
 class DeviceStatus:
     """An interface as it is now."""
 

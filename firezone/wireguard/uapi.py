@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields
 from ipaddress import ip_network
 from typing import Any
 
-from firezone.commands import Traffic
+from firezone.commands import Traffic, WorkerStatus
 from firezone.durations import SECOND
 from firezone.errors import FirezoneError
 from firezone.model import Endpoint
@@ -28,7 +28,6 @@ from firezone.wireguard.settings import (
     DeviceStatus,
     PeerChange,
     PeerStatus,
-    WorkerStatus,
 )
 
 MAX_REQUEST = 64 * 1024 * 1024

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from firezone.cli.status_text import explain_lines, status_lines
 from firezone.cli.tables import WIDTH, ago, duration, short_ids, size, table
+from firezone.commands import WorkerStatus
 from firezone.explain import (
     CandidateStatus,
     ConnectionStatus,
@@ -91,6 +94,14 @@ def test_a_status_fits_and_says_what_is_wrong() -> None:
     assert f"{PEER}: ICE disconnected, 5 s ago; lasted 1 s and never carried" in text
     assert "100  part: reason 0" in text
     assert "reason 20" not in text
+
+
+def test_workers_are_told_where_there_are_several() -> None:
+    two = (WorkerStatus(7, 1, 0), WorkerStatus(5, 3, 2))
+    lines = list(status_lines(replace(STATUS, workers=two)))
+    assert any("worker 0" in each and "1 packets received, 7 sent" in each for each in lines)
+    assert any("worker 1" in each and "5 sent, 2 handed over" in each for each in lines)
+    assert not any("worker" in each for each in status_lines(replace(STATUS, workers=two[:1])))
 
 
 def test_an_explanation_marks_the_pair_in_use() -> None:

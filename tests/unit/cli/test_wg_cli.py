@@ -9,10 +9,10 @@ import pytest
 
 from firezone.cli import wg_show
 from firezone.cli.program import run
-from firezone.commands import Traffic
+from firezone.commands import Traffic, WorkerStatus
 from firezone.durations import SECOND
 from firezone.model import Endpoint
-from firezone.wireguard import DeviceStatus, PeerStatus, WorkerStatus
+from firezone.wireguard import DeviceStatus, PeerStatus
 
 KEY, PEER, OTHER = (bytes([n]) * 32 for n in (1, 2, 3))
 NOW = 1_700_000_000 * SECOND

@@ -39,7 +39,8 @@ def around(peer):
         activity=data.activity,
         traffic=data.traffic,
         flows=FlowTableStatus(data.flow_count, data.flow_capacity),
-        dataplane=data.counters(),
+        dataplane={**data.counters(), "handed_over": 7},
+        workers=data.worker_statuses(),
         counters={"sockets": {"EPERM": 3}},
     )
 
@@ -82,7 +83,10 @@ def test_a_connection_is_reported_from_both_ends():
         assert report.flows.entries >= 1
         assert report.traffic["tun_read_packets"] >= 1
         assert report.drops["sockets: EPERM"] == 3
-        assert not any(reason.startswith("data plane: slow") for reason in report.drops)
+        no_loss = ("data plane: slow", "data plane: handed over")
+        assert not any(reason.startswith(no_loss) for reason in report.drops)
+        (worker,) = report.workers
+        assert worker.received_packets > 0 < worker.sent_packets
 
 
 def test_a_report_is_bounded():

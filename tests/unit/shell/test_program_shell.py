@@ -41,10 +41,10 @@ class Host:
         self.portal: asyncio.Queue[object] = asyncio.Queue()
         self.opened: list[UdpSockets] = []
 
-    def open_tun(self, name: str, _offloads: object) -> Tun:
+    def open_tun(self, name: str, *_: object) -> Tun:
         return Tun(os.dup(self.device.fileno()), name)
 
-    def open_sockets(self, port: int = PORT) -> UdpSockets:
+    def open_sockets(self, port: int = PORT, **_: object) -> UdpSockets:
         self.opened.append(UdpSockets(port))
         return self.opened[-1]
 
@@ -221,7 +221,7 @@ def test_a_reset_moves_to_another_port_each_time(host: Host) -> None:
 
 
 def test_a_reset_without_new_sockets_ends_it(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    def none_left(port: int = PORT) -> UdpSockets:
+    def none_left(port: int = PORT, **_: object) -> UdpSockets:
         raise OSError(24, "Too many open files")
 
     async def reset(program: Program) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from firezone.commands import WorkerStatus
 from firezone.errors import ConfigurationError
 from firezone.shell import wg_control
 from firezone.shell.wg_control import ControlError, ControlSocket
@@ -17,7 +18,6 @@ from firezone.wireguard import (
     DeviceStatus,
     SettingsError,
     UapiError,
-    WorkerStatus,
     parse_status,
     parse_workers,
 )
