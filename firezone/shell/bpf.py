@@ -68,13 +68,13 @@ class Map(Descriptor):
         attributes = struct.pack(
             "=5I2I16s", kind, key_size, value_size, entries, flags, 0, 0, _NAME
         )
-        super().__init__(_bpf(_MAP_CREATE, attributes))
+        super().__init__(bpf(_MAP_CREATE, attributes))
         copies = _possible_cpus() if kind == PERCPU_ARRAY else 1
         self._value_size = copies * (value_size if copies == 1 else value_size + 7 & ~7)
 
     def update(self, key: bytes, value: bytes) -> None:
         """Put an entry there, or replace it."""
-        _bpf(_MAP_UPDATE, *self._element(key, value))
+        bpf(_MAP_UPDATE, *self._element(key, value))
 
     def lookup(self, key: bytes) -> bytes | None:
         """The value, for maps with one per CPU all of them in a row; None if there is no entry."""
@@ -87,7 +87,7 @@ class Map(Descriptor):
     def _find(self, command: int, key: bytes) -> bytes | None:
         value = ctypes.create_string_buffer(self._value_size)
         try:
-            _bpf(command, *self._element(key, value))
+            bpf(command, *self._element(key, value))
         except OSError as error:
             if error.errno == errno.ENOENT:
                 return None
@@ -136,7 +136,7 @@ class XdpProgram(Descriptor):
                 *(0, 0, 0),
             )
         )
-        _bpf(_PROG_TEST_RUN, attributes, context)
+        bpf(_PROG_TEST_RUN, attributes, context)
         _, verdict, _, length = struct.unpack_from("=4I", attributes)
         return TestRun(verdict, result.raw[:length])
 
@@ -146,22 +146,13 @@ class XdpLink(Descriptor):
 
     def __init__(self, program: XdpProgram, interface: int, mode: XdpMode) -> None:
         super().__init__(
-            _bpf(_LINK_CREATE, struct.pack("=4I", program.fd, interface, _BPF_XDP, mode))
+            bpf(_LINK_CREATE, struct.pack("=4I", program.fd, interface, _BPF_XDP, mode))
         )
 
 
-_MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _PROG_LOAD, _PROG_TEST_RUN = 0, 1, 2, 5, 10
-_MAP_LOOKUP_AND_DELETE, _LINK_CREATE = 21, 28
-_PROG_TYPE_XDP = 6
-_BPF_XDP = 37
-_LOG_SIZE = 1 << 20
-_NAME = b"firezone_relay"
-_CALL = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def _bpf(command: int, attributes: bytes | bytearray, *_kept: object) -> int:
-    """One call; what it returns. `_kept` is what the attributes point to."""
+def bpf(command: int, attributes: bytes | bytearray, *kept: object) -> int:
+    """One call, bpf(2); what it returns. `kept` is what the attributes point to. A bytearray gets
+    what the kernel writes into them. Raises OSError."""
     number = _CALL.get(platform.machine())
     if number is None:
         raise OSError(errno.ENOSYS, f"bpf(2) on {platform.machine()} is not known here")
@@ -177,6 +168,16 @@ def _bpf(command: int, attributes: bytes | bytearray, *_kept: object) -> int:
     return result
 
 
+_MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _PROG_LOAD, _PROG_TEST_RUN = 0, 1, 2, 5, 10
+_MAP_LOOKUP_AND_DELETE, _LINK_CREATE = 21, 28
+_PROG_TYPE_XDP = 6
+_BPF_XDP = 37
+_LOG_SIZE = 1 << 20
+_NAME = b"firezone_relay"
+_CALL = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
 def _load(code: bytes, licence: str, log_size: int) -> int:
     instructions = ctypes.create_string_buffer(code, len(code))
     granted = ctypes.create_string_buffer(licence.encode())
@@ -189,7 +190,7 @@ def _load(code: bytes, licence: str, log_size: int) -> int:
         *(0, 0, _NAME, 0, _BPF_XDP),
     )
     try:
-        return _bpf(_PROG_LOAD, attributes, instructions, granted, log)
+        return bpf(_PROG_LOAD, attributes, instructions, granted, log)
     except OSError as error:
         if not log_size:
             raise

@@ -7,9 +7,12 @@ it hangs on descriptors, so it is detached and gone when the relay ends, in what
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import fcntl
 import logging
 import socket
+import struct
 import sys
 from collections import Counter
 from contextlib import suppress
@@ -39,6 +42,7 @@ MAX_CHANNELS: Final = 65536
 overhead, two routes a channel."""
 
 MODES: Final = {"driver": XdpMode.NATIVE, "generic": XdpMode.GENERIC}
+_SIOCETHTOOL, _ETHTOOL_GDRVINFO = 0x8946, 3
 MOVED: Final = (Count.TO_PEER, Count.TO_CLIENT)
 
 T = TypeVar("T", bound=Descriptor)
@@ -108,11 +112,12 @@ class XdpTier:
 
     def unbind(self, five_tuple: FiveTuple, number: int) -> None:
         """Leave a channel to user space."""
-        for route in self._routes.pop((five_tuple, number), ()):
-            try:
-                self._table.pop(route.arrival.key())
-            except OSError as error:
-                self._fail(error)
+        pair = self._routes.pop((five_tuple, number), None)
+        if pair is not None:
+            moved = [self._take(route) for route in pair]
+            told: dict[str, object] = {"client": str(five_tuple.client), "channel": number}
+            told |= {"to_peer": moved[0], "to_client": moved[1]}
+            logger.debug("channel left to user space", extra=told)
 
     @property
     def channels(self) -> int:
@@ -130,15 +135,6 @@ class XdpTier:
         found = {f"xdp_{c.name.lower()}": self._count(c)[0] for c in Count if c not in MOVED}
         return self._failures + Counter(found)
 
-    def channel_traffic(self, five_tuple: FiveTuple, number: int) -> tuple[int, int]:
-        """Packets that were moved from the client of a channel, and from its peer."""
-        found = [0, 0]
-        for index, route in enumerate(self._routes.get((five_tuple, number), ())):
-            value = self._table.lookup(route.arrival.key())
-            if value is not None:
-                found[index] = int.from_bytes(value[routes.PACKETS : routes.BYTES], sys.byteorder)
-        return found[0], found[1]
-
     def _put(self, five_tuple: FiveTuple, number: int) -> None:
         """Both directions or none."""
         try:
@@ -147,6 +143,18 @@ class XdpTier:
         except OSError as error:
             self._fail(error)
             self.unbind(five_tuple, number)
+
+    def _take(self, route: Route) -> tuple[int, int]:
+        """Remove a route; the packets and payload bytes that went by it."""
+        try:
+            value = self._table.pop(route.arrival.key())
+        except OSError as error:
+            self._fail(error)
+            value = None
+        packets, volume = (
+            (0, 0) if value is None else struct.unpack_from("=QQ", value, routes.PACKETS)
+        )
+        return packets, volume
 
     def _count(self, count: Count) -> tuple[int, int]:
         if not self._owned:
@@ -157,7 +165,7 @@ class XdpTier:
         self._failures[f"xdp_table_{errno.errorcode.get(error.errno or 0, 'unknown')}"] += 1
 
     def _attach(self, wanted: str | None, index: int, listen_port: int, ports: range) -> XdpMode:
-        modes = [MODES[wanted]] if wanted else [XdpMode.NATIVE, XdpMode.GENERIC]
+        modes = [MODES[wanted]] if wanted else self._modes()
         maps = {ROUTES: self._table.fd, COUNTS: self._counts.fd}
         for mode in modes:
             settings = Settings(index, listen_port, ports, native=mode is XdpMode.NATIVE)
@@ -173,6 +181,15 @@ class XdpTier:
                 )
                 logger.warning(text, self.interface, error.strerror)
         raise AssertionError
+
+    def _modes(self) -> list[XdpMode]:
+        """Those to try where nobody insists on one."""
+        if _driver(self.interface) != "veth":
+            return [XdpMode.NATIVE, XdpMode.GENERIC]
+        text = "%s is a veth: it throws away what its driver is given to send, unless its other end"
+        text += " has an XDP program, too; if so, use --xdp-mode driver"
+        logger.warning(text, self.interface)
+        return [XdpMode.GENERIC]
 
     def _let_routes_be_asked(self) -> None:
         """The program asks for routes as if for what this host sends by itself, which is the
@@ -196,6 +213,18 @@ def _index(interface: str) -> int:
         raise _error(
             f"there is no interface {interface!r}", "name one that clients reach"
         ) from None
+
+
+def _driver(interface: str) -> str:
+    """Its name, as ethtool(8) has it; empty if there is none."""
+    info = ctypes.create_string_buffer(struct.pack("=I", _ETHTOOL_GDRVINFO), 196)
+    request = struct.pack("16sP16x", interface.encode(), ctypes.addressof(info))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        try:
+            fcntl.ioctl(any_socket, _SIOCETHTOOL, request)
+        except OSError:
+            return ""
+    return info.raw[4:36].partition(b"\0")[0].decode()
 
 
 def _explained(error: OSError, interface: str) -> ConfigurationError:

@@ -1,0 +1,132 @@
+"""The tier's table in the kernel: what stands in it, and when."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import pytest
+from netns import xdp_kit as kit
+
+from firezone.errors import ConfigurationError
+from firezone.model import Endpoint
+from firezone.shell import xdp
+from firezone.shell.bpf import Map
+from firezone.shell.xdp import XdpSettings, XdpTier
+from firezone.turn.relay_commands import FiveTuple
+from firezone.xdp import Way, routes
+
+CLIENT = FiveTuple(Endpoint(kit.NEAR[4], 4000), Endpoint(kit.US[4], 3478))
+RELAYED = Endpoint(kit.US[4], 50000)
+PEER, OTHER = Endpoint(kit.FAR[4], 5000), Endpoint(kit.FAR[4], 5001)
+FORWARD = Way(Endpoint(kit.US[4], 3478), CLIENT.client, 0x4000)
+
+
+@pytest.fixture
+def with_tier(fresh_netns: ThreadPoolExecutor) -> Iterator[Callable[..., None]]:
+    """Runs a function with a tier, in a namespace that has its interface."""
+    kit.need_bpf()
+
+    def run(check: Callable[[XdpTier], None]) -> None:
+        def inside() -> None:
+            kit.build()
+            with closing(tier()) as made:
+                check(made)
+
+        fresh_netns.submit(inside).result(60)
+
+    yield run
+
+
+def tier() -> XdpTier:
+    return XdpTier(XdpSettings("x0", "generic"), listen_port=3478, ports=kit.PORTS)
+
+
+def found(tier: XdpTier, way: Way) -> bytes | None:
+    table: Map = tier._table
+    return table.lookup(way.key())
+
+
+def test_both_routes_come_and_go(with_tier: Callable[..., None]) -> None:
+    def check(tier: XdpTier) -> None:
+        tier.bind(CLIENT, 0x4000, RELAYED, PEER)
+        tier.bind(CLIENT, 0x4001, RELAYED, OTHER)
+        assert found(tier, FORWARD) and found(tier, Way(RELAYED, PEER))
+        assert tier.channels == 2
+        for _ in range(2):
+            tier.unbind(CLIENT, 0x4000)
+            assert found(tier, FORWARD) is found(tier, Way(RELAYED, PEER)) is None
+        assert found(tier, Way(RELAYED, OTHER)) and tier.channels == 1
+        assert tier.counters == {}
+
+    with_tier(check)
+
+
+def test_binding_again_keeps_what_was_counted(with_tier: Callable[..., None]) -> None:
+    """Unless the peer is another one: then nothing leads to the former."""
+
+    def check(tier: XdpTier) -> None:
+        tier.bind(CLIENT, 0x4000, RELAYED, PEER)
+        value = found(tier, FORWARD) or b""
+        marked = value[: routes.PACKETS] + (7).to_bytes(8, "little") + value[routes.BYTES :]
+        tier._table.update(FORWARD.key(), marked)
+        tier.bind(CLIENT, 0x4000, RELAYED, PEER)
+        assert found(tier, FORWARD) == marked
+        tier.bind(CLIENT, 0x4000, RELAYED, OTHER)
+        assert found(tier, FORWARD) not in (None, marked)
+        assert found(tier, Way(RELAYED, PEER)) is None and found(tier, Way(RELAYED, OTHER))
+        assert tier.channels == 1
+
+    with_tier(check)
+
+
+def test_what_a_channel_has_moved_is_told_at_its_end(
+    with_tier: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    def check(tier: XdpTier) -> None:
+        tier.bind(CLIENT, 0x4000, RELAYED, PEER)
+        value = found(tier, FORWARD) or b""
+        counted = (3).to_bytes(8, "little") + (300).to_bytes(8, "little")
+        tier._table.update(FORWARD.key(), value[: routes.PACKETS] + counted)
+        with caplog.at_level(logging.DEBUG, "firezone.relay"):
+            tier.unbind(CLIENT, 0x4000)
+
+    with_tier(check)
+    record = caplog.records[-1]
+    assert (record.to_peer, record.to_client) == ((3, 300), (0, 0))  # type: ignore[attr-defined]
+
+
+def test_a_full_table(with_tier: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both routes or none; the channel is user space's then."""
+    monkeypatch.setattr(xdp, "MAX_CHANNELS", 1)
+
+    def check(tier: XdpTier) -> None:
+        tier.bind(CLIENT, 0x4000, RELAYED, PEER)
+        tier.bind(CLIENT, 0x4001, RELAYED, OTHER)
+        assert tier.channels == 1 and found(tier, Way(RELAYED, OTHER)) is None
+        assert tier.counters == {"xdp_table_E2BIG": 1}
+        tier.unbind(CLIENT, 0x4000)
+        tier.bind(CLIENT, 0x4001, RELAYED, OTHER)
+        assert tier.channels == 1 and found(tier, Way(RELAYED, OTHER))
+
+    with_tier(check)
+
+
+def test_clients_that_came_over_a_stream_are_left_out(with_tier: Callable[..., None]) -> None:
+    def check(tier: XdpTier) -> None:
+        here = FiveTuple(Endpoint.of("127.0.0.1", 4000), Endpoint.of("127.0.0.1", 3478))
+        tier.bind(here, 0x4000, RELAYED, PEER)
+        tier.unbind(here, 0x4000)
+        assert tier.channels == 0
+
+    with_tier(check)
+
+
+def test_one_program_on_an_interface(with_tier: Callable[..., None]) -> None:
+    def check(first: XdpTier) -> None:
+        with pytest.raises(ConfigurationError, match="another program"):
+            tier()
+
+    with_tier(check)
