@@ -88,6 +88,10 @@ class RelayProcess:
     def pid(self) -> int:
         return self._process.pid
 
+    def make_socket(self) -> socket.socket:
+        """For a client or peer."""
+        return udp_socket()
+
     def cpu_ns(self) -> int:
         """CPU time of all its threads."""
         return sum(int((task / "schedstat").read_text().split()[0]) for task in self._tasks())
@@ -98,7 +102,7 @@ class RelayProcess:
     def _wait_until_ready(self) -> None:
         request = Message.request(Method.BINDING, os.urandom).encode()
         deadline = time.monotonic() + 15
-        with udp_socket() as client:
+        with self.make_socket() as client:
             while time.monotonic() < deadline:
                 client.sendto(request, self.address)
                 time.sleep(0.1)
@@ -158,10 +162,10 @@ class Flow:
 
     def __init__(self, relay: RelayProcess, merging: bool) -> None:
         self.relay = relay
-        self.client, self.peer = udp_socket(), udp_socket()
+        self.client, self.peer = relay.make_socket(), relay.make_socket()
         while (relayed := self.allocate()) is None:
             self.client.close()  # the host gave us a port that the relay still has a use for
-            self.client = udp_socket()
+            self.client = relay.make_socket()
         self.relayed = relayed
         peer = Endpoint.of(*self.peer.getsockname())
         bound = self.ask(
@@ -222,9 +226,10 @@ class Lane:
         self.data, self.split = data, [(SOL_UDP, UDP_SEGMENT, len(data).to_bytes(2, "little"))]
         self.buffer = bytearray(0x10000)
         self.outgoing = PacketBatch(burst, stride=2048)
+        host, port = self.destination
         for _ in range(burst):
             slot = self.outgoing.append(data)
-            self.outgoing.set_remote(slot, 4, socket.inet_aton(HOST), self.destination[1])
+            self.outgoing.set_remote(slot, 4, socket.inet_aton(host), port)
         self.incoming = PacketBatch(64, stride=2048)
         self.sender = UdpSockets(self.source.fileno())
         self.receiver = UdpSockets(self.sink.fileno())
@@ -282,10 +287,10 @@ def load(
     made = [Flow(relay, merging) for _ in range(flows)]
     burst = max(WINDOW // flows, 16)
     lanes = [Lane(flow, to_peer, size, burst, merging) for flow in made]
-    with _placed(busy):
-        _run(lanes, burst, busy, time.monotonic_ns() + 100_000_000)
+    with placed(busy):
+        run_lanes(lanes, burst, busy, time.monotonic_ns() + 100_000_000)
         cpu, started = relay.cpu_ns(), time.monotonic_ns()
-        sent, delivered = _run(lanes, burst, busy, started + int(seconds * 1e9))
+        sent, delivered = run_lanes(lanes, burst, busy, started + int(seconds * 1e9))
         elapsed = time.monotonic_ns() - started
         cpu = relay.cpu_ns() - cpu
     for flow in made:
@@ -293,7 +298,8 @@ def load(
     return Result(sent, delivered, cpu, elapsed)
 
 
-def _run(lanes: list[Lane], burst: int, busy: bool, until: int) -> tuple[int, int]:
+def run_lanes(lanes: list[Lane], burst: int, busy: bool, until: int) -> tuple[int, int]:
+    """Windows until then: datagrams sent, and arrived."""
     sent = delivered = 0
     while time.monotonic_ns() < until:
         for lane in lanes:
@@ -310,7 +316,7 @@ def _run(lanes: list[Lane], burst: int, busy: bool, until: int) -> tuple[int, in
 
 
 @contextlib.contextmanager
-def _placed(busy: bool) -> Iterator[None]:
+def placed(busy: bool) -> Iterator[None]:
     """On the relay's CPU and before it, or on the last one."""
     os.sched_setaffinity(0, {0 if busy else (os.cpu_count() or 1) - 1})
     if busy:
