@@ -280,5 +280,34 @@ def test_program(
     benchmark.extra_info["loss"] = round(statistics.median(result.loss for result in results), 4)
 
 
+@pytest.mark.parametrize("to_peer", [True, False], ids=["Send", "Data"])
+@pytest.mark.parametrize("size", [120, 1200])
+def test_program_without_channels(
+    benchmark: BenchmarkFixture, program: RelayProcess, size: int, to_peer: bool
+) -> None:
+    """The same of what goes by Send and Data, whose ends merge nothing."""
+    results = []
+
+    def run() -> None:
+        results.append(
+            load(
+                program,
+                flows=1,
+                to_peer=to_peer,
+                size=size,
+                merging=False,
+                busy=False,
+                seconds=0.3,
+                channels=False,
+            )
+        )
+
+    benchmark.group = f"without a channel, {size} B"
+    benchmark.pedantic(run, rounds=3)  # type: ignore[no-untyped-call]
+    cost = statistics.median(result.cpu_ns / result.delivered for result in results)
+    benchmark.extra_info["ns_per_packet"] = round(cost, 1)
+    benchmark.extra_info["loss"] = round(statistics.median(result.loss for result in results), 4)
+
+
 if __name__ == "__main__":
     raise SystemExit(main(__file__))

@@ -1,4 +1,5 @@
-"""Relays to compare, each as the program it is, and a load on bound channels through any of them.
+"""Relays to compare, each as the program it is, and a load through any of them: on bound channels,
+or by Send and Data indications.
 
 Costs are the relay's own CPU time by the scheduler's account; on one host that holds the sending of
 a datagram up to the receiver's socket. Clients and peers are *plain*, one datagram a piece, or
@@ -158,19 +159,21 @@ class Coturn(RelayProcess):
 
 
 class Flow:
-    """A client with a channel to a peer of its own."""
+    """A client with a channel to a peer of its own, or just a permission."""
 
-    def __init__(self, relay: RelayProcess, merging: bool) -> None:
+    def __init__(self, relay: RelayProcess, merging: bool, channel: bool = True) -> None:
         self.relay = relay
+        self.has_channel = channel
         self.client, self.peer = relay.make_socket(), relay.make_socket()
         while (relayed := self.allocate()) is None:
             self.client.close()  # the host gave us a port that the relay still has a use for
             self.client = relay.make_socket()
         self.relayed = relayed
-        peer = Endpoint.of(*self.peer.getsockname())
-        bound = self.ask(
-            Method.CHANNEL_BIND, (stun.CHANNEL_NUMBER, CHANNEL), (stun.XOR_PEER_ADDRESS, peer)
-        )
+        peer: Value = (stun.XOR_PEER_ADDRESS, Endpoint.of(*self.peer.getsockname()))
+        if channel:
+            bound = self.ask(Method.CHANNEL_BIND, (stun.CHANNEL_NUMBER, CHANNEL), peer)
+        else:
+            bound = self.ask(Method.CREATE_PERMISSION, peer)
         assert bound.class_ is stun.Class.SUCCESS
         for end in (self.client, self.peer):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
@@ -198,6 +201,14 @@ class Flow:
         self.client.setblocking(False)
         return stun.decode(answer)
 
+    def to_relay(self, payload: bytes) -> bytes:
+        """What carries a payload to the peer."""
+        if self.has_channel:
+            return encode_channel_data(CHANNEL, payload)
+        send = Message.indication(Method.SEND, os.urandom)
+        send = send.with_(stun.XOR_PEER_ADDRESS, Endpoint.of(*self.peer.getsockname()))
+        return send.with_(stun.DATA, payload).encode()
+
     def close(self) -> None:
         """Ends the allocation, too: another flow may get the same ports."""
         self.ask(Method.REFRESH, (stun.LIFETIME, 0))
@@ -215,7 +226,7 @@ class Lane:
 
     def __init__(self, flow: Flow, to_peer: bool, size: int, burst: int, merging: bool) -> None:
         payload = bytes(size)
-        data = encode_channel_data(CHANNEL, payload) if to_peer else payload
+        data = flow.to_relay(payload) if to_peer else payload
         self.merging = merging
         self.destination = flow.relay.address if to_peer else flow.relayed.sockaddr
         self.source = flow.client if to_peer else flow.peer
@@ -282,9 +293,10 @@ def load(
     merging: bool,
     busy: bool,
     seconds: float,
+    channels: bool = True,
 ) -> Result:
     """Windows of datagrams over all flows, the next when the last one arrived or no more comes."""
-    made = [Flow(relay, merging) for _ in range(flows)]
+    made = [Flow(relay, merging, channels) for _ in range(flows)]
     burst = max(WINDOW // flows, 16)
     lanes = [Lane(flow, to_peer, size, burst, merging) for flow in made]
     with placed(busy):
