@@ -187,7 +187,7 @@ def test_request(benchmark: BenchmarkFixture, kind: str) -> None:
 def test_indication(benchmark: BenchmarkFixture, kind: str) -> None:
     """The server's part of a datagram without a channel: what goes up and down the ring is not."""
     relay, client = server(3478), Endpoint.of("127.0.0.1", 40000)
-    peer = Endpoint.of("127.0.0.1", 50000)
+    peer = Endpoint.of("192.0.2.1", 50000)
 
     def answer(data: bytes) -> RelayCommand | None:
         relay.handle_client_datagram(None, client, data, boottime_ns())

@@ -25,14 +25,14 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
-from ipaddress import ip_address
+from functools import lru_cache
 from typing import Final
 
 from firezone._ext.relay import Forwarder, Notice
 from firezone._ext.ring import Ring
 from firezone.durations import SECOND
 from firezone.errors import LocalError
-from firezone.model import Endpoint, Entropy, IPAddress, Transmit
+from firezone.model import Endpoint, Entropy, IPAddress, Transmit, unpack_address
 from firezone.relay import RelayRole, RoleEvent
 from firezone.shell.clock import unix_ns
 from firezone.shell.relay_sockets import (
@@ -386,5 +386,7 @@ def _address(endpoint: Endpoint) -> _Address:
     return (endpoint.family, endpoint.address.packed, endpoint.port)
 
 
+@lru_cache(maxsize=4096)
 def _endpoint(address: _Address) -> Endpoint:
-    return Endpoint(ip_address(address[1]), address[2])
+    """Remembered, because the same few come with each Send and Data."""
+    return Endpoint(unpack_address(address[1]), address[2])

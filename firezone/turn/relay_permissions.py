@@ -81,10 +81,9 @@ class Permissions:
             self._outbox.count("send_without_allocation")
         elif peer is None or data is None or peer.port == 0:
             self._outbox.count("send_malformed")
-        elif not self._peers.allows(peer):
-            self._outbox.count("send_forbidden")
-        elif peer.address not in allocation.permissions:
-            self._outbox.count("send_without_permission")
+        elif not self._may_reach(allocation, peer):
+            allowed = self._peers.allows(peer)
+            self._outbox.count("send_without_permission" if allowed else "send_forbidden")
         else:
             self._take_data(allocation)
             self._outbox.counters["relayed_bytes"] += len(data)
@@ -117,6 +116,12 @@ class Permissions:
         for permission in [*allocation.permissions.values()]:
             if family is None or permission.address.version == family:
                 self.revoke(permission)
+
+    def _may_reach(self, allocation: Allocation, peer: Endpoint) -> bool:
+        """A permitted address has been judged; but of our own one some ports are forbidden."""
+        if peer.address not in allocation.permissions:
+            return False
+        return peer.address not in self._peers.own_addresses or self._peers.allows(peer)
 
     def _take_data(self, allocation: Allocation) -> None:
         if not allocation.takes_data:
