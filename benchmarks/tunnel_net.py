@@ -59,6 +59,13 @@ def firezone(*python_options: str) -> Implementation:
     )
 
 
+def with_workers(count: int) -> Implementation:
+    """Ours with so many workers at both ends."""
+    command = ("env", f"FIREZONE_WORKERS={count}", *firezone().command)
+    name = "firezone" if count == 1 else f"firezone, {count} workers"
+    return Implementation(name, "firezone", command)
+
+
 def installed(only: str | None = None) -> list[Implementation]:
     """All of them, or those whose names `only` joins by commas."""
     null = (sys.executable, "-m", "benchmarks.null_tunnel")

@@ -7,6 +7,7 @@
     peers         memory and throughput with 1, 1000 and 10000 configured peers
     handshakes    answered by one core
     floods        what arrives of a peer's traffic beside a flood of each kind
+    workers       throughput of `firezone wg` with one and with two workers at both ends
 
 Two namespaces joined by a veth pair; both ends of the tunnel run the same implementation, and both
 ends and the load share this machine's cores. So the figure of throughput to read is that per CPU
@@ -40,9 +41,11 @@ from benchmarks.tunnel_net import (
     Net,
     installed,
     network,
+    with_workers,
 )
 
 BARE = "bare path"
+WORKERS = (1, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,16 @@ def measure_throughput(run: Run, samples: Samples) -> None:
                 samples.add(load.name, implementation.name, result)
 
 
+def measure_workers(run: Run, samples: Samples) -> None:
+    for _ in range(run.rounds):
+        for count in WORKERS:
+            implementation = with_workers(count)
+            with run.net.tunnel(implementation) as pids:
+                for load in throughput.LOADS:
+                    result = throughput.measure(run.net, load, pids, run.seconds)
+                    samples.add(load.name, implementation.name, result)
+
+
 def measure_latency(run: Run, samples: Samples) -> None:
     ping = program("udp_ping.c", run.net.directory)
 
@@ -161,6 +174,18 @@ def show_throughput(samples: Samples) -> Iterable[str]:
             f"{median(r.lost_percent for r in rounds):6.1f}%"
             f"{median(r.gigabits_per_cpu_second for r in rounds):12.2f}"
             f"{median(r.kilopackets_per_cpu_second for r in rounds):12.0f}{ratio}"
+        )
+
+
+def show_workers(samples: Samples) -> Iterable[str]:
+    yield f"{'load':24}{'':22}{'Gbit/s':>8}{'kpkt/s':>8}{'Gbit/CPU s':>12}{'kpkt/CPU s':>12}"
+    for load, name, rounds in samples.of(Throughput):
+        yield (
+            f"{load:24}{name:22}"
+            f"{median(r.gigabits_per_second for r in rounds):8.2f}"
+            f"{median(r.kilopackets_per_second for r in rounds):8.0f}"
+            f"{median(r.gigabits_per_cpu_second for r in rounds):12.2f}"
+            f"{median(r.kilopackets_per_cpu_second for r in rounds):12.0f}"
         )
 
 
@@ -241,6 +266,7 @@ PARTS: dict[str, tuple[Callable[[Run, Samples], None], Callable[[Samples], Itera
     "peers": (measure_peers, show_peers),
     "handshakes": (measure_handshakes, show_handshakes),
     "floods": (measure_floods, show_floods),
+    "workers": (measure_workers, show_workers),
 }
 
 if __name__ == "__main__":
