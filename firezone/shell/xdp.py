@@ -98,10 +98,14 @@ class XdpTier:
         self._forwarding.clear()
 
     def bind(self, five_tuple: FiveTuple, number: int, relayed: Endpoint, peer: Endpoint) -> None:
-        """Move the data of a channel. `relayed` is the address that the peer sees."""
+        """Move the data of a channel. `relayed` is the address that the peer sees.
+
+        Not where an end is this host itself, as a bridge for a stream or another allocation: what
+        claims to come from there and arrives at the interface was forged, and the kernel knows.
+        """
         client, local = five_tuple
         assert local is not None
-        if client.address == local.address:  # a bridge: its client has come over a stream
+        if client.address == local.address or peer.address == relayed.address:
             return
         forward = Route(Way(local, client, number), Way(relayed, peer))
         pair = (forward, forward.reverse())

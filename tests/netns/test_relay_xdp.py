@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,17 +24,15 @@ from typing import Any, TypeVar
 import msgspec
 import pytest
 from netns.conftest import enter_fresh_netns
-from netns.xdp_kit import ip, need_bpf
+from netns.xdp_kit import ip, let_pass, need_bpf
 
 from firezone import stun
 from firezone.explain.relay import RelayReport
 from firezone.model import Endpoint
-from firezone.shell.bpf import XdpLink, XdpMode, XdpProgram
+from firezone.shell.bpf import XdpLink, XdpMode
 from firezone.shell.status_socket import Request, ask
 from firezone.stun import Message, Method
 from firezone.turn.relay_auth import password_of
-from firezone.xdp.assembler import EXIT, R0, assemble, move
-from firezone.xdp.program import LICENCE
 
 SECRET, USERNAME = "0f" * 32, "4000000000:salt"
 RELAY = {4: "192.0.2.1", 6: "2001:db8::1"}
@@ -94,9 +93,8 @@ class World:
             pool.shutdown()
 
     def _let_pass(self) -> None:
-        program = XdpProgram(assemble([move(R0, 2), EXIT]), LICENCE)
-        self._links.append(XdpLink(program, socket.if_nametoindex("wx"), XdpMode.NATIVE))
-        program.close()
+        with closing(let_pass()) as program:
+            self._links.append(XdpLink(program, socket.if_nametoindex("wx"), XdpMode.NATIVE))
 
     def _start(self, options: tuple[str, ...]) -> subprocess.Popen[bytes]:
         (self.directory / "secret").write_text(SECRET)
@@ -220,6 +218,27 @@ def test_the_kernel_moves_data_of_channels(world: Callable[..., World], mode: st
     assert report.to_clients.packets + xdp.to_clients.packets == total
     if mode == "generic":  # our own sockets leave checksums to the device
         assert xdp.passed["unfinished_checksum"] >= 400
+
+
+@pytest.mark.parametrize("mode", ["driver", "generic"])
+def test_datagrams_that_come_merged_stay_apart(world: Callable[..., World], mode: str) -> None:
+    """A sender leaves it to its device to split them; they are of one channel, or of one peer."""
+    running = world("--xdp-mode", mode)
+    client, peer = Client(running, 4, 4), running.socket(4, HERE[4][1])
+    client.bind(0x4001, peer)
+    both_ways(client, 0x4001, peer, b"first")
+    for size in (300, 1200):
+        sent = [bytes([number]) * size for number in range(4)]
+        merged = b"".join(struct.pack(">HH", 0x4001, size) + each for each in sent)
+        send_merged(client.socket, merged, 4 + size, (RELAY[4], 3478))
+        assert [peer.recv(65536) for _ in sent] == sent
+        send_merged(peer, b"".join(sent), size, client.relayed.sockaddr)
+        assert [client.receive() for _ in sent] == [(0x4001, each) for each in sent]
+
+
+def send_merged(sender: socket.socket, data: bytes, size: int, where: tuple[str, int]) -> None:
+    split = [(socket.IPPROTO_UDP, 103, struct.pack("=H", size))]  # UDP_SEGMENT
+    sender.sendmsg([data], split, 0, where)
 
 
 def test_a_veth_whose_other_end_has_no_program(world: Callable[..., World]) -> None:

@@ -114,12 +114,23 @@ def test_a_full_table(with_tier: Callable[..., None], monkeypatch: pytest.Monkey
     with_tier(check)
 
 
-def test_clients_that_came_over_a_stream_are_left_out(with_tier: Callable[..., None]) -> None:
+@pytest.mark.parametrize(
+    ("five_tuple", "peer"),
+    [
+        (FiveTuple(Endpoint.of("127.0.0.1", 4000), Endpoint.of("127.0.0.1", 3478)), PEER),
+        (CLIENT, Endpoint(kit.US[4], 50001)),
+    ],
+    ids=["stream", "other allocation"],
+)
+def test_ends_on_this_host_are_left_out(
+    with_tier: Callable[..., None], five_tuple: FiveTuple, peer: Endpoint
+) -> None:
+    """Frames that claim to come from there are forged."""
+
     def check(tier: XdpTier) -> None:
-        here = FiveTuple(Endpoint.of("127.0.0.1", 4000), Endpoint.of("127.0.0.1", 3478))
-        tier.bind(here, 0x4000, RELAYED, PEER)
-        tier.unbind(here, 0x4000)
-        assert tier.channels == 0
+        tier.bind(five_tuple, 0x4000, RELAYED, peer)
+        assert tier.channels == 0 and found(tier, Way(RELAYED, peer)) is None
+        tier.unbind(five_tuple, 0x4000)
 
     with_tier(check)
 
