@@ -45,7 +45,9 @@ def draw(page: dict[str, Any], output: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    panels = [(panel, part) for name, part in page["results"].items() for panel in PANELS.get(name, ())]
+    panels = [
+        (panel, part) for name, part in page["results"].items() for panel in PANELS.get(name, ())
+    ]
     rows = (len(panels) + 1) // 2
     figure, grid = pyplot.subplots(rows, 2, figsize=(13, 4.2 * rows), squeeze=False)
     for axes in grid.flat[len(panels) :]:

@@ -141,6 +141,14 @@ class XdpProgram(Descriptor):
         return TestRun(verdict, result.raw[:length])
 
 
+class SocketFilter(Descriptor):
+    """A program for the packets of a socket or a TUN device, as the kernel has taken it."""
+
+    def __init__(self, code: bytes, licence: str) -> None:
+        """Raises OSError: PermissionError without CAP_BPF."""
+        super().__init__(_load(code, licence, 0, _PROG_TYPE_SOCKET_FILTER, 0))
+
+
 class XdpLink(Descriptor):
     """A program at work on an interface, until it is closed. Raises OSError."""
 
@@ -170,24 +178,26 @@ def bpf(command: int, attributes: bytes | bytearray, *kept: object) -> int:
 
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _PROG_LOAD, _PROG_TEST_RUN = 0, 1, 2, 5, 10
 _MAP_LOOKUP_AND_DELETE, _LINK_CREATE = 21, 28
-_PROG_TYPE_XDP = 6
+_PROG_TYPE_SOCKET_FILTER, _PROG_TYPE_XDP = 1, 6
 _BPF_XDP = 37
 _LOG_SIZE = 1 << 20
-_NAME = b"firezone_relay"
+_NAME = b"firezone"
 _CALL = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _load(code: bytes, licence: str, log_size: int) -> int:
+def _load(
+    code: bytes, licence: str, log_size: int, kind: int = _PROG_TYPE_XDP, attach: int = _BPF_XDP
+) -> int:
     instructions = ctypes.create_string_buffer(code, len(code))
     granted = ctypes.create_string_buffer(licence.encode())
     log = ctypes.create_string_buffer(max(log_size, 1))
     attributes = struct.pack(
         "=2I2Q2IQ2I16s2I",
-        *(_PROG_TYPE_XDP, len(code) // 8),
+        *(kind, len(code) // 8),
         *(ctypes.addressof(instructions), ctypes.addressof(granted)),
         *(1 if log_size else 0, log_size, ctypes.addressof(log) if log_size else 0),
-        *(0, 0, _NAME, 0, _BPF_XDP),
+        *(0, 0, _NAME, 0, attach),
     )
     try:
         return bpf(_PROG_LOAD, attributes, instructions, granted, log)

@@ -15,19 +15,36 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
-import os
-import platform
 import socket
 import struct
-from collections.abc import Iterable
+
+from firezone.shell.bpf import SocketFilter
+from firezone.xdp.assembler import (
+    EXIT,
+    R0,
+    R1,
+    R6,
+    R7,
+    R8,
+    B,
+    H,
+    Instruction,
+    Line,
+    Register,
+    Size,
+    W,
+    and_,
+    assemble,
+    jump,
+    jump_if,
+    label,
+    move,
+    shift_right,
+    xor,
+)
 
 _SO_ATTACH_REUSEPORT_CBPF = 51
 _TUNSETSTEERINGEBPF = 0x800454E0
-_SYS_BPF = {"x86_64": 321, "aarch64": 280}
-_BPF_PROG_LOAD = 5
-_BPF_PROG_TYPE_SOCKET_FILTER = 1
-_ATTRIBUTES = 128  # bytes; the kernel takes any size of which it knows the rest to be zero
-
 _SPREAD = 0x9E3779B1
 
 
@@ -44,15 +61,16 @@ def steer_sockets(member: socket.socket, workers: int) -> None:
 
 def steer_queues(tun_fd: int, workers: int) -> bool:
     """Tell a TUN device which of its queues gets what. False where the kernel refuses."""
-    program = _load(queue_program(workers))
-    if program < 0:
+    try:
+        program = SocketFilter(queue_program(workers), "Apache-2.0")
+    except OSError:
         return False
     try:
-        fcntl.ioctl(tun_fd, _TUNSETSTEERINGEBPF, struct.pack("@i", program))
+        fcntl.ioctl(tun_fd, _TUNSETSTEERINGEBPF, struct.pack("@i", program.fd))
     except OSError:
         return False
     finally:
-        os.close(program)
+        program.close()
     return True
 
 
@@ -85,114 +103,77 @@ def socket_program(workers: int) -> bytes:
 
 
 def queue_program(workers: int) -> bytes:
-    """eBPF over an IP packet: the number of its worker. r7 is the hash, r8 the first byte."""
-    version_4: list[_Instruction | str] = [
+    """eBPF over an IP packet: the number of its worker. R7 is the hash, R8 the first byte."""
+    version_4: list[Line] = [
         *_mix_words(12, 16),
-        (_LOAD_PACKET_HALF, 0, 0, 0, 6),
-        (_AND_IT, 0, 0, 0, 0x3FFF),  # more fragments, or an offset
-        (_JUMP_IF, 0, 0, "whole 4", 0),
-        (_SET, 0, 0, 0, _FRAGMENT_HEADER),
+        _load_packet(H, 6),
+        and_(R0, 0x3FFF),  # more fragments, or an offset
+        jump_if(R0, "==", 0, "whole 4"),
+        move(R0, _FRAGMENT_HEADER),
         *_MIX,
-        (_JUMP, 0, 0, "end", 0),
-        "whole 4",
+        jump("end"),
+        label("whole 4"),
         *_mix_byte(9),
-        (_JUMP_UNLESS, 8, 0, "end", 0x45),  # options stand before the ports
-        (_JUMP_IF, 0, 0, "ports 4", _TCP),
-        (_JUMP_UNLESS, 0, 0, "end", _UDP),
-        "ports 4",
+        jump_if(R8, "!=", 0x45, "end"),  # options stand before the ports
+        jump_if(R0, "==", _TCP, "ports 4"),
+        jump_if(R0, "!=", _UDP, "end"),
+        label("ports 4"),
         *_mix_words(20),
-        (_JUMP, 0, 0, "end", 0),
+        jump("end"),
     ]
-    version_6: list[_Instruction | str] = [
+    version_6: list[Line] = [
         *_mix_words(*range(8, 40, 4)),
         *_mix_byte(6),
-        (_JUMP_IF, 0, 0, "ports 6", _TCP),
-        (_JUMP_UNLESS, 0, 0, "end", _UDP),
-        "ports 6",
+        jump_if(R0, "==", _TCP, "ports 6"),
+        jump_if(R0, "!=", _UDP, "end"),
+        label("ports 6"),
         *_mix_words(40),
     ]
-    return _assemble(
+    return assemble(
         [
-            (_MOVE, 6, 1, 0, 0),  # loads want the packet there
-            (_SET, 7, 0, 0, 0),
-            (_LOAD_PACKET_BYTE, 0, 0, 0, 0),
-            (_MOVE, 8, 0, 0, 0),
-            (_SHIFT_RIGHT, 0, 0, 0, 4),
-            (_JUMP_IF, 0, 0, "version 6", 6),
-            (_JUMP_UNLESS, 0, 0, "end", 4),
+            move(R6, R1),  # loads from the packet want it there
+            move(R7, 0),
+            _load_packet(B, 0),
+            move(R8, R0),
+            shift_right(R0, 4),
+            jump_if(R0, "==", 6, "version 6"),
+            jump_if(R0, "!=", 4, "end"),
             *version_4,
-            "version 6",
+            label("version 6"),
             *version_6,
-            "end",
-            (_MOVE, 0, 7, 0, 0),
-            (_SHIFT_RIGHT, 0, 0, 0, 16),
+            label("end"),
+            move(R0, R7),
+            shift_right(R0, 16),
             *_MIX,
-            (_SHIFT_RIGHT, 7, 0, 0, 16),
-            (_REMAINDER, 7, 0, 0, workers),
-            (_MOVE, 0, 7, 0, 0),
-            (_EXIT, 0, 0, 0, 0),
+            shift_right(R7, 16),
+            _remainder(R7, workers),
+            move(R0, R7),
+            EXIT,
         ]
     )
 
 
+def _mix_words(*places: int) -> list[Instruction]:
+    return [each for place in places for each in (_load_packet(W, place), *_MIX)]
+
+
+def _mix_byte(place: int) -> list[Instruction]:
+    return [_load_packet(B, place), *_MIX]
+
+
+def _load_packet(size: Size, place: int) -> Instruction:
+    """R0 = what stands there, in our order. Beyond the end it returns 0, the first worker."""
+    return Instruction(0x20 | size, immediate=place)
+
+
+def _remainder(dst: Register, number: int) -> Instruction:
+    return Instruction(0x94, dst, immediate=number)
+
+
+# R7 = (R7 xor R0) * _SPREAD, of 32 bits.
+_MIX = (xor(R7, R0), Instruction(0x24, R7, immediate=_SPREAD))
+_TCP, _UDP, _FRAGMENT_HEADER = 6, 17, 44
+
 # Classic BPF.
 _LOAD_BYTE, _JUMP_IF_EQUAL, _AND, _MODULO, _RETURN, _RETURN_IT = 0x30, 0x15, 0x54, 0x94, 0x06, 0x16
 _DATA, _CHANNEL = 4, 0x40
-
-# eBPF: operation, destination, source, offset or label, number. Arithmetic is that of 32 bits.
-_MOVE, _SET, _EXIT = 0xBF, 0xB4, 0x95
-_LOAD_PACKET_BYTE, _LOAD_PACKET_HALF, _LOAD_PACKET_WORD = 0x30, 0x28, 0x20
-_XOR, _MULTIPLY, _AND_IT, _SHIFT_RIGHT, _REMAINDER = 0xAC, 0x24, 0x54, 0x74, 0x94
-_JUMP, _JUMP_IF, _JUMP_UNLESS = 0x05, 0x15, 0x55
-_TCP, _UDP, _FRAGMENT_HEADER = 6, 17, 44
-
-_Instruction = tuple[int, int, int, int | str, int]
-
-_MIX: list[_Instruction] = [(_XOR, 7, 0, 0, 0), (_MULTIPLY, 7, 0, 0, _SPREAD)]
-
-
-def _mix_words(*places: int) -> list[_Instruction]:
-    return [each for place in places for each in _mix(_LOAD_PACKET_WORD, place)]
-
-
-def _mix_byte(place: int) -> list[_Instruction]:
-    return _mix(_LOAD_PACKET_BYTE, place)
-
-
-def _mix(load: int, place: int) -> list[_Instruction]:
-    return [(load, 0, 0, 0, place), *_MIX]
-
-
-def _assemble(lines: Iterable[_Instruction | str]) -> bytes:
-    """A label stands for the instruction behind it."""
-    labels: dict[str, int] = {}
-    instructions: list[_Instruction] = []
-    for line in lines:
-        if isinstance(line, str):
-            labels[line] = len(instructions)
-        else:
-            instructions.append(line)
-    code = b""
-    for at, (operation, destination, source, offset, number) in enumerate(instructions):
-        distance = labels[offset] - at - 1 if isinstance(offset, str) else offset
-        code += struct.pack("@BBhI", operation, destination | source << 4, distance, number)
-    return code
-
-
-def _load(program: bytes) -> int:
-    """A descriptor of the program, or -1."""
-    number = _SYS_BPF.get(platform.machine())
-    if number is None:
-        return -1
-    code = ctypes.create_string_buffer(program, len(program))
-    license_ = ctypes.create_string_buffer(b"Apache-2.0")
-    attributes = struct.pack(
-        "@IIQQ",
-        _BPF_PROG_TYPE_SOCKET_FILTER,
-        len(program) // 8,
-        ctypes.addressof(code),
-        ctypes.addressof(license_),
-    ).ljust(_ATTRIBUTES, b"\0")
-    given = ctypes.create_string_buffer(attributes, _ATTRIBUTES)
-    loaded: int = ctypes.CDLL(None).syscall(number, _BPF_PROG_LOAD, given, _ATTRIBUTES)
-    return loaded
