@@ -70,9 +70,14 @@ _LEGEND = [
     "- *full cone*: one port for all destinations, everybody may send to it.",
     "- *restricted cone*: the same, but only hosts that were sent to; any port of theirs.",
     "- *port-restricted cone*: only the very addresses and ports that were sent to.",
-    "- *shifted cone*: the same, with another port outside than inside.",
-    "- *two cones*: a carrier's NAT behind the site's own, both port-restricted.",
-    "- *symmetric*: another random port for each destination.",
+    "- *shifted*: the three cones with another port outside than inside.",
+    "- *two cones*: a carrier's NAT (shifted) behind the site's own, both port-restricted.",
+    "- *address-symmetric*: another port for each remote address, answers only.",
+    "- *open symmetric*: another random port for each destination, everybody may send to it.",
+    "- *restricted symmetric*: the same, but only the host that was sent to; any port of its.",
+    "- *symmetric*: another random port for each destination, answers only.",
+    "- *IPv4 only*, *IPv6 only*: a port-restricted cone of one family. The relay has both.",
+    "- *MTU 1280*: a port-restricted cone; the path takes no larger packets, and says so.",
     "- *no UDP*: only TCP passes, so the relay is reached over a stream. The programs have just "
     "been started here, and first wait 2.5 s for answers over UDP.",
 ]

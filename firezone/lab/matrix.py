@@ -9,18 +9,27 @@ from firezone.durations import SECOND
 from firezone.lab.errors import WaitTimeout
 from firezone.lab.fetch import Fetched
 from firezone.lab.lab import Lab
+from firezone.lab.nat_kinds import Nat
 from firezone.lab.paths import expected_path
 from firezone.lab.programs import Program
-from firezone.lab.topology import RESOURCE_ALLOWED, Nat, Site
+from firezone.lab.topology import RESOURCE_ALLOWED, Site
 
 SITES = {
     "none": Site(Nat.NONE),
     "full cone": Site(Nat.FULL_CONE),
     "restricted cone": Site(Nat.RESTRICTED_CONE),
     "port-restricted cone": Site(Nat.CONE),
+    "shifted full cone": Site(Nat.SHIFTED_FULL_CONE),
+    "shifted restricted cone": Site(Nat.SHIFTED_RESTRICTED_CONE),
     "shifted cone": Site(Nat.SHIFTED_CONE),
-    "two cones": Site(Nat.CONE, carrier=Nat.CONE),
+    "two cones": Site(Nat.CONE, carrier=Nat.SHIFTED_CONE),
+    "address-symmetric": Site(Nat.ADDRESS_SYMMETRIC),
+    "open symmetric": Site(Nat.OPEN_SYMMETRIC),
+    "restricted symmetric": Site(Nat.RESTRICTED_SYMMETRIC),
     "symmetric": Site(Nat.SYMMETRIC),
+    "IPv4 only": Site(Nat.CONE, frozenset({4})),
+    "IPv6 only": Site(Nat.CONE, frozenset({6})),
+    "MTU 1280": Site(Nat.CONE, path_mtu=1280),
     "no UDP": Site(Nat.UDP_BLOCKED),
 }
 LARGE = 2_000_000

@@ -1,8 +1,9 @@
 """The packet filters of the lab's routers, as nftables text.
 
 The kernel's own NAT keeps the source port where it can and lets in answers only: a port-restricted
-cone. The more lenient kinds remember, in sets that each packet on its way out renews, which ports
-are in use and whom they have sent to; what comes in for one of those ports goes to its host.
+cone. For other ports it is told a function of what the mapping depends on. The more lenient kinds
+remember, in maps that each packet on its way out renews, whose each outer port is and whom it has
+sent to; what comes in for one of those ports goes to its host.
 
 Unasked-for datagrams are dropped on input, not refused: else they would leave a connection entry
 behind that takes the very port which the site's own hole punching is about to need.
@@ -12,9 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from firezone.lab.topology import Nat, SitePlan
+from firezone.lab.nat_kinds import Depends, Nat
+from firezone.lab.topology import SitePlan
 
-OUTSIDE, INSIDE = "eth0", "eth1"
+OUTSIDE, INSIDE = '"eth0"', '{ "eth1", "eth2" }'
 
 
 def router_rules(kind: Nat, *, hairpin: bool = False, mtu_hole: int | None = None) -> str:
@@ -70,14 +72,14 @@ table inet router {{
 {_block(_memory(kind, hairpin))}
   chain input {{
     type filter hook input priority filter; policy drop;
-    iifname {{ "lo", "{INSIDE}" }} accept
+    iifname {{ "lo", "eth1", "eth2" }} accept
     meta l4proto {{ icmp, ipv6-icmp }} accept
     ct state established,related accept
   }}
   chain forward {{
     type filter hook forward priority filter; policy drop;
-{_block(_notes(kind, hairpin))}
-    iifname "{INSIDE}" accept
+{_block(_refusals(kind))}
+    iifname {INSIDE} accept
     ct state established,related accept
     ct status dnat accept
   }}
@@ -89,61 +91,91 @@ table inet router {{
     type nat hook postrouting priority srcnat;
 {_block(_ways_out(kind, hairpin))}
   }}
+  chain noting {{
+    type filter hook postrouting priority srcnat + 10;
+{_block(_notes(kind, hairpin))}
+  }}
 }}
 """
 
 
 _ADDRESSES = {4: ("ipv4", "ip", "ipv4_addr"), 6: ("ipv6", "ip6", "ipv6_addr")}
 _REMEMBER = "flags dynamic,timeout; timeout 5m; size 16384;"
-_LENIENT = (Nat.FULL_CONE, Nat.RESTRICTED_CONE)
+
+
+def _is_open(kind: Nat) -> bool:
+    """Whether more than answers gets in, which the kernel has to be told how to deliver."""
+    return kind.behaviour.filtering is not Depends.ADDRESS_AND_PORT
+
+
+def _asks(kind: Nat) -> bool:
+    return kind.behaviour.filtering is Depends.ADDRESS
 
 
 def _memory(kind: Nat, hairpin: bool) -> Iterator[str]:
-    """`ports`: whose each port is. `asked`: whom it has sent to."""
+    """`hosts` and `inner`: whose each outer port is. `asked`: whom it has sent to."""
     for family, (_, _, address) in _ADDRESSES.items():
-        if kind in _LENIENT or hairpin:
-            yield f"map ports{family} {{ type inet_service : {address}; {_REMEMBER} }}"
-        if kind is Nat.RESTRICTED_CONE:
+        if _is_open(kind) or hairpin:
+            yield f"map hosts{family} {{ type inet_service : {address}; {_REMEMBER} }}"
+            yield f"map inner{family} {{ type inet_service : inet_service; {_REMEMBER} }}"
+        if _asks(kind):
             yield f"set asked{family} {{ type inet_service . {address}; {_REMEMBER} }}"
 
 
-def _notes(kind: Nat, hairpin: bool) -> Iterator[str]:
+def _refusals(kind: Nat) -> Iterator[str]:
     if kind is Nat.UDP_BLOCKED:
         yield "meta l4proto udp drop"
-    outward = f'iifname "{INSIDE}" oifname "{OUTSIDE}" meta l4proto udp'
+
+
+def _notes(kind: Nat, hairpin: bool) -> Iterator[str]:
+    """Where these run the source has been translated, and what it was is in the entry."""
+    outward = f"iifname {INSIDE} oifname {OUTSIDE} meta l4proto udp"
     for family, (proto, ip, _) in _ADDRESSES.items():
-        mine = f"{outward} meta nfproto {proto} update"
-        if kind in _LENIENT or hairpin:
-            yield f"{mine} @ports{family} {{ udp sport : {ip} saddr }}"
-        if kind is Nat.RESTRICTED_CONE:
-            yield f"{mine} @asked{family} {{ udp sport . {ip} daddr }}"
+        sent = f"{outward} meta nfproto {proto}"
+        # In an entry that began outside, the inner host is not the original source.
+        mine = f"{sent} ct direction original update"
+        was = f"ct original {ip} saddr", "ct original proto-src"
+        if _is_open(kind) or hairpin:
+            yield f"{mine} @hosts{family} {{ udp sport : {was[0]} }}"
+            yield f"{mine} @inner{family} {{ udp sport : {was[1]} }}"
+        if _asks(kind):
+            yield f"{sent} update @asked{family} {{ udp sport . {ip} daddr }}"
 
 
 def _ways_in(kind: Nat, hairpin: bool) -> Iterator[str]:
     for family, (proto, ip, _) in _ADDRESSES.items():
-        to_owner = f"dnat {ip} to udp dport map @ports{family}"
-        if kind in _LENIENT:
-            known = f"udp dport . {ip} saddr @asked{family} "
-            known = known if kind is Nat.RESTRICTED_CONE else ""
-            arriving = f'iifname "{OUTSIDE}" meta nfproto {proto} meta l4proto udp'
+        to_owner = f"dnat {ip} to udp dport map @hosts{family} : udp dport map @inner{family}"
+        if _is_open(kind):
+            known = f"udp dport . {ip} saddr @asked{family} " if _asks(kind) else ""
+            arriving = f"iifname {OUTSIDE} meta nfproto {proto} meta l4proto udp"
             yield f"{arriving} {known}{to_owner}"
         if hairpin:
-            turning = f'iifname "{INSIDE}" fib daddr type local meta nfproto {proto}'
+            turning = f"iifname {INSIDE} fib daddr type local meta nfproto {proto}"
             yield f"{turning} meta l4proto udp {to_owner}"
 
 
 def _ways_out(kind: Nat, hairpin: bool) -> Iterator[str]:
-    if hairpin:
-        # The source is the outer address, too (RFC 4787 section 6), which is the one it was sent to
-        for _, ip, _ in _ADDRESSES.values():
-            turned = f'iifname "{INSIDE}" oifname "{INSIDE}" ct status dnat'
-            yield f"{turned} snat {ip} to ct original {ip} daddr"
-    if kind is Nat.SHIFTED_CONE:
-        # A function of the inner port alone, so it is the same for every destination.
-        port = "jhash udp sport mod 10000 seed 0x5a offset 50000"
-        yield f'oifname "{OUTSIDE}" meta l4proto udp masquerade to :{port}'
-    ports = " fully-random" if kind is Nat.SYMMETRIC else ""
-    yield f'oifname "{OUTSIDE}" masquerade{ports}'
+    for proto, ip, _ in _ADDRESSES.values():
+        udp = f"meta nfproto {proto} meta l4proto udp"
+        key = _port_key(kind, ip)
+        port = f" :jhash {key} mod 10000 seed 0x5a offset 50000" if key is not None else ""
+        if hairpin:
+            # The source is the outer address and port, too (RFC 4787 section 6); that address is
+            # the one it was sent to.
+            turned = f"iifname {INSIDE} oifname {INSIDE} ct status dnat {udp}"
+            yield f"{turned} snat {ip} to ct original {ip} daddr{port}"
+        if key is not None:
+            yield f"oifname {OUTSIDE} {udp} masquerade to{port}"
+    is_random = kind.behaviour.mapping is Depends.ADDRESS_AND_PORT
+    yield f"oifname {OUTSIDE} masquerade{' fully-random' if is_random else ''}"
+
+
+def _port_key(kind: Nat, ip: str) -> str | None:
+    """What the outer port is a function of; None leaves it to the kernel."""
+    if kind.behaviour.keeps_port or kind.behaviour.mapping is Depends.ADDRESS_AND_PORT:
+        return None
+    inner = f"{ip} saddr . udp sport"
+    return inner if kind.behaviour.mapping is Depends.NOTHING else f"{inner} . {ip} daddr"
 
 
 def _hole_table(largest: int) -> str:

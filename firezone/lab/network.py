@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from firezone.lab import nat, netns
+from firezone.lab.nat_kinds import Nat
 from firezone.lab.topology import (
     BOTH,
     GATEWAY_TO_RESOURCE,
@@ -13,7 +14,6 @@ from firezone.lab.topology import (
     RESOURCE_ALLOWED,
     RESOURCE_DENIED,
     Addresses,
-    Nat,
     Plan,
     SitePlan,
 )

@@ -7,36 +7,43 @@ back the way it came.
 
 from __future__ import annotations
 
-from firezone.lab.topology import Nat, Site
+from firezone.lab.nat_kinds import Depends, Nat
+from firezone.lab.topology import Site
 
 DIRECT, RELAYED = "direct", "relayed"
-
-_ENDPOINT_DEPENDENT = frozenset({Nat.SYMMETRIC})
-_LETS_ANY_PORT_IN = frozenset({Nat.NONE, Nat.FULL_CONE, Nat.RESTRICTED_CONE})
 
 
 def expected_path(client: Site, gateway: Site) -> str:
     """`direct` or `relayed`; the latter over a stream for a site without UDP."""
     if not client.families & gateway.families:
         return RELAYED
-    if Nat.UDP_BLOCKED in _nats(client) | _nats(gateway):
+    if Nat.UDP_BLOCKED in (*_nats(client), *_nats(gateway)):
         return RELAYED
     is_direct = _reaches(client, gateway) or _reaches(gateway, client)
     return DIRECT if is_direct else RELAYED
 
 
 def _reaches(sender: Site, receiver: Site) -> bool:
-    """Whether the receiver's NATs let in what comes from the port that the sender will use: it is
-    the expected one, or they do not mind the port. Both sites send to all addresses they know of,
-    so of each other's hosts they are known to have been asked."""
-    if _is_predictable(sender):
-        return _is_predictable(receiver)
-    return all(kind in _LETS_ANY_PORT_IN for kind in _nats(receiver))
+    """Whether what the sender sends to the port that a relay saw gets through to the receiver.
+
+    Both sites send to all addresses they know of each other. So from that port the receiver has
+    sent to the sender's address, and to its very port if that is the one the relay saw, as far as
+    its NATs map to the same port again. A filter that minds the remote end asks for just that.
+    """
+    maps_alike = True
+    for kind in _nats(receiver):
+        mapping, filtering = kind.behaviour.mapping, kind.behaviour.filtering
+        maps_alike = maps_alike and mapping is Depends.NOTHING
+        was_asked = filtering is Depends.ADDRESS or _is_predictable(sender)
+        if filtering is not Depends.NOTHING and not (maps_alike and was_asked):
+            return False
+    return True
 
 
 def _is_predictable(site: Site) -> bool:
-    return not _nats(site) & _ENDPOINT_DEPENDENT
+    return all(kind.behaviour.mapping is Depends.NOTHING for kind in _nats(site))
 
 
-def _nats(site: Site) -> frozenset[Nat]:
-    return frozenset({site.nat} if site.carrier is None else {site.nat, site.carrier})
+def _nats(site: Site) -> tuple[Nat, ...]:
+    """From the inside out."""
+    return (site.nat,) if site.carrier is None else (site.nat, site.carrier)

@@ -20,10 +20,10 @@ the segment it is on, so whatever reaches it has been masqueraded by the gateway
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from firezone.lab.errors import LabError
+from firezone.lab.nat_kinds import Depends, Nat
 
 BOTH = frozenset({4, 6})
 
@@ -34,29 +34,6 @@ CLIENT_NAT = "client-nat"
 GATEWAY = "gateway"
 GATEWAY_NAT = "gateway-nat"
 RESOURCE = "resource"
-
-
-class Nat(Enum):
-    """What stands between a site and the internet."""
-
-    NONE = "none"
-    """A plain router; the site's addresses are reachable from everywhere."""
-    FULL_CONE = "full-cone"
-    """Keeps the source port, and lets in everybody once it is in use (RFC 4787: EIM, EIF)."""
-    RESTRICTED_CONE = "restricted-cone"
-    """Keeps the source port, lets in every port of hosts that were sent to (EIM, ADF)."""
-    CONE = "cone"
-    """Port-restricted: keeps the source port, lets in only answers (EIM, APDF)."""
-    SHIFTED_CONE = "shifted-cone"
-    """Like CONE, but with another source port, the same one for all destinations."""
-    SYMMETRIC = "symmetric"
-    """Another random port for each destination (APDM, APDF), so that only a relay helps, unless the
-    other side is lenient."""
-    UDP_BLOCKED = "udp-blocked"
-    """Lets no UDP through at all."""
-
-
-_CONES = frozenset({Nat.FULL_CONE, Nat.RESTRICTED_CONE, Nat.CONE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +54,7 @@ class Site:
     def __post_init__(self) -> None:
         if self.carrier is Nat.NONE or (self.carrier is not None and self.nat is Nat.NONE):
             raise LabError("a carrier's NAT takes a site with a NAT of its own")
-        if self.hairpin and self.nat not in _CONES:
+        if self.hairpin and not _can_hairpin(self.nat):
             raise LabError("only a NAT that maps independently of endpoints turns packets round")
 
 
@@ -178,6 +155,11 @@ def relay_name(number: int) -> str:
 def internet_addresses(number: int) -> Addresses:
     """Host `number` on the internet segment, in networks kept for documentation (RFC 5737)."""
     return Addresses(IPv4Address(f"203.0.113.{number}"), IPv6Address(f"2001:db8:113::{number}"))
+
+
+def _can_hairpin(kind: Nat) -> bool:
+    translates = kind not in (Nat.NONE, Nat.UDP_BLOCKED)
+    return translates and kind.behaviour.mapping is Depends.NOTHING
 
 
 def _site(site: Site, host: str, router: str, number: int) -> SitePlan:

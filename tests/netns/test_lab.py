@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from firezone.durations import SECOND
-from firezone.lab import Lab, Nat, Site, WaitTimeout, netns, registry, userns
+from firezone.lab import Depends, Lab, Nat, Site, WaitTimeout, netns, registry, userns
 
 SYSTEM = ("ip netns list", "ip -o link", "ip rule", "ip route", "nft list ruleset", "ls /run/netns")
 
@@ -86,56 +86,72 @@ def test_programs_die_with_a_crashed_lab() -> None:
     registry.sweep()
 
 
-@pytest.mark.parametrize("nat", [Nat.NONE, Nat.CONE, Nat.SHIFTED_CONE, Nat.SYMMETRIC])
+TRANSLATING = [kind for kind in Nat if kind not in (Nat.NONE, Nat.UDP_BLOCKED)]
+INDEPENDENT = [kind for kind in TRANSLATING if kind.behaviour.mapping is Depends.NOTHING]
+INSIDE, OUTSIDE = "192.168.1.2", "203.0.113.31"
+RELAY, OTHER_RELAY = "203.0.113.21", "203.0.113.22"
+
+
+def test_a_plain_router_maps_nothing() -> None:
+    with Lab(client=Site(Nat.NONE)) as lab:
+        assert _seen_from(lab, RELAY) == (INSIDE, 40000)
+
+
+@pytest.mark.parametrize("nat", TRANSLATING)
 def test_mapping_of_a_nat(nat: Nat) -> None:
-    """RFC 4787 section 4.1: one mapping for all destinations, or one for each."""
+    """RFC 4787 section 4.1: on what of its destination the port of a datagram depends."""
     with Lab(client=Site(nat), relays=2) as lab:
-        seen = {_seen_from(lab, relay) for relay in ("203.0.113.21", "203.0.113.22")}
-    if nat is Nat.NONE:
-        assert seen == {("192.168.1.2", 40000)}
-    elif nat is Nat.CONE:
-        assert seen == {("203.0.113.31", 40000)}
-    elif nat is Nat.SHIFTED_CONE:
-        assert len(seen) == 1
-        assert seen != {("203.0.113.31", 40000)}
-    else:
-        assert {host for host, _ in seen} == {"203.0.113.31"}
-        assert len(seen) == 2
+        seen = [_seen_from(lab, *server) for server in ((RELAY, 1), (RELAY, 2), (OTHER_RELAY, 1))]
+    assert {host for host, _ in seen} == {OUTSIDE}
+    one, same_host, other_host = (port for _, port in seen)
+    assert (one == same_host) is (nat.behaviour.mapping is not Depends.ADDRESS_AND_PORT)
+    assert (one == other_host) is (nat.behaviour.mapping is Depends.NOTHING)
+    assert (one == 40000) is nat.behaviour.keeps_port
 
 
-@pytest.mark.parametrize(
-    ("nat", "strangers"),
-    [
-        (Nat.FULL_CONE, {"same host", "other host"}),
-        (Nat.RESTRICTED_CONE, {"same host"}),
-        (Nat.CONE, set()),
-        (Nat.SHIFTED_CONE, set()),
-    ],
-)
-def test_filtering_of_a_nat(nat: Nat, strangers: set[str]) -> None:
+@pytest.mark.parametrize("nat", TRANSLATING)
+def test_filtering_of_a_nat(nat: Nat) -> None:
     """RFC 4787 section 5: who may send to a port in use, besides those that were sent to."""
     with Lab(client=Site(nat), relays=2) as lab:
-        host, port = _seen_from(lab, "203.0.113.21")
+        host, port = _seen_from(lab, RELAY)
         inside = lab.start("inside", "client", [sys.executable, "-c", _LISTEN, "40000"])
         inside.wait_for_event("ready")
         for relay, what in (("relay1", "same host"), ("relay2", "other host")):
             lab.exec(relay, [sys.executable, "-c", _SEND_TEXT, host, str(port), what])
         time.sleep(0.2)
         heard = {line["heard"] for line in inside.lines() if "heard" in line}
-    assert heard == strangers
+    assert (
+        heard
+        == {
+            Depends.NOTHING: {"same host", "other host"},
+            Depends.ADDRESS: {"same host"},
+            Depends.ADDRESS_AND_PORT: set(),
+        }[nat.behaviour.filtering]
+    )
 
 
-@pytest.mark.parametrize("hairpin", [True, False])
-def test_hairpin(hairpin: bool) -> None:
-    """RFC 4787 section 6: a site reaches itself by its outer address, and sees that one."""
-    with Lab(client=Site(hairpin=hairpin)) as lab:
-        host, port = _seen_from(lab, "203.0.113.21")
+@pytest.mark.parametrize("nat", INDEPENDENT)
+def test_a_site_reaches_itself_by_its_outer_address(nat: Nat) -> None:
+    """RFC 4787 section 6: and the source is such an address too, mapped as ever."""
+    with Lab(client=Site(nat, hairpin=True)) as lab:
+        host, port = _seen_from(lab, RELAY)
         inside = lab.start("inside", "client", [sys.executable, "-c", _LISTEN, "40000"])
         inside.wait_for_event("ready")
-        lab.exec("client", [sys.executable, "-c", _SEND_TEXT, host, str(port), "itself"])
+        own = _seen_from(lab, RELAY, own=40001)
+        lab.exec("client", [sys.executable, "-c", _SEND_TEXT, host, str(port), "hi", "40001"])
         time.sleep(0.2)
-        sources = {line["source"] for line in inside.lines() if "heard" in line}
-    assert sources == ({host} if hairpin else set())
+        sources = [(line["source"], line["port"]) for line in inside.lines() if "heard" in line]
+    assert sources == [own]
+
+
+def test_no_site_reaches_itself_unless_it_is_said() -> None:
+    with Lab() as lab:
+        host, port = _seen_from(lab, RELAY)
+        inside = lab.start("inside", "client", [sys.executable, "-c", _LISTEN, "40000"])
+        inside.wait_for_event("ready")
+        lab.exec("client", [sys.executable, "-c", _SEND_TEXT, host, str(port), "hi"])
+        time.sleep(0.2)
+        assert not any("heard" in line for line in inside.lines())
 
 
 @pytest.mark.parametrize(("size", "arrives"), [(1200, True), (1300, False)])
@@ -264,9 +280,9 @@ def _running(pid: int) -> bool:
 
 
 _REFLECT = """
-import json, socket
+import json, socket, sys
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-s.bind(("0.0.0.0", 3478))
+s.bind(("0.0.0.0", int(sys.argv[1])))
 print(json.dumps({"event": "ready"}), flush=True)
 _, source = s.recvfrom(100)
 print(json.dumps({"event": "seen", "host": source[0], "port": source[1]}), flush=True)
@@ -275,17 +291,17 @@ print(json.dumps({"event": "seen", "host": source[0], "port": source[1]}), flush
 _SEND = """
 import socket, sys
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-s.bind(("0.0.0.0", 40000))
-s.sendto(b"hello", (sys.argv[1], 3478))
+s.bind(("0.0.0.0", int(sys.argv[3])))
+s.sendto(b"hello", (sys.argv[1], int(sys.argv[2])))
 """
 
 
-def _seen_from(lab: Lab, address: str) -> tuple[str, int]:
+def _seen_from(lab: Lab, address: str, port: int = 3478, own: int = 40000) -> tuple[str, int]:
     """The source address that a datagram of the client has when it arrives there."""
     relay = f"relay{int(address.rpartition('.')[2]) - 20}"
-    server = lab.start(f"reflect-{relay}", relay, [sys.executable, "-c", _REFLECT])
+    server = lab.start(f"reflect-{relay}", relay, [sys.executable, "-c", _REFLECT, str(port)])
     server.wait_for_event("ready")
-    lab.exec("client", [sys.executable, "-c", _SEND, address])
+    lab.exec("client", [sys.executable, "-c", _SEND, address, str(port), str(own)])
     try:
         line = server.wait_for_event("seen", SECOND // 2)
         return line["host"], line["port"]
@@ -300,12 +316,13 @@ s.bind(("0.0.0.0", int(sys.argv[1])))
 print('{"event": "ready"}', flush=True)
 while True:
     heard, source = s.recvfrom(2000)
-    print(json.dumps({"heard": heard.decode(), "source": source[0]}), flush=True)
+    print(json.dumps({"heard": heard.decode(), "source": source[0], "port": source[1]}), flush=True)
 """
 
 _SEND_TEXT = """
 import socket, sys
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(("0.0.0.0", int(sys.argv[4]) if sys.argv[4:] else 0))
 s.sendto(sys.argv[3].encode(), (sys.argv[1], int(sys.argv[2])))
 """
 

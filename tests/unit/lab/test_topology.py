@@ -38,9 +38,9 @@ def test_the_resource_can_be_told_from_the_denied_one() -> None:
         (Nat.CONE, "masquerade\n", "random"),
         (Nat.SYMMETRIC, "masquerade fully-random", "udp drop"),
         (Nat.UDP_BLOCKED, "meta l4proto udp drop", "random"),
-        (Nat.FULL_CONE, "dnat ip to udp dport map @ports4", "@asked4"),
+        (Nat.FULL_CONE, "dnat ip to udp dport map @hosts4", "@asked4"),
         (Nat.RESTRICTED_CONE, "udp dport . ip saddr @asked4", "random"),
-        (Nat.SHIFTED_CONE, "masquerade to :jhash udp sport", "random"),
+        (Nat.SHIFTED_CONE, "masquerade to :jhash ip saddr . udp sport mod", "random"),
     ],
 )
 def test_rules_of_a_router(kind: Nat, present: str, absent: str) -> None:
