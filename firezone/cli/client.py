@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from firezone.cli.options import (
+    busy_poll_option,
     ca_option,
     host_name,
     log_options,
@@ -40,6 +41,7 @@ ID_FILE = Path("/var/lib/dev.firezone.client/config/firezone-id.json")
 @status_socket_option
 @offload_options
 @workers_option
+@busy_poll_option
 @log_options
 def client(
     api_url: str,
@@ -56,6 +58,7 @@ def client(
     offload: str,
     without: tuple[str, ...],
     workers: int | None,
+    busy_poll: int,
     log_format: logs.Format,
     log_level: str | None,
 ) -> None:
@@ -65,6 +68,7 @@ def client(
     nothing behind.
     """
     from firezone.client import Client
+    from firezone.durations import MICROSECOND
     from firezone.phoenix import LoginUrl
     from firezone.phoenix.messages.client import TOPIC, decode
     from firezone.phoenix.user_agent import CLIENT_VERSION
@@ -113,5 +117,6 @@ def client(
         interface=interface,
         offloads=offloads,
         workers=pairs,
+        busy_poll=busy_poll * MICROSECOND,
         exit_when_ready=exit_,
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from firezone.cli.options import (
+    busy_poll_option,
     ca_option,
     health_address,
     health_option,
@@ -41,6 +42,7 @@ ID_FILE = Path("/var/lib/firezone/gateway-id.json")
 @status_socket_option
 @offload_options
 @workers_option
+@busy_poll_option
 @log_options
 def gateway(
     api_url: str,
@@ -56,6 +58,7 @@ def gateway(
     offload: str,
     without: tuple[str, ...],
     workers: int | None,
+    busy_poll: int,
     log_format: logs.Format,
     log_level: str | None,
 ) -> None:
@@ -65,7 +68,7 @@ def gateway(
     SIGINT end it and leave nothing behind. SIGHUP is ignored, so that it outlives the terminal it
     was started from.
     """
-    from firezone.durations import MINUTE
+    from firezone.durations import MICROSECOND, MINUTE
     from firezone.gateway import Gateway
     from firezone.phoenix import LoginUrl
     from firezone.phoenix.messages.gateway import TOPIC, decode
@@ -104,4 +107,5 @@ def gateway(
         interface=interface,
         offloads=parse_offloads(offload, without),
         workers=choose_workers(workers),
+        busy_poll=busy_poll * MICROSECOND,
     )

@@ -93,6 +93,7 @@ class Program:
         interface: str = INTERFACE,
         offloads: Offloads = ALL,
         workers: int = 1,
+        busy_poll: int = 0,
     ) -> None:
         self.on_ready: Callable[[], None] | None = None
         """Called once, when the tunnel interface stands."""
@@ -100,6 +101,7 @@ class Program:
         self._profile = profile
         self._offloads = offloads
         self._workers = workers
+        self._busy_poll = busy_poll
         self._stopping = asyncio.Event()
         self._failure: FirezoneError | None = None
         self._watch = PortalWatch(url.display, self._started)
@@ -423,6 +425,7 @@ class Program:
             own_public_key=self._role.node.public_key,
             cookie_secret=self._role.node.cookie_secret,
             offloads=self._offloads,
+            busy_poll=self._busy_poll,
         )
 
     def _start_dataplane(self) -> None:
@@ -481,12 +484,20 @@ def run_program(
     interface: str = INTERFACE,
     offloads: Offloads = ALL,
     workers: int = 1,
+    busy_poll: int = 0,
     exit_when_ready: bool = False,
 ) -> None:
     """Run a role until it is told to stop. Raises FirezoneError for what makes it impossible."""
 
     async def serve() -> None:
-        program = Program(profile, url, interface=interface, offloads=offloads, workers=workers)
+        program = Program(
+            profile,
+            url,
+            interface=interface,
+            offloads=offloads,
+            workers=workers,
+            busy_poll=busy_poll,
+        )
         if exit_when_ready:
             program.on_ready = program.stop
         await program.run()
