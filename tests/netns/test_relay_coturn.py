@@ -61,9 +61,15 @@ class World:
         self.relay = subprocess.Popen(command, stderr=self.log)
         peer = ["turnutils_peer", "-L", "127.0.0.1", "-L", "::1", "-p", str(self.peer_port)]
         self.peer = subprocess.Popen(peer, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self.close()
+            raise
+
+    def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + 10
-        while "event=ready" not in Path(self.log.name).read_text():
-            text = Path(self.log.name).read_text()
+        while "event=ready" not in (text := Path(self.log.name).read_text()):
             assert time.monotonic() < deadline and self.relay.poll() is None, text
             time.sleep(0.05)
 
