@@ -25,12 +25,12 @@ UP, DOWN, FORWARD, UDP = 0, 1, 1, 17
 
 
 class Node:
-    def __init__(self, initiator: bool) -> None:
+    def __init__(self, initiator: bool, workers: int = 1) -> None:
         self.sessions = Sessions(SLOTS)
         flows = Flows(bytes(16), self.sessions, 1024, SLOTS)
         paths = Paths(self.sessions, SLOTS)
-        demux = Demux(bytes(32), Channels(bytes(8)))
-        self.pipeline = Pipeline(self.sessions, flows, paths, demux)
+        demuxes = [Demux(bytes(32), Channels(bytes(8))) for _ in range(workers)]
+        self.pipeline = Pipeline(self.sessions, flows, paths, *demuxes)
         self.sessions.add_peer(SLOT, 7)
         self.renew(initiator)
         paths.set(SLOT, PEER)
@@ -73,6 +73,27 @@ def test_inbound(benchmark: BenchmarkFixture, size: int, batch_size: int) -> Non
         fill(batch, batch.packets())
 
     measure(benchmark, prepare, lambda: gateway.pipeline.inbound(batch, 1), batch_size, "inbound")
+
+
+@by_batch
+@by_size
+def test_handed_over(benchmark: BenchmarkFixture, size: int, batch_size: int) -> None:
+    """`test_inbound`, but the peer is another worker's: the price is what it takes more."""
+    client, gateway = Node(True), Node(False, workers=2)
+    batch, taken = PacketBatch(batch_size), PacketBatch(batch_size)
+    packets = [udp_packet(size if size < 1280 else 1280)] * batch_size
+
+    def prepare() -> None:
+        fill(batch, packets)
+        client.pipeline.outbound(batch, 1)
+        fill(batch, batch.packets())
+
+    def pass_on() -> None:
+        gateway.pipeline.inbound(batch, 1, 0)
+        gateway.pipeline.taken_over(taken, 1, 1)
+
+    measure(benchmark, prepare, pass_on, batch_size, "handed over")
+    assert gateway.pipeline.counters_of(1)["tun_written_packets"]
 
 
 @pytest.mark.parametrize("size", [64, 1280])

@@ -58,12 +58,12 @@ def test_flows_of_many_peers_stay_in_order(star: Star, workers: int) -> None:
 def test_streams_both_ways_and_another_port(star: Star, tmp_path: Path) -> None:
     star.up(2)
     (tmp_path / "page").write_bytes(os.urandom(3_000_000))
-    for number in (1, 3):
+    for number in (1, 3, 4):
         star.start(number, sys.executable, "-m", "http.server", "--bind", "::", "8000")
         wait_until(lambda: ":8000" in star.run(number, "ss", "-ltn"))  # noqa: B023
     with ThreadPoolExecutor(4) as executor:
-        downloads = [(2, 1), (3, 1), (1, 3), (1, 3)]
-        assert list(executor.map(lambda ends: star.fetch(*ends), downloads)) == ["3000000"] * 4
+        downloads = [(2, 1), (3, 1), (4, 1), (1, 3), (1, 3), (1, 4)]
+        assert list(executor.map(lambda ends: star.fetch(*ends), downloads)) == ["3000000"] * 6
     if shutil.which("wg"):
         star.run(1, "wg", "set", star.name(1), "listen-port", "4444")
         assert star.fetch(1, 3) == "3000000"
