@@ -6,6 +6,8 @@ import threading
 
 import packets
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from firezone._ext.batch import PacketBatch, Verdict
 from firezone._ext.demux import Channels, Demux
@@ -90,6 +92,25 @@ def test_what_came_to_another_worker_goes_on_with_its_owner() -> None:
     assert gateway.pipeline.counters()["handed_over"] == 20
     # They have roamed together.
     assert [slot for slot, _, _ in gateway.sessions.moved()] == [1, 2, 3]
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(st.sampled_from(sorted(TUNNELS)), st.integers(0, 2), st.booleans())))
+def test_wherever_it_comes_the_same_comes_out(arrivals: list[tuple[int, int, bool]]) -> None:
+    """As with one worker: what is delivered, and in what order, and what is refused."""
+    client, one, several = Node(True, 1), Node(False, 1), Node(False, 3)
+    last = {slot: client.sealed(slot, numbered(0)) for slot in TUNNELS}
+    for number, (slot, worker, repeats) in enumerate(arrivals):
+        if not repeats:
+            last[slot] = client.sealed(slot, numbered(number & 0xFF))
+        expected = one.receive(0, [last[slot]])
+        got = several.receive(worker, [last[slot]])
+        if got.verdict(0) == Verdict.HANDED_OVER:
+            got = several.take_over(TUNNELS[slot] % 3)
+        assert (got.verdict(0), got.packets()) == (expected.verdict(0), expected.packets())
+    assert several.sessions.moved() == one.sessions.moved()
+    for slot in TUNNELS:
+        assert several.sessions.traffic(slot) == one.sessions.traffic(slot)
 
 
 def test_a_counter_is_accepted_once_wherever_it_comes() -> None:
