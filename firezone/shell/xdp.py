@@ -43,9 +43,9 @@ overhead, two routes a channel."""
 
 MODES: Final = {"driver": XdpMode.NATIVE, "generic": XdpMode.GENERIC}
 _SIOCETHTOOL, _ETHTOOL_GDRVINFO = 0x8946, 3
-MOVED: Final = (Count.TO_PEER, Count.TO_CLIENT)
 
 T = TypeVar("T", bound=Descriptor)
+_Channel = tuple[FiveTuple, int]
 logger = logging.getLogger("firezone.relay")
 
 
@@ -63,7 +63,9 @@ class XdpTier:
     def __init__(self, settings: XdpSettings, *, listen_port: int, ports: range) -> None:
         """Raises ConfigurationError for what cannot be had, naming the reason."""
         self.interface = settings.interface
-        self._routes: dict[tuple[FiveTuple, int], tuple[Route, Route]] = {}
+        self._routes: dict[_Channel, tuple[Route, ...]] = {}
+        self._ends: dict[_Channel, tuple[Endpoint, Endpoint]] = {}
+        self._across: dict[tuple[Endpoint, Endpoint], tuple[_Channel, Way]] = {}
         self._failures: Counter[str] = Counter()
         self._owned: list[Descriptor] = []
         self._forwarding: list[Path] = []
@@ -100,28 +102,32 @@ class XdpTier:
     def bind(self, five_tuple: FiveTuple, number: int, relayed: Endpoint, peer: Endpoint) -> None:
         """Move the data of a channel. `relayed` is the address that the peer sees.
 
-        Not where an end is this host itself, as a bridge for a stream or another allocation: what
-        claims to come from there and arrives at the interface was forged, and the kernel knows.
+        Nothing that claims to come from this host itself is taken from the interface, where it can
+        only be forged. So a client that came over a stream is left to user space, and a peer that
+        is another allocation here is reached by its client, if that has a channel for the way back.
         """
         client, local = five_tuple
         assert local is not None
-        if client.address == local.address or peer.address == relayed.address:
+        if client.address == local.address:
             return
-        forward = Route(Way(local, client, number), Way(relayed, peer))
-        pair = (forward, forward.reverse())
-        if self._routes.get((five_tuple, number)) != pair:
-            self.unbind(five_tuple, number)
-            self._routes[five_tuple, number] = pair
-            self._put(five_tuple, number)
+        key, way = (five_tuple, number), Way(local, client, number)
+        if peer.address == relayed.address:
+            self._bind_across(key, way, (relayed, peer))
+        else:
+            if key in self._ends:
+                self.unbind(*key)
+            forward = Route(way, Way(relayed, peer))
+            self._set(key, (forward, forward.reverse()))
 
     def unbind(self, five_tuple: FiveTuple, number: int) -> None:
         """Leave a channel to user space."""
-        pair = self._routes.pop((five_tuple, number), None)
-        if pair is not None:
-            moved = [self._take(route) for route in pair]
-            told: dict[str, object] = {"client": str(five_tuple.client), "channel": number}
-            told |= {"to_peer": moved[0], "to_client": moved[1]}
-            logger.debug("channel left to user space", extra=told)
+        key = (five_tuple, number)
+        ends = self._ends.pop(key, None)
+        if ends is not None:
+            del self._across[ends]
+            if (other := self._across.get(ends[::-1])) is not None:
+                self._remove(other[0])
+        self._remove(key)
 
     @property
     def channels(self) -> int:
@@ -130,23 +136,46 @@ class XdpTier:
 
     @property
     def traffic(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Sent to peers, and to clients: packets and payload bytes."""
-        return (self._count(Count.TO_PEER), self._count(Count.TO_CLIENT))
+        """Sent to peers, and to clients: packets and payload bytes. What crosses from one client
+        to another counts as both, as in user space."""
+        across = self._count(Count.ACROSS)
+        to_peers, to_clients = self._count(Count.TO_PEER), self._count(Count.TO_CLIENT)
+        return _sum(to_peers, across), _sum(to_clients, across)
 
     @property
     def counters(self) -> Counter[str]:
         """Datagrams on our ports that were left to user space, by reason."""
-        found = {f"xdp_{c.name.lower()}": self._count(c)[0] for c in Count if c not in MOVED}
+        found = {f"xdp_{c.name.lower()}": self._count(c)[0] for c in Count if c not in counts.MOVED}
         return self._failures + Counter(found)
 
-    def _put(self, five_tuple: FiveTuple, number: int) -> None:
-        """Both directions or none."""
+    def _bind_across(self, key: _Channel, way: Way, ends: tuple[Endpoint, Endpoint]) -> None:
+        if self._ends.get(key, ends) != ends:
+            self.unbind(*key)
+        self._ends[key] = ends
+        self._across[ends] = (key, way)
+        if (other := self._across.get(ends[::-1])) is not None:
+            route = Route(way, other[1])
+            self._set(key, (route,))
+            self._set(other[0], (route.reverse(),))
+
+    def _set(self, key: _Channel, wanted: tuple[Route, ...]) -> None:
+        """All of its routes or none."""
+        if self._routes.get(key) == wanted:
+            return
+        self._remove(key)
+        self._routes[key] = wanted
         try:
-            for route in self._routes[five_tuple, number]:
+            for route in wanted:
                 self._table.update(route.arrival.key(), route.value())
         except OSError as error:
             self._fail(error)
-            self.unbind(five_tuple, number)
+            self._remove(key)
+
+    def _remove(self, key: _Channel) -> None:
+        moved = [self._take(route) for route in self._routes.pop(key, ())]
+        if moved:
+            told = {"client": str(key[0].client), "channel": key[1], "to_peer": moved[0]}
+            logger.debug("channel left to user space", extra={**told, "to_client": moved[1:]})
 
     def _take(self, route: Route) -> tuple[int, int]:
         """Remove a route; the packets and payload bytes that went by it."""
@@ -208,6 +237,10 @@ class XdpTier:
     def _own(self, made: T) -> T:
         self._owned.append(made)
         return made
+
+
+def _sum(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
+    return one[0] + other[0], one[1] + other[1]
 
 
 def _index(interface: str) -> int:

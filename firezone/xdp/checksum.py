@@ -63,10 +63,11 @@ def udp_checksum(case: Case, settings: Settings) -> Iterator[Line]:
     yield label(f"{case.name} finished")
     yield load(H, R2, R8, routes.UDP_DELTA)
     yield add(R1, R2)
-    yield from channel_length(R2, case)
-    if case.to_peer:
-        yield xor(R2, 0xFFFF)
-    yield add(R1, R2)
+    if case.from_client != case.to_client:
+        yield from channel_length(R2, case)
+        if case.from_client:
+            yield xor(R2, 0xFFFF)
+        yield add(R1, R2)
     yield from fold(R1, R2)
     yield xor(R1, 0xFFFF)
     yield jump_if(R1, "!=", 0, done)

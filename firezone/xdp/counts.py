@@ -30,8 +30,11 @@ class Count(IntEnum):
     """The route leaves by one that this program is not attached to."""
     NO_ROOM = 10
     """For a longer header, in front of the packet."""
+    ACROSS = 11
+    """Moved from one client to another, as each is the other's peer by an allocation here."""
 
 
+MOVED: Final = (Count.TO_PEER, Count.TO_CLIENT, Count.ACROSS)
 SIZE: Final = 16
 
 

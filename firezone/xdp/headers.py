@@ -178,7 +178,7 @@ def write_udp(case: Case) -> Iterator[Line]:
     yield store(H, R7, udp + 4, R1)
     yield load(H, R1, R10, UDP_SUM)
     yield store(H, R7, udp + 6, R1)
-    if not case.to_peer:
+    if case.to_client:
         yield load(H, R1, R8, routes.CHANNEL)
         yield store(H, R7, udp + 8, R1)
         yield from channel_length(R1, case)

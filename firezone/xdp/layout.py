@@ -25,6 +25,7 @@ from firezone.xdp.assembler import (
     subtract,
     swap_16,
 )
+from firezone.xdp.counts import Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +41,35 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """From which IP version to which, and whether to the peer: then the ChannelData header goes."""
+    """From which IP version to which, and which of both is on a channel, so has a ChannelData
+    header: what comes from a client, goes to one, or both."""
 
     arrives: int
     departs: int
-    to_peer: bool
+    from_client: bool
+    to_client: bool
 
     @property
     def name(self) -> str:
-        return f"{self.arrives}-{self.departs}-{'peer' if self.to_peer else 'client'}"
+        ends = (("peer", "client")[end] for end in (self.from_client, self.to_client))
+        return f"v{self.arrives} {next(ends)} to v{self.departs} {next(ends)}"
 
     @property
     def growth(self) -> int:
         """Of the UDP datagram."""
-        return -routes.CHANNEL_HEADER if self.to_peer else routes.CHANNEL_HEADER
+        return routes.CHANNEL_HEADER * (self.to_client - self.from_client)
+
+    @property
+    def overhead(self) -> int:
+        """What of the UDP datagram, as it comes, is no payload."""
+        return 8 + routes.CHANNEL_HEADER * self.from_client
+
+    @property
+    def count(self) -> Count:
+        """Where it is counted."""
+        if self.from_client and self.to_client:
+            return Count.ACROSS
+        return Count.TO_PEER if self.from_client else Count.TO_CLIENT
 
     @property
     def shift(self) -> int:
@@ -64,7 +80,8 @@ class Case:
     @property
     def header_end(self) -> int:
         """Where the payload begins in the new frame."""
-        return L3 + routes.IP_HEADER[self.departs] + 8 + (0 if self.to_peer else 4)
+        own = L3 + routes.IP_HEADER[self.departs] + 8
+        return own + routes.CHANNEL_HEADER * self.to_client
 
 
 # Offsets in a frame.
@@ -121,7 +138,7 @@ def length_field(dst: Register, more: int) -> Iterator[Line]:
 def channel_length(dst: Register, case: Case) -> Iterator[Line]:
     """The length in the ChannelData header, in the network's order."""
     yield move(dst, R9)
-    yield subtract(dst, 12 if case.to_peer else 8)
+    yield subtract(dst, case.overhead)
     yield swap_16(dst)
 
 

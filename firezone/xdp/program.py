@@ -64,7 +64,7 @@ from firezone.xdp.assembler import (
     swap_16,
 )
 from firezone.xdp.checksum import finish_checksum, udp_checksum
-from firezone.xdp.counts import Count
+from firezone.xdp.counts import MOVED, Count
 from firezone.xdp.headers import keep_headers, write_ethernet, write_ip, write_udp
 from firezone.xdp.layout import (
     ADDRESSES_V4,
@@ -130,7 +130,8 @@ def relay_program(settings: Settings) -> list[Line]:
 _LOOPBACK = 1
 _FAMILY = {4: 2, 6: 10}  # AF_INET, AF_INET6
 _FIB_REASONS = {7: Count.NO_NEIGHBOUR, 8: Count.TOO_LARGE}
-_CASES = [Case(*each) for each in product((4, 6), (4, 6), (True, False))]
+_ENDS = ((True, False), (False, True), (True, True))
+_CASES = [Case(*versions, *ends) for versions in product((4, 6), (4, 6)) for ends in _ENDS]
 
 
 def _start() -> Iterator[Line]:
@@ -197,13 +198,17 @@ def _classify(version: int, settings: Settings) -> Iterator[Line]:
     yield add(R1, 12)
     yield jump_if(R1, "!=", R9, Count.MALFORMED.name)
     yield from _find_route()
-    yield from _branch(version, to_peer=True)
+    yield load(H, R1, R8, routes.CHANNEL)
+    yield jump_if(R1, "!=", 0, f"v{version} across")
+    yield from _branch(version, True, False)
+    yield label(f"v{version} across")
+    yield from _branch(version, True, True)
     yield label(client)
     yield jump_if(R1, "<", settings.ports[0], "pass")
     yield jump_if(R1, ">", settings.ports[-1], "pass")
     yield from _check_length(udp)
     yield from _find_route()
-    yield from _branch(version, to_peer=False)
+    yield from _branch(version, False, True)
 
 
 def _check_length(udp: int) -> Iterator[Line]:
@@ -228,13 +233,13 @@ def _find_route() -> Iterator[Line]:
     yield move(R8, R0)
 
 
-def _branch(version: int, to_peer: bool) -> Iterator[Line]:
+def _branch(version: int, from_client: bool, to_client: bool) -> Iterator[Line]:
     """The hop limit, and then the case."""
     yield load(B, R1, R7, TTL if version == 4 else HOP_LIMIT)
     yield jump_if(R1, "<=", 1, Count.HOP_LIMIT.name)
     yield load(B, R1, R8, routes.VERSION)
-    yield jump_if(R1, "==", 6, Case(version, 6, to_peer).name)
-    yield jump(Case(version, 4, to_peer).name)
+    yield jump_if(R1, "==", 6, Case(version, 6, from_client, to_client).name)
+    yield jump(Case(version, 4, from_client, to_client).name)
 
 
 def _forward(case: Case, settings: Settings) -> Iterator[Line]:
@@ -294,9 +299,9 @@ def _ask_next_hop(case: Case, settings: Settings) -> Iterator[Line]:
 def _count_route(case: Case) -> Iterator[Line]:
     yield move(R1, 1)
     yield add_to_memory(R8, routes.PACKETS, R1)
-    yield subtract(R9, 12 if case.to_peer else 8)
+    yield subtract(R9, case.overhead)
     yield add_to_memory(R8, routes.BYTES, R9)
-    yield store(W, R10, INDEX, Count.TO_PEER if case.to_peer else Count.TO_CLIENT)
+    yield store(W, R10, INDEX, case.count)
     yield jump("send")
 
 
@@ -314,7 +319,7 @@ def _send() -> Iterator[Line]:
 
 def _leave() -> Iterator[Line]:
     for reason in Count:
-        if reason not in (Count.TO_PEER, Count.TO_CLIENT):
+        if reason not in MOVED:
             yield label(reason.name)
             yield store(W, R10, INDEX, reason)
             yield jump("count")

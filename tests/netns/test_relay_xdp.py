@@ -152,8 +152,10 @@ class Client:
         return stun.decode(self.socket.recv(2048))
 
     def bind(self, number: int, peer: socket.socket) -> None:
-        host, port = peer.getsockname()[:2]
-        values = ((stun.CHANNEL_NUMBER, number), (stun.XOR_PEER_ADDRESS, Endpoint.of(host, port)))
+        self.bind_to(number, Endpoint.of(*peer.getsockname()[:2]))
+
+    def bind_to(self, number: int, peer: Endpoint) -> None:
+        values = ((stun.CHANNEL_NUMBER, number), (stun.XOR_PEER_ADDRESS, peer))
         assert self.ask(Method.CHANNEL_BIND, *values).class_ is stun.Class.SUCCESS
 
     def send(self, number: int, payload: bytes) -> None:
@@ -218,6 +220,31 @@ def test_the_kernel_moves_data_of_channels(world: Callable[..., World], mode: st
     assert report.to_clients.packets + xdp.to_clients.packets == total
     if mode == "generic":  # our own sockets leave checksums to the device
         assert xdp.passed["unfinished_checksum"] >= 400
+
+
+@pytest.mark.parametrize("families", [(4, 4), (6, 4), (6, 6)])
+def test_from_one_client_to_another(world: Callable[..., World], families: tuple[int, int]) -> None:
+    """Each is the other's peer, by an allocation here: what one sends comes on the other's channel,
+    until one of them is gone."""
+    running = world("--xdp-mode", "driver")
+    one, other = (Client(running, family, families[1]) for family in families)
+    one.bind_to(0x4001, other.relayed)
+    other.bind_to(0x7FFF, one.relayed)
+    one.send(0x4001, b"first")
+    assert other.receive() == (0x7FFF, b"first")
+    before = running.moved()
+    for payload in payloads():
+        one.send(0x4001, payload)
+        assert other.receive() == (0x7FFF, payload)
+        other.send(0x7FFF, payload[::-1])
+        assert one.receive() == (0x4001, payload[::-1])
+    assert running.moved() == (before[0] + 100, before[1] + 100)
+    other.ask(Method.REFRESH, (stun.LIFETIME, 0))
+    one.send(0x4001, b"nobody is there")
+    other.socket.settimeout(0.2)
+    with pytest.raises(TimeoutError):
+        other.socket.recv(2048)
+    assert running.moved() == (before[0] + 100, before[1] + 100)
 
 
 @pytest.mark.parametrize("mode", ["driver", "generic"])

@@ -23,9 +23,11 @@ BYTES = 2_000_000
 
 
 @pytest.mark.timeout(120)
-def test_the_kernel_carries_a_tunnel() -> None:
+@pytest.mark.parametrize("nat", [Nat.CONE, Nat.SYMMETRIC])
+def test_the_kernel_carries_a_tunnel(nat: Nat) -> None:
+    """Through one allocation, or through one of each."""
     need_bpf()
-    sites = Site(Nat.CONE), Site(Nat.SYMMETRIC)
+    sites = Site(nat), Site(Nat.SYMMETRIC)
     with Lab(client=sites[0], gateway=sites[1]) as lab, other_end(lab.namespace(INTERNET)):
         lab.start_resource()
         lab.start_portal()

@@ -28,6 +28,11 @@ def every_channel() -> dict[Way, Way]:
     for index, (client, peer) in enumerate(product(ends, ends)):
         number = 0x4000 + index if index % 2 else 0x7FFF - index
         ways |= channel(Endpoint(client, 4000), Endpoint(peer, 5000 + index), number, 50000 + index)
+        one, other = (
+            Way(Endpoint(kit.US[host.version], LISTEN_PORT), Endpoint(host, port), 0x5000 + index)
+            for host, port in ((client, 4001), (peer, 4002))
+        )
+        ways |= {one: other, other: one}
     return ways
 
 

@@ -95,7 +95,7 @@ def test_what_a_channel_has_moved_is_told_at_its_end(
 
     with_tier(check)
     record = caplog.records[-1]
-    assert (record.to_peer, record.to_client) == ((3, 300), (0, 0))  # type: ignore[attr-defined]
+    assert (record.to_peer, record.to_client) == ((3, 300), [(0, 0)])  # type: ignore[attr-defined]
 
 
 def test_a_full_table(with_tier: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,12 +125,40 @@ def test_a_full_table(with_tier: Callable[..., None], monkeypatch: pytest.Monkey
 def test_ends_on_this_host_are_left_out(
     with_tier: Callable[..., None], five_tuple: FiveTuple, peer: Endpoint
 ) -> None:
-    """Frames that claim to come from there are forged."""
+    """Frames that claim to come from there are forged. A lone channel to another allocation is no
+    exception."""
 
     def check(tier: XdpTier) -> None:
         tier.bind(five_tuple, 0x4000, RELAYED, peer)
         assert tier.channels == 0 and found(tier, Way(RELAYED, peer)) is None
         tier.unbind(five_tuple, 0x4000)
+
+    with_tier(check)
+
+
+def test_two_clients_that_are_each_others_peer(with_tier: Callable[..., None]) -> None:
+    """Straight from one to the other once both have a channel, and no longer than both have."""
+    other = FiveTuple(Endpoint(kit.FAR[4], 4000), CLIENT.local)
+    theirs = Endpoint(kit.US[4], 50001)
+    back = Way(Endpoint(kit.US[4], 3478), other.client, 0x4007)
+
+    def check(tier: XdpTier) -> None:
+        def bound() -> tuple[bool, bool]:
+            assert found(tier, Way(RELAYED, theirs)) is found(tier, Way(theirs, RELAYED)) is None
+            return found(tier, FORWARD) is not None, found(tier, back) is not None
+
+        tier.bind(CLIENT, 0x4000, RELAYED, theirs)
+        assert bound() == (False, False)
+        for _ in range(2):
+            tier.bind(other, 0x4007, theirs, RELAYED)
+            assert bound() == (True, True) and tier.channels == 2
+        for which, number in ((CLIENT, 0x4000), (other, 0x4007)):
+            tier.unbind(which, number)
+            assert bound() == (False, False) and tier.channels == 0
+            tier.bind(which, number, *((RELAYED, theirs) if which is CLIENT else (theirs, RELAYED)))
+            assert bound() == (True, True)
+        tier.bind(CLIENT, 0x4000, RELAYED, PEER)
+        assert bound() == (True, False)
 
     with_tier(check)
 

@@ -93,8 +93,8 @@ def parse(frame: bytes, settings: Settings) -> Packet:
 def forward(
     packet: Packet, ways: Mapping[Way, Way], settings: Settings, next_hop: NextHop
 ) -> tuple[bytes, Count]:
-    to_peer = packet.destination.port == settings.listen_port
-    number = int.from_bytes(packet.payload[:2], "big") if to_peer else 0
+    from_client = packet.destination.port == settings.listen_port
+    number = int.from_bytes(packet.payload[:2], "big") if from_client else 0
     way = ways.get(Way(packet.destination, packet.source, number))
     if way is None:
         raise PassError(Count.NO_ROUTE)
@@ -108,9 +108,9 @@ def forward(
         if not settings.native or (packet.udp_checksum and packet.udp_length > 4096):
             raise PassError(Count.UNFINISHED_CHECKSUM)
         udp_residue = 0
-    payload = packet.payload[4:]
-    if not to_peer:
-        payload = struct.pack(">HH", way.channel, len(packet.payload)) + packet.payload
+    payload = packet.payload[4:] if from_client else packet.payload
+    if way.channel:
+        payload = struct.pack(">HH", way.channel, len(payload)) + payload
     length = 8 + len(payload)
     link = next_hop(way.remote.address, length + (20 if new_version == 4 else 40))
     if isinstance(link, Count):
@@ -123,7 +123,10 @@ def forward(
     udp = head + struct.pack(">H", checksum or 0xFFFF if packet.udp_checksum else 0) + payload
     ip = ip_header(packet, new_version, both, len(udp))
     kind = b"\x08\x00" if new_version == 4 else b"\x86\xdd"
-    return link[0] + link[1] + kind + ip + udp, Count.TO_PEER if to_peer else Count.TO_CLIENT
+    count = Count.TO_PEER if from_client else Count.TO_CLIENT
+    if from_client and way.channel:
+        count = Count.ACROSS
+    return link[0] + link[1] + kind + ip + udp, count
 
 
 def ip_header(packet: Packet, version: int, addresses: bytes, size: int) -> bytes:
