@@ -411,6 +411,7 @@ cdef void _notify(
     ring_push(<RingBuffer*>w.path.context, &item, NULL, 0)
 
 
+# Data, of peers or in a Send, leaves half of the ring to requests, which come by it as well.
 cdef void _to_python(
     relay_worker* w, const relay_key* key, const uint8_t* data, uint32_t size
 ) noexcept nogil:
@@ -422,12 +423,16 @@ cdef void _to_python(
     if w.direction == RELAY_TO_CLIENT:
         item.kind = DATA
         item.argument = key.number
-        # What peers send leaves half of the ring to the clients, whose requests come with it.
         ring_push(ring, &item, data, ring.capacity // 2)
         return
     item.kind = STUN
     _endpoint(&item.local, key.family, key.local, key.number)
-    ring_push(ring, &item, data, RESERVED)
+    ring_push(ring, &item, data, ring.capacity // 2 if _is_indication(data) else RESERVED)
+
+
+# The class bits of RFC 8489 section 5; there is a whole header.
+cdef inline bint _is_indication(const uint8_t* stun) noexcept nogil:
+    return stun[0] & 0x01 == 0 and stun[1] & 0x10 != 0
 
 
 cdef inline void _endpoint(

@@ -506,6 +506,23 @@ def test_peers_without_channel_leave_half_of_the_ring(ends: Ends) -> None:
         assert kernel.settle()
 
 
+def test_indications_leave_half_of_the_ring(ends: Ends) -> None:
+    """One client's Send must not keep another's Refresh out."""
+    ring = Ring(64)
+    kernel = Forwarder(os.urandom(16), ring)
+    with closing(udp_socket(4)) as listener:
+        kernel.add(listener.fileno(), 4, address_of(listener)[2], listens=True)
+        send(ends.clients[0], address_of(listener), [b"\x00\x16" + STUN[2:]] * 50)
+        while kernel.turn():
+            pass
+        assert len(ring) == 32
+        for kind in (b"\x00\x01", b"\x00\x03", b"\x01\x11", b"\x00\x09"):
+            send(ends.clients[0], address_of(listener), [kind + STUN[2:]])
+        while kernel.turn():
+            pass
+        assert len(ring) == 36
+
+
 def test_broken_allocation_is_told_and_the_others_go_on(ends: Ends) -> None:
     one = One(ends)
     broken = udp_socket(4)
