@@ -351,6 +351,18 @@ def test_flood_on_data_does_not_starve_control() -> None:
     with_relay(test)
 
 
+def test_flood_of_indications_does_not_starve_control() -> None:
+    async def test(running: Running) -> None:
+        client, other, peer = Client(running), Client(running), Client(running)
+        await client.allocate()
+        for _ in range(2000):
+            client.indicate(peer.address, bytes(1200))
+        assert (await other.ask(request(Method.BINDING))).class_ is stun.Class.SUCCESS
+        assert running.server.counters["send_without_permission"] > 0
+
+    with_relay(test)
+
+
 def test_flood_of_a_permitted_peer_does_not_starve_control() -> None:
     """It comes up through the ring that requests come by, but gets half of it at most."""
 
