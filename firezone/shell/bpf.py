@@ -115,38 +115,21 @@ class XdpProgram(Descriptor):
             fd = _load(code, licence, log_size=_LOG_SIZE)
         super().__init__(fd)
 
-    def test_run(self, packet: bytes, ingress: int | None = None) -> TestRun:
-        """Run it on a packet, as if it had come from an interface, by default the loopback.
-
-        The interface has to have a program of its own attached.
-        """
+    def test_run(self, packet: bytes) -> TestRun:
+        """Run it on a packet, as if it had come by the loopback."""
         given = ctypes.create_string_buffer(packet, len(packet))
         result = ctypes.create_string_buffer(len(packet) + 256)
-        context, size = None, 0
-        if ingress is not None:
-            raw = struct.pack("=6I", 0, len(packet), 0, ingress, 0, 0)
-            context, size = ctypes.create_string_buffer(raw, len(raw)), len(raw)
         attributes = bytearray(
             struct.pack(
                 "=4I2Q4I2Q3I",
                 *(self.fd, 0, len(packet), len(result)),
                 *(ctypes.addressof(given), ctypes.addressof(result)),
-                *(1, 0, size, 0),
-                *(0 if context is None else ctypes.addressof(context), 0),
-                *(0, 0, 0),
+                *(1, 0, 0, 0, 0, 0, 0, 0, 0),
             )
         )
-        bpf(_PROG_TEST_RUN, attributes, context)
+        bpf(_PROG_TEST_RUN, attributes)
         _, verdict, _, length = struct.unpack_from("=4I", attributes)
         return TestRun(verdict, result.raw[:length])
-
-
-class SocketFilter(Descriptor):
-    """A program for the packets of a socket or a TUN device, as the kernel has taken it."""
-
-    def __init__(self, code: bytes, licence: str) -> None:
-        """Raises OSError: PermissionError without CAP_BPF."""
-        super().__init__(_load(code, licence, 0, _PROG_TYPE_SOCKET_FILTER, 0))
 
 
 class XdpLink(Descriptor):

@@ -230,9 +230,16 @@ class XdpTier:
         outside by the loopback, so this host does not forward anything for it."""
         for version in (4, 6):
             path = Path(f"/proc/sys/net/ipv{version}/conf/lo/forwarding")
-            if path.exists() and path.read_text().strip() == "0":
+            if not path.exists() or path.read_text().strip() != "0":
+                continue
+            try:
                 path.write_text("1")
-                self._forwarding.append(path)
+            except OSError as error:
+                self.close()
+                raise _error(
+                    f"cannot write {path}: {error.strerror}", "set it to 1 before"
+                ) from None
+            self._forwarding.append(path)
 
     def _own(self, made: T) -> T:
         self._owned.append(made)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from netns import xdp_kit as kit
@@ -161,6 +164,30 @@ def test_two_clients_that_are_each_others_peer(with_tier: Callable[..., None]) -
         assert bound() == (True, False)
 
     with_tier(check)
+
+
+def test_parameters_that_cannot_be_written(
+    fresh_netns: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container. The message names the one; and nothing stays attached."""
+    kit.need_bpf()
+
+    def refuse(path: Path, text: str) -> int:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    def run() -> None:
+        kit.build()
+        lo = Path("/proc/sys/net/ipv4/conf/lo/forwarding")
+        lo.write_text("0")
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "write_text", refuse)
+            with pytest.raises(ConfigurationError, match=str(lo)):
+                tier()
+        with closing(tier()):
+            assert lo.read_text().strip() == "1"
+        assert lo.read_text().strip() == "0"
+
+    fresh_netns.submit(run).result(60)
 
 
 def test_one_program_on_an_interface(with_tier: Callable[..., None]) -> None:
