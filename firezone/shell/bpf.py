@@ -132,6 +132,14 @@ class XdpProgram(Descriptor):
         return TestRun(verdict, result.raw[:length])
 
 
+class SocketFilter(Descriptor):
+    """A program for the packets of a socket or a TUN device, as the kernel has taken it."""
+
+    def __init__(self, code: bytes, licence: str) -> None:
+        """Raises OSError: PermissionError without CAP_BPF."""
+        super().__init__(_load(code, licence, 0, _PROG_TYPE_SOCKET_FILTER, 0))
+
+
 class XdpLink(Descriptor):
     """A program at work on an interface, until it is closed. Raises OSError."""
 
