@@ -357,33 +357,43 @@ cdef int _loop(Forwarder f, Worker* w) noexcept nogil:
     cdef uint64_t value
     while result >= 0:
         result = _turn(f, w, -1)
-        if result >= 0 and eventfd_read(w.stop, &value) == 0:
-            return 0
+        if w.told:
+            w.told = False
+            if result >= 0 and eventfd_read(w.stop, &value) == 0:
+                return 0
     return result
 
 
-# One look at what is readable, and one read of each. An event names a place in the table: what was
-# there may be gone, and another socket there by now.
+# One look at what is readable, and one read of each.
 cdef int _turn(Forwarder f, Worker* w, int timeout) noexcept nogil:
     cdef epoll_event events[EVENTS]
-    cdef relay_socket* s
     cdef int i
+    cdef int count
     cdef int result
     cdef int total = 0
-    cdef int count = epoll_wait(w.epoll, events, EVENTS, timeout)
+    count = epoll_wait(w.epoll, events, EVENTS, timeout)
     if count < 0:
         return 0 if errno == EINTR else -errno
     for i in range(count):
-        if events[i].data.u32 >= SOCKETS:
+        if events[i].data.u32 == STOP_EVENT:
+            w.told = True
             continue
-        epoch_enter(&f.epoch, w.reader)
-        s = <relay_socket*>load_acquire_pointer(&f.sockets[events[i].data.u32])
-        result = 0 if s == NULL else _read(w, s)
-        epoch_leave(&f.epoch, w.reader)
+        result = _read_at(f, w, events[i].data.u32)
         if result < 0:
             return result
         total += result
     return total
+
+
+# An event names a place in the table: what was there may be gone, and another socket there by now.
+cdef int _read_at(Forwarder f, Worker* w, uint32_t place) noexcept nogil:
+    cdef relay_socket* s
+    cdef int result
+    epoch_enter(&f.epoch, w.reader)
+    s = <relay_socket*>load_acquire_pointer(&f.sockets[place])
+    result = 0 if s == NULL else _read(w, s)
+    epoch_leave(&f.epoch, w.reader)
+    return result
 
 
 cdef int _read(Worker* w, relay_socket* s) noexcept nogil:

@@ -94,6 +94,7 @@ ctypedef struct Worker:
     uint32_t reader        # of the epoch
     int epoll
     int stop               # eventfd
+    bint told              # to stop: it is readable
     bint running
 
 # Each worker's loop has a thread, one other thread (Python) calls everything else.
