@@ -58,6 +58,7 @@ bench: build $(STAMPS)/dev
 	$(IN_LAB) -m benchmarks.start_up --rounds 3
 	$(IN_LAB) -m benchmarks.end_to_end
 	$(IN_LAB) -m benchmarks.tunnels --rounds 1 --seconds 2 --json build/bench/tunnels.json
+	$(IN_LAB) -m benchmarks.relays --rounds 1 --seconds 0.2 --json build/bench/relays.json
 
 bench-full: build $(STAMPS)/dev $(STAMPS)/plot
 	@scripts/require lab test
@@ -66,6 +67,8 @@ bench-full: build $(STAMPS)/dev $(STAMPS)/plot
 	    --benchmark-columns=min,median,iqr,rounds -o python_files='bench_*.py' $(ARGS)
 	$(IN_LAB) -m benchmarks.end_to_end --rounds 5 --json benchmarks/results/end_to_end.json
 	$(IN_LAB) -m benchmarks.tunnels --rounds 5 --json benchmarks/results/tunnels.json
+	$(IN_LAB) -m benchmarks.relays --rounds 5 --json benchmarks/results/relays.json
+	$(IN_LAB) -m benchmarks.relay_scale --coturn --json benchmarks/results/relay_scale.json
 	$(BIN)/python -m benchmarks.plots benchmarks/results/tunnels.json
 
 profile: build

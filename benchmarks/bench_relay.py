@@ -1,8 +1,6 @@
-"""The relay: its kernel, its requests, and the whole program beside coturn.
+"""The relay's kernel on loopback sockets, system calls included, and its requests.
 
-The first part calls the kernel on loopback sockets, system calls included. The last one loads the
-real programs (`benchmarks/relay_load.py`) and counts what a datagram costs them in CPU time; with
-FIREZONE_BENCH_TREE=DIR also that of another checkout of this project.
+The whole program, beside others: `benchmarks.relays`.
 """
 
 from __future__ import annotations
@@ -10,19 +8,16 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import shutil
 import socket
-import statistics
 from collections.abc import Iterator
 from ipaddress import IPv4Address
-from pathlib import Path
 from typing import Any
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.common import by_batch, by_size, main, measure
-from benchmarks.relay_load import SECRET, USERNAME, Coturn, Firezone, RelayProcess, load, udp_socket
+from benchmarks.relay_load import SECRET, USERNAME, udp_socket
 from firezone import stun
 from firezone._ext.relay import Forwarder
 from firezone._ext.ring import Ring
@@ -36,8 +31,6 @@ from firezone.turn.relay_commands import OpenSocket, RelayCommand, SendToPeer
 from firezone.turn.relay_peers import PeerPolicy
 
 CHANNEL = 0x4000
-TREE = os.environ.get("FIREZONE_BENCH_TREE")
-RELAYS = ["coturn", "firezone", *(["firezone, other tree"] if TREE else [])]
 
 # The kernel
 
@@ -218,95 +211,6 @@ def test_indication(benchmark: BenchmarkFixture, kind: str) -> None:
         assert isinstance(relay.poll_command(), Transmit)
 
     measure(benchmark, lambda: None, {"Send": send, "Data": receive}[kind], 1, "indication")
-
-
-# Beside coturn
-
-
-@pytest.fixture(scope="module", params=RELAYS)
-def program(request: pytest.FixtureRequest) -> Iterator[RelayProcess]:
-    cpus = os.sched_getaffinity(0)
-    match request.param:
-        case "coturn" if shutil.which("turnserver") is None:
-            pytest.skip("needs coturn")
-        case "coturn":
-            made: RelayProcess = Coturn()
-        case "firezone":
-            made = Firezone(options=("--workers", "1"))  # for one CPU
-        case _:
-            made = Firezone(Path(TREE or "."))
-    with made:
-        yield made
-    os.sched_setaffinity(0, cpus)
-
-
-@pytest.mark.parametrize("to_peer", [True, False], ids=["up", "down"])
-@pytest.mark.parametrize("flows", [1, 32], ids=["1 flow", "32 flows"])
-@pytest.mark.parametrize("size", [120, 1200])
-@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
-@pytest.mark.parametrize("merging", [False, True], ids=["plain", "merging"])
-def test_program(
-    benchmark: BenchmarkFixture,
-    program: RelayProcess,
-    merging: bool,
-    busy: bool,
-    size: int,
-    flows: int,
-    to_peer: bool,
-) -> None:
-    """CPU time of the relay for each datagram that arrived."""
-    if busy and os.geteuid() != 0:
-        pytest.skip("needs a real-time priority")
-    results = []
-
-    def run() -> None:
-        results.append(
-            load(
-                program,
-                flows=flows,
-                to_peer=to_peer,
-                size=size,
-                merging=merging,
-                busy=busy,
-                seconds=0.3,
-            )
-        )
-
-    ends, relay = "merging" if merging else "plain", "busy" if busy else "idle"
-    benchmark.group = f"{ends}, {relay}, {size} B, {flows}"
-    benchmark.pedantic(run, rounds=3)  # type: ignore[no-untyped-call]
-    cost = statistics.median(result.cpu_ns / result.delivered for result in results)
-    benchmark.extra_info["ns_per_packet"] = round(cost, 1)
-    benchmark.extra_info["loss"] = round(statistics.median(result.loss for result in results), 4)
-
-
-@pytest.mark.parametrize("to_peer", [True, False], ids=["Send", "Data"])
-@pytest.mark.parametrize("size", [120, 1200])
-def test_program_without_channels(
-    benchmark: BenchmarkFixture, program: RelayProcess, size: int, to_peer: bool
-) -> None:
-    """The same of what goes by Send and Data, whose ends merge nothing."""
-    results = []
-
-    def run() -> None:
-        results.append(
-            load(
-                program,
-                flows=1,
-                to_peer=to_peer,
-                size=size,
-                merging=False,
-                busy=False,
-                seconds=0.3,
-                channels=False,
-            )
-        )
-
-    benchmark.group = f"without a channel, {size} B"
-    benchmark.pedantic(run, rounds=3)  # type: ignore[no-untyped-call]
-    cost = statistics.median(result.cpu_ns / result.delivered for result in results)
-    benchmark.extra_info["ns_per_packet"] = round(cost, 1)
-    benchmark.extra_info["loss"] = round(statistics.median(result.loss for result in results), 4)
 
 
 if __name__ == "__main__":

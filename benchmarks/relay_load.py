@@ -11,6 +11,7 @@ at its limit: then the load is on its CPU and before it in turn, which takes a r
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
 import subprocess
@@ -35,8 +36,9 @@ HOST = "127.0.0.1"
 SECRET, USERNAME = "0f" * 32, "4000000000:salt"
 CHANNEL = 0x4000
 SOL_UDP, UDP_SEGMENT, UDP_GRO = 17, 103, 104
+PION_SOURCE = Path(__file__).parent / "pion_relay"
 WINDOW = 256
-"""Datagrams on their way at a time; with many flows 16 of each."""
+"""Datagrams on their way at a time, but 16 of each of 32 flows, and 4 of more."""
 
 Value = tuple[stun.Attribute[Any], Any]
 
@@ -84,6 +86,14 @@ class RelayProcess:
         self._process.kill()
         self._process.wait()
         self._directory.cleanup()
+
+    def user(self, number: int) -> tuple[str, str]:
+        """Name and password of a client. A portal hands out a name for each, and there are quotas
+        by name."""
+        if not self.has_stamps:
+            return self.username, self.password
+        name = f"{self.username}{number}"
+        return name, password_of(name, SECRET) or ""
 
     @property
     def pid(self) -> int:
@@ -158,11 +168,39 @@ class Coturn(RelayProcess):
         return [*command, "--pidfile", str(directory / "pid")], directory
 
 
+class Pion(RelayProcess):
+    """A relay on pion/turn (`pion_relay/main.go`), limited to one CPU's worth of threads."""
+
+    name = "pion"
+    username, password = "bench", "bench"
+    has_stamps = False
+    program = Path(tempfile.gettempdir()) / f"firezone-bench-{os.getuid()}" / "pion_relay"
+
+    @classmethod
+    def build(cls) -> bool:
+        """Whether it could be had: it takes Go, and its module proxy the first time."""
+        cls.program.parent.mkdir(mode=0o700, exist_ok=True)
+        command = ["go", "build", "-o", str(cls.program), "."]
+        try:
+            return subprocess.run(command, cwd=PION_SOURCE, capture_output=True).returncode == 0
+        except OSError:
+            return False
+
+    def command(self, directory: Path) -> tuple[list[str], Path | None]:
+        address = [HOST, str(self.address[1]), *self.ports]
+        limited = ["env", "GOMAXPROCS=1", str(self.program)]
+        return [*limited, *address, self.username, self.password], directory
+
+
+_NUMBERS = itertools.count()
+
+
 class Flow:
     """A client with a channel to a peer of its own, or just a permission."""
 
-    def __init__(self, relay: RelayProcess, merging: bool, channel: bool = True) -> None:
+    def __init__(self, relay: RelayProcess, merging: bool = False, channel: bool = True) -> None:
         self.relay = relay
+        self.user = relay.user(next(_NUMBERS))
         self.has_channel = channel
         self.client, self.peer = relay.make_socket(), relay.make_socket()
         while (relayed := self.allocate()) is None:
@@ -177,6 +215,11 @@ class Flow:
         assert bound.class_ is stun.Class.SUCCESS
         for end in (self.client, self.peer):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        self.merge(merging)
+
+    def merge(self, merging: bool) -> None:
+        """Whether both ends take what the kernel has merged."""
+        for end in (self.client, self.peer):
             end.setsockopt(SOL_UDP, UDP_GRO, merging)
 
     def allocate(self) -> Endpoint | None:
@@ -191,7 +234,7 @@ class Flow:
             message = message.with_(attribute, value)
         key = None
         if self.nonce:
-            name, password = self.relay.username, self.relay.password
+            name, password = self.user
             message = authenticated(message, name, self.nonce)
             key = stun.long_term_key(name, "firezone", password)
         self.client.sendto(message.encode(key), self.relay.address)
@@ -285,28 +328,23 @@ class Result:
 
 
 def load(
-    relay: RelayProcess,
-    *,
-    flows: int,
-    to_peer: bool,
-    size: int,
-    merging: bool,
-    busy: bool,
-    seconds: float,
-    channels: bool = True,
+    flows: list[Flow], to_peer: bool, size: int, merging: bool, busy: bool, seconds: float
 ) -> Result:
     """Windows of datagrams over all flows, the next when the last one arrived or no more comes."""
-    made = [Flow(relay, merging, channels) for _ in range(flows)]
-    burst = max(WINDOW // flows, 16)
-    lanes = [Lane(flow, to_peer, size, burst, merging) for flow in made]
+    relay = flows[0].relay
+    burst = max(WINDOW // len(flows), 16 if len(flows) <= 32 else 4)
+    for flow in flows:
+        flow.merge(merging)
+    lanes = [Lane(flow, to_peer, size, burst, merging) for flow in flows]
     with placed(busy):
         run_lanes(lanes, burst, busy, time.monotonic_ns() + 100_000_000)
+        time.sleep(0.01)
+        while sum(lane.receive() for lane in lanes):
+            pass  # what was late
         cpu, started = relay.cpu_ns(), time.monotonic_ns()
         sent, delivered = run_lanes(lanes, burst, busy, started + int(seconds * 1e9))
         elapsed = time.monotonic_ns() - started
         cpu = relay.cpu_ns() - cpu
-    for flow in made:
-        flow.close()
     return Result(sent, delivered, cpu, elapsed)
 
 
@@ -317,7 +355,7 @@ def run_lanes(lanes: list[Lane], burst: int, busy: bool, until: int) -> tuple[in
         for lane in lanes:
             lane.send()
         wanted, arrived = burst * len(lanes), 0
-        patience = time.monotonic_ns() + 20_000_000
+        patience = time.monotonic_ns() + 100_000_000
         while arrived < wanted and time.monotonic_ns() < patience:
             if busy:
                 time.sleep(0.001)  # the relay's turn

@@ -29,7 +29,6 @@ from benchmarks.private_net import in_private_net
 from benchmarks.processes import cpu_seconds, resident_bytes
 from benchmarks.relay_load import (
     CHANNEL,
-    SECRET,
     Coturn,
     Firezone,
     RelayProcess,
@@ -43,7 +42,6 @@ from firezone.explain.relay import RelayReport
 from firezone.model import Endpoint
 from firezone.shell.status_socket import Request, ask
 from firezone.stun import Message, Method
-from firezone.turn.relay_auth import password_of
 
 UNDER_WAY = 64
 """Clients that wait for an answer at a time."""
@@ -85,10 +83,8 @@ class Client:
         self.socket = udp_socket()
         self.relayed: Endpoint | None = None
         self._relay, self._peer, self._nonce = relay, peer, ""
-        # A portal hands out a name for each pair of client and relay.
-        self._name = f"4000000000:salt{number}" if relay.has_stamps else relay.username
-        password = password_of(self._name, SECRET) if relay.has_stamps else relay.password
-        self._key = stun.long_term_key(self._name, "firezone", password or "")
+        self._name, password = relay.user(number)
+        self._key = stun.long_term_key(self._name, "firezone", password)
         self._request = b""
 
     def begin(self) -> None:

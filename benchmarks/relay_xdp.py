@@ -206,7 +206,7 @@ class Stream(Flow):
     """A client whose datagrams are made by the kernel, to a peer that is not there."""
 
     def __init__(self, relay: Relay) -> None:
-        self.relay, self.client = relay, relay.make_socket()
+        self.relay, self.client, self.user = relay, relay.make_socket(), relay.user(0)
         assert self.allocate() is not None
         peer = (stun.XOR_PEER_ADDRESS, Endpoint.of(NOBODY, 9999))
         bound = self.ask(Method.CHANNEL_BIND, (stun.CHANNEL_NUMBER, CHANNEL), peer)

@@ -1,0 +1,219 @@
+"""`firezone relay` beside every other relay that can be had here, in one run.
+
+    python -m benchmarks.relays [--seconds 0.5] [--rounds 5] [--only NAME,…] [--tree DIR]
+        [--json FILE] [PART…]
+
+    throughput    datagrams per second of the relay's CPU time
+    latency       one way through the relay, idle and beside 20,000 datagrams a second
+    floods        Binding and Allocate requests from 3000 strangers: answers, and memory
+
+Relays: `firezone`, Debian's `coturn`, `pion` (pion/turn) where Go can build it, and `other tree`,
+the `firezone` of another checkout, if one is given. Each has one worker on one CPU; they and the
+load share a network with nothing but a loopback, and relays take turns within a round. Tables hold
+medians of the rounds. How the load comes is told in `relay_load.py`; its busy kind takes root.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import shutil
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import relay_flood, relay_latency, report
+from benchmarks.private_net import in_private_net
+from benchmarks.relay_flood import Flood
+from benchmarks.relay_latency import Latency
+from benchmarks.relay_load import Coturn, Firezone, Flow, Pion, RelayProcess, Result, load
+from benchmarks.report import Samples
+
+FLOWS = (1, 32, 256)
+SIZES = (120, 1200)
+DIRECTIONS = {"up": True, "down": False}
+CONDITIONS = {"idle": False, "loaded": True}
+
+
+class OtherTree(Firezone):
+    name = "other tree"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What all parts need."""
+
+    relays: list[RelayProcess]
+    seconds: float
+    rounds: int
+
+    def turns(self) -> Iterator[RelayProcess]:
+        for _ in range(self.rounds):
+            yield from self.relays
+
+
+def main() -> int:
+    options = _parse()
+    makers = _installed(options.only, options.tree)
+
+    def run() -> dict[str, Samples]:
+        with ExitStack() as running:
+            relays = [running.enter_context(make()) for make in makers]
+            return _measure(Run(relays, options.seconds, options.rounds), options.parts)
+
+    results = in_private_net(run)
+    if options.json:
+        settings = {"seconds": options.seconds, "rounds": options.rounds}
+        report.write(options.json, settings, results)
+    return 0
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help="only these")
+    parser.add_argument("--seconds", type=float, default=0.5, help="how long each figure is taken")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", help="names of relays, joined by commas")
+    parser.add_argument("--tree", type=Path, help="another checkout, with its kernels built")
+    parser.add_argument("--json", type=Path, help="write every sample there")
+    options = parser.parse_args()
+    unknown = set(options.parts) - set(PARTS)
+    if unknown:
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    return options
+
+
+def _installed(only: str | None, tree: Path | None) -> list[Callable[[], RelayProcess]]:
+    """Each with ports of its own."""
+    wanted = None if only is None else only.split(",")
+    found: dict[str, Callable[[], RelayProcess]] = {
+        "firezone": lambda: Firezone(options=("--workers", "1"), ports=(10_000, 12_999)),
+    }
+    if shutil.which("turnserver"):
+        found["coturn"] = lambda: Coturn(ports=(13_000, 15_999))
+    if (wanted is None or "pion" in wanted) and Pion.build():
+        found["pion"] = lambda: Pion(ports=(16_000, 18_999))
+    if tree is not None:
+        found["other tree"] = lambda: OtherTree(tree, ("--workers", "1"), (19_000, 21_999))
+    return [make for name, make in found.items() if wanted is None or name in wanted]
+
+
+def _measure(run: Run, parts: list[str]) -> dict[str, Samples]:
+    results = {}
+    for part in parts or PARTS:
+        measure, show = PARTS[part]
+        results[part] = Samples()
+        measure(run, results[part])
+        print(f"\n{part}\n", *show(results[part]), sep="\n", flush=True)
+    return results
+
+
+# Measuring.
+
+
+def measure_throughput(run: Run, samples: Samples) -> None:
+    for relay in run.turns():
+        flows = [Flow(relay) for _ in range(max(FLOWS))]
+        for merging, busy, size, count in _loads():
+            for direction, to_peer in DIRECTIONS.items():
+                result = load(flows[:count], to_peer, size, merging, busy, run.seconds)
+                samples.add(_case(merging, busy, size, count, direction), relay.name, result)
+        for flow in flows:
+            flow.close()
+        with closing(Flow(relay, channel=False)) as flow:
+            for size in SIZES:
+                for direction, to_peer in DIRECTIONS.items():
+                    result = load([flow], to_peer, size, False, False, run.seconds)
+                    samples.add(_without_channel(size, direction), relay.name, result)
+
+
+def measure_latency(run: Run, samples: Samples) -> None:
+    for relay in run.turns():
+        for condition, loaded in CONDITIONS.items():
+            for direction, to_peer in DIRECTIONS.items():
+                result = relay_latency.measure(relay, loaded, to_peer, max(run.seconds, 1.0))
+                samples.add(f"{condition} {direction}", relay.name, result)
+
+
+def measure_floods(run: Run, samples: Samples) -> None:
+    for relay in run.turns():
+        for kind in relay_flood.KINDS:
+            samples.add(kind, relay.name, relay_flood.measure(relay, kind, run.seconds))
+
+
+def _loads() -> Iterator[tuple[bool, bool, int, int]]:
+    conditions = (False, True) if os.geteuid() == 0 else (False,)
+    return itertools.product((True, False), reversed(conditions), reversed(SIZES), FLOWS)
+
+
+def _case(merging: bool, busy: bool, size: int, count: int, direction: str) -> str:
+    ends, state = "merging" if merging else "plain", "busy" if busy else "idle"
+    return f"{ends:8}{state:5}{size:>5} B{count:>5} {direction}"
+
+
+def _without_channel(size: int, direction: str) -> str:
+    """What goes by Send and Data."""
+    return f"no channel   {size:>5} B    1 {direction}"
+
+
+# Showing.
+
+
+def show_throughput(samples: Samples) -> Iterable[str]:
+    names = _names(samples, Result)
+    yield "thousand datagrams per CPU second of the relay, up / down; beside coturn"
+    yield f"{'ends':8}{'relay':5}{'size':>7}{'flows':>6}" + "".join(f"{n:>24}" for n in names)
+    cases = [tuple(_case(*each, direction) for direction in DIRECTIONS) for each in _loads()]
+    cases += [tuple(_without_channel(size, each) for each in DIRECTIONS) for size in SIZES]
+    for up, down in cases:
+        row = up.removesuffix(" up")
+        for name in names:
+            figures = [_rate(samples, each, name) for each in (up, down)]
+            row += f"{figures[0] / 1000:>9.0f} /{figures[1] / 1000:>5.0f}"
+            others = [_rate(samples, each, "coturn") for each in (up, down)]
+            beside = [f / o for f, o in zip(figures, others, strict=True) if o]
+            row += f"{min(beside):>7.1f}x" if beside and name != "coturn" else " " * 8
+        yield row
+
+
+def show_latency(samples: Samples) -> Iterable[str]:
+    yield f"{'':16}{'':12}{'p50 us':>9}{'p99 us':>9}{'lost':>6}"
+    for case, name, rounds in samples.of(Latency):
+        p50 = statistics.median(r.p50 for r in rounds)
+        p99 = statistics.median(r.p99 for r in rounds)
+        yield f"{case:16}{name:12}{p50:>9.0f}{p99:>9.0f}{sum(r.lost for r in rounds):>6}"
+
+
+def show_floods(samples: Samples) -> Iterable[str]:
+    yield f"{'':30}{'':12}{'answers per CPU s':>18}{'answered':>10}{'grown KiB':>11}"
+    for case, name, rounds in samples.of(Flood):
+        rate = statistics.median(r.per_cpu_second for r in rounds)
+        share = sum(r.answered for r in rounds) / sum(r.sent for r in rounds)
+        grown = statistics.median(r.grown_bytes for r in rounds) / 1024
+        yield f"{case:30}{name:12}{rate:>18.0f}{share:>9.0%} {grown:>11.0f}"
+
+
+def _names(samples: Samples, kind: type) -> list[str]:
+    return list(dict.fromkeys(name for _, name, _ in samples.of(kind)))
+
+
+def _rate(samples: Samples, case: str, name: str) -> float:
+    rounds = samples.get(case, name, Result)
+    return statistics.median(r.per_cpu_second for r in rounds) if rounds else 0.0
+
+
+PARTS: dict[str, tuple[Callable[[Run, Samples], None], Callable[[Samples], Iterable[str]]]] = {
+    "throughput": (measure_throughput, show_throughput),
+    "latency": (measure_latency, show_latency),
+    "floods": (measure_floods, show_floods),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
