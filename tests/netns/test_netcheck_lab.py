@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from firezone.lab import Lab, Nat, Site, netns
+from firezone.lab import Depends, Lab, Nat, Site, netns
 from firezone.lab.topology import relay_name
 
 DEPENDENT = "address-dependent or address-and-port-dependent"
@@ -30,16 +30,19 @@ def relays(lab: Lab, count: int) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize(
-    ("nat", "mapping", "keeps_port"),
-    [
-        (Nat.NONE, "no NAT", None),
-        (Nat.CONE, "endpoint-independent", True),
-        (Nat.SYMMETRIC, DEPENDENT, False),
-        (Nat.UDP_BLOCKED, "unknown", None),
-    ],
-)
-def test_the_kind_of_nat(nat: Nat, mapping: str, keeps_port: bool | None) -> None:
+# How it filters makes no difference here.
+KINDS = [
+    Nat.NONE,
+    Nat.CONE,
+    Nat.SHIFTED_FULL_CONE,
+    Nat.ADDRESS_SYMMETRIC,
+    Nat.RESTRICTED_SYMMETRIC,
+    Nat.UDP_BLOCKED,
+]
+
+
+@pytest.mark.parametrize("nat", KINDS)
+def test_the_kind_of_nat(nat: Nat) -> None:
     with Lab(client=Site(nat), relays=2) as lab:
         lab.start_portal()
         lab.start_relay(1)
@@ -48,11 +51,33 @@ def test_the_kind_of_nat(nat: Nat, mapping: str, keeps_port: bool | None) -> Non
         report = netcheck(lab, *relays(lab, 2), "--api-url", portal)
         for family in report["families"]:
             assert family["reachable"] is (nat is not Nat.UDP_BLOCKED)
-            assert family["mapping"] == mapping
-            assert family["port_preserved"] is keeps_port
+            assert family["mapping"] == mapping(nat)
+            assert family["port_preserved"] is keeps_port(nat)
         assert report["portal"]["reachable"], report["portal"]
         if nat is not Nat.UDP_BLOCKED:
             assert {server["path_mtu"] for server in report["servers"]} == {1500}
+
+
+def mapping(nat: Nat) -> str:
+    """What two servers with one port each can tell."""
+    if nat in (Nat.NONE, Nat.UDP_BLOCKED):
+        return "no NAT" if nat is Nat.NONE else "unknown"
+    is_independent = nat.behaviour.mapping is Depends.NOTHING
+    return "endpoint-independent" if is_independent else DEPENDENT
+
+
+def keeps_port(nat: Nat) -> bool | None:
+    return None if nat in (Nat.NONE, Nat.UDP_BLOCKED) else nat.behaviour.keeps_port
+
+
+@pytest.mark.parametrize("nat", [Nat.CONE, Nat.SHIFTED_FULL_CONE])
+@pytest.mark.parametrize("hairpin", [True, False])
+def test_whether_the_nat_hairpins(nat: Nat, hairpin: bool) -> None:
+    with Lab(client=Site(nat, hairpin=hairpin)) as lab:
+        lab.start_portal()
+        lab.start_relay()
+        families = netcheck(lab, *relays(lab, 1))["families"]
+        assert [family["hairpin"] for family in families] == [hairpin, hairpin]
 
 
 def test_one_server_cannot_tell_and_a_running_client_knows_the_relays() -> None:
