@@ -198,7 +198,7 @@ _NUMBERS = itertools.count()
 class Flow:
     """A client with a channel to a peer of its own, or just a permission."""
 
-    def __init__(self, relay: RelayProcess, merging: bool = False, channel: bool = True) -> None:
+    def __init__(self, relay: RelayProcess, channel: bool = True) -> None:
         self.relay = relay
         self.user = relay.user(next(_NUMBERS))
         self.has_channel = channel
@@ -215,12 +215,6 @@ class Flow:
         assert bound.class_ is stun.Class.SUCCESS
         for end in (self.client, self.peer):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
-        self.merge(merging)
-
-    def merge(self, merging: bool) -> None:
-        """Whether both ends take what the kernel has merged."""
-        for end in (self.client, self.peer):
-            end.setsockopt(SOL_UDP, UDP_GRO, merging)
 
     def allocate(self) -> Endpoint | None:
         transport: Value = (stun.REQUESTED_TRANSPORT, 17)
@@ -287,6 +281,8 @@ class Lane:
         self.incoming = PacketBatch(64, stride=2048)
         self.sender = UdpSockets(self.source.fileno())
         self.receiver = UdpSockets(self.sink.fileno())
+        for end in (self.source, self.sink):  # after UdpSockets, which have a will of their own
+            end.setsockopt(SOL_UDP, UDP_GRO, merging)
 
     def send(self) -> None:
         if not self.merging:
@@ -333,8 +329,6 @@ def load(
     """Windows of datagrams over all flows, the next when the last one arrived or no more comes."""
     relay = flows[0].relay
     burst = max(WINDOW // len(flows), 16 if len(flows) <= 32 else 4)
-    for flow in flows:
-        flow.merge(merging)
     lanes = [Lane(flow, to_peer, size, burst, merging) for flow in flows]
     with placed(busy):
         run_lanes(lanes, burst, busy, time.monotonic_ns() + 100_000_000)

@@ -323,7 +323,7 @@ def _exchange(
 ) -> Cost:
     burst, relay = max(WINDOW // count, 16), bench.relay
     flows: list[Any] = [
-        Straight(bench, merging) if relay is None else Flow(relay, merging) for _ in range(count)
+        Straight(bench, merging) if relay is None else Flow(relay) for _ in range(count)
     ]
     lanes = [Lane(flow, relay is not None, size, burst, merging) for flow in flows]
     for lane in lanes:
