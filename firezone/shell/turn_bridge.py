@@ -16,9 +16,11 @@ bound, so the congestion control inside the tunnel sees losses, not delays that 
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
+import struct
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import cast
 
@@ -32,6 +34,12 @@ BATCH = 64
 LOOPBACK = "127.0.0.1"
 
 _BUFFER = 4 * 1024 * 1024
+# Not all of these have a name in the socket module of Python 3.11.
+_SOL_UDP = 17
+_UDP_SEGMENT = 103
+_MAX_SEGMENTS = 64
+_MAX_RUN = 0xFFFF - 48
+_TAKEN_BY_NOBODY = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ECONNREFUSED})
 
 
 class Bridge(asyncio.Protocol):
@@ -59,6 +67,7 @@ class Bridge(asyncio.Protocol):
         self._reason = "closed by the other end"
         self._partner = partner
         self._udp: socket.socket | None = None
+        self._merges = True
 
     @property
     def local(self) -> Endpoint | None:
@@ -97,9 +106,11 @@ class Bridge(asyncio.Protocol):
         except StreamError as error:
             self.close(error.reason)
             return
-        while (message := self._reader.poll_message()) is not None:
+        messages = [*iter(self._reader.poll_message, None)]
+        if messages:
             self.last_message = now
-            self._send_datagram(message)
+        for run in runs(messages):
+            self._send_datagrams(run)
         self._arm(now)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -109,13 +120,25 @@ class Bridge(asyncio.Protocol):
 
     # Both directions.
 
-    def _send_datagram(self, message: bytes) -> None:
+    def _send_datagrams(self, run: list[bytes]) -> None:
+        """In one call, which the kernel cuts up again, or takes them for one on the way."""
         if self._udp is None:
             return
         try:
-            self._udp.send(message)
-        except OSError:  # its buffer is full, or nobody listens any more
-            self.counters["datagram_not_taken"] += 1
+            if len(run) > 1 and self._merges:
+                split = (_SOL_UDP, _UDP_SEGMENT, struct.pack("=H", len(run[0])))
+                self._udp.sendmsg(run, (split,))
+                return
+        except OSError as error:
+            if error.errno in _TAKEN_BY_NOBODY:
+                self.counters["datagram_not_taken"] += len(run)
+                return
+            self._merges = False  # an old kernel
+        for message in run:
+            try:
+                self._udp.send(message)
+            except OSError:  # its buffer is full, or nobody listens any more
+                self.counters["datagram_not_taken"] += 1
 
     def _read_datagrams(self) -> None:
         transport, udp = self._transport, self._udp
@@ -162,6 +185,26 @@ class Bridge(asyncio.Protocol):
             self._on_closed(self, self._reason)
             self._udp.close()
             self._udp = None
+
+
+def runs(messages: list[bytes]) -> Iterator[list[bytes]]:
+    """In their order, those together that UDP_SEGMENT takes: of one size, but that the last may be
+    shorter, at most 64 of them and 64 KiB."""
+    run: list[bytes] = []
+    total = 0
+    for message in messages:
+        if run and (
+            len(run) == _MAX_SEGMENTS
+            or total + len(message) > _MAX_RUN
+            or len(message) > len(run[0])
+            or len(run[-1]) < len(run[0])
+        ):
+            yield run
+            run, total = [], 0
+        run.append(message)
+        total += len(message)
+    if run:
+        yield run
 
 
 def loopback_of(address: IPAddress) -> str:
