@@ -294,6 +294,13 @@ class Net:
             self._trickle()
         return True
 
+    def clear(self) -> None:
+        """End both ends, and remove all filters and NATs."""
+        for end in reversed(self._ends):
+            end.close()
+        self._ends.clear()
+        netns.load_rules(self.namespaces["router"], "flush ruleset\n")
+
     def close(self) -> None:
         for end in reversed(self._ends):
             end.close()

@@ -1,6 +1,7 @@
-"""Our agent and our relay against libnice, as an ICE peer and as a TURN client.
+"""Our agent and our relay against libnice and pion, as ICE peers and as TURN clients.
 
-`nice_peer.c` is a small program on Debian's libnice, compiled here.
+`nice_peer.c` is a small program on Debian's libnice, `pion/main.go` one on pion; both are compiled
+here. Pion is left out where there is no Go, or its modules cannot be had.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ice_net import RELAY, THEM, THEM_OUTSIDE, US, US_OUTSIDE, Net, build
 from firezone.ice import CandidateKind
 from firezone.model import Endpoint
 
-SOURCE = Path(__file__).with_name("nice_peer.c")
+HERE = Path(__file__).parent
 HOST, RELAYED = CandidateKind.HOST, CandidateKind.RELAYED
 SERVER_REFLEXIVE = CandidateKind.SERVER_REFLEXIVE
 ROLES = pytest.mark.parametrize("controlling", [True, False], ids=["controlling", "controlled"])
@@ -24,21 +25,41 @@ ROLES = pytest.mark.parametrize("controlling", [True, False], ids=["controlling"
 pytestmark = pytest.mark.timeout(60)
 
 
-@pytest.fixture(scope="session")
-def program(tmp_path_factory: pytest.TempPathFactory) -> str:
+@pytest.fixture(scope="session", params=["libnice", "pion"])
+def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    built = tmp_path_factory.mktemp(request.param) / "peer"
+    build_nice(built) if request.param == "libnice" else build_pion(built)
+    return str(built)
+
+
+def build_nice(built: Path) -> None:
     missing = [tool for tool in ("gcc", "pkg-config") if shutil.which(tool) is None]
     if missing or subprocess.run(["pkg-config", "--exists", "nice"]).returncode != 0:
         pytest.skip("needs gcc, pkg-config and libnice-dev")
     flags = subprocess.check_output(["pkg-config", "--cflags", "--libs", "nice"], text=True)
-    built = tmp_path_factory.mktemp("nice") / "nice_peer"
-    subprocess.run(["gcc", "-Wall", "-Wextra", "-o", built, SOURCE, *flags.split()], check=True)
-    return str(built)
+    source = HERE / "nice_peer.c"
+    subprocess.run(["gcc", "-Wall", "-Wextra", "-o", built, source, *flags.split()], check=True)
+
+
+def build_pion(built: Path) -> None:
+    if shutil.which("go") is None:
+        pytest.skip("needs Go")
+    download = subprocess.run(["go", "mod", "download"], cwd=HERE / "pion", capture_output=True)
+    if download.returncode != 0:
+        pytest.skip(f"no modules: {download.stderr.decode()[-200:]}")
+    subprocess.run(["go", "build", "-o", built, "."], cwd=HERE / "pion", check=True)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
+    with build(tmp_path_factory.mktemp("relay")) as net:
+        yield net
 
 
 @pytest.fixture
-def net(tmp_path: Path) -> Iterator[Net]:
-    with build(tmp_path) as net:
-        yield net
+def net(world: Net) -> Iterator[Net]:
+    yield world
+    world.clear()
 
 
 def nominated(net: Net) -> tuple[CandidateKind, CandidateKind]:
@@ -60,19 +81,20 @@ def test_host_to_host_though_both_could_relay(net: Net, program: str, controllin
     net.connect()
     assert net.run(lambda: nominated(net) == (HOST, HOST))
     net.exchange()
-    assert {c.kind for c in net.them.candidates} == {HOST, RELAYED}
+    assert {c.kind for c in net.them.candidates} >= {HOST, RELAYED}
 
 
 @ROLES
 def test_they_are_behind_a_nat(net: Net, program: str, controlling: bool) -> None:
-    """Its Binding requests are those of RFC 3489, without a cookie, which we do not answer: it
-    learns its address outside from the relay's answer to its Allocate. As the controlling agent it
-    nominates once, and maybe before it finds the NAT open; we move up."""
+    """They learn their address outside from the relay's answer to an Allocate: libnice's Binding
+    requests are those of RFC 3489, without a cookie, which we do not answer. A controlling agent of
+    theirs nominates once, and maybe before it finds the NAT open; ours moves up."""
     net.hide(THEM)
     net.start([program, net.turn("udp")], controlling)
     net.us.use(net.relay, HOST)
     net.connect()
-    assert {c.kind for c in net.them.candidates} == {HOST, SERVER_REFLEXIVE, RELAYED}
+    theirs = {HOST, SERVER_REFLEXIVE, RELAYED}
+    assert net.run(lambda: {c.kind for c in net.them.candidates} == theirs), net.them.lines
     assert not controlling or net.run(lambda: str(remote(net).address) == THEM_OUTSIDE)
     net.exchange()
 
