@@ -120,7 +120,8 @@ def _facts(c: ConnectionStatus, report: Explanation) -> Iterator[tuple[str, str]
     packets = "no packet has passed yet" if since is None else f"packets flow for {duration(since)}"
     yield "state", f"{c.state}; {packets}; ICE {report.ice_state}"
     if c.path is not None:
-        yield "path", f"{c.path.kind} for {duration(c.path.chosen_ago_seconds)}"
+        until = ", until ICE has chosen one" if c.path.preliminary else ""
+        yield "path", f"{c.path.kind} for {duration(c.path.chosen_ago_seconds)}{until}"
         yield "from", c.path.local
         yield "to", c.path.remote
     else:

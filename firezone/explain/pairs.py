@@ -10,11 +10,13 @@ from firezone.explain.values import (
     milliseconds_or_none,
     seconds,
 )
-from firezone.ice import Agent, Candidate, CandidateKind, CheckState, PairReport
+from firezone.ice import Agent, Candidate, CandidateKind, CheckState, Nominated, PairReport
 
 
-def pair_statuses(agent: Agent, now: int) -> tuple[PairStatus, ...]:
-    """All pairs, the best first."""
+def pair_statuses(
+    agent: Agent, now: int, preliminary: Nominated | None = None
+) -> tuple[PairStatus, ...]:
+    """All pairs, the best first. `preliminary` is the one in use while none is nominated."""
     pairs = agent.pairs()
     chosen = next((pair for pair in pairs if pair.nominated), None)
     return tuple(
@@ -27,7 +29,11 @@ def pair_statuses(agent: Agent, now: int) -> tuple[PairStatus, ...]:
             answered=pair.tally.answered,
             round_trip_ms=milliseconds_or_none(pair.round_trip),
             nominated=pair.nominated,
-            verdict=verdict(pair, chosen, agent.controlling, now),
+            verdict=(
+                "in use since the handshake, until a pair is nominated"
+                if Nominated(pair.local, pair.remote) == preliminary
+                else verdict(pair, chosen, agent.controlling, now)
+            ),
         )
         for pair in pairs
     )

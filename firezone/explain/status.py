@@ -6,7 +6,7 @@ import base64
 import heapq
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from firezone.commands import Activity, Traffic, WorkerStatus
 from firezone.explain.values import (
@@ -94,7 +94,7 @@ def connection_status(
         state=_state(c),
         addresses=tuple(str(a) for a in sorted(facts.addresses, key=lambda a: a.version)),
         resources=facts.resources,
-        path=path_status(c.paths[-1], now) if c.paths else None,
+        path=_path(c, now),
         relay=c.relay,
         age_seconds=seconds(now - c.created_at),
         established_ago_seconds=ago(c.established_at, now),
@@ -107,6 +107,16 @@ def connection_status(
         handshake_ago_seconds=ago(tunnel.established_at, now),
         waiting_packets=len(c.waiting),
     )
+
+
+def _path(c: Connection, now: int) -> PathStatus | None:
+    if c.paths:
+        return path_status(c.paths[-1], now)
+    if c.preliminary is None:
+        return None
+    pair, since = c.preliminary, c.tunnel.established_at or now
+    found = path_status(PathChange(since, pair.is_direct, pair.local, pair.remote), now)
+    return replace(found, preliminary=True)
 
 
 def path_status(path: PathChange, now: int) -> PathStatus:
@@ -141,7 +151,8 @@ def _state(c: Connection) -> str:
     """As `ConnectionState`, but connected means to people that packets flow."""
     if c.established:
         return c.state.name.lower()
-    return "connecting" if c.pair is None else "handshaking"
+    handshaking = c.pair is not None or c.tunnel.handshake_in_progress
+    return "handshaking" if handshaking else "connecting"
 
 
 def _session(session: SessionReport, now: int) -> SessionStatus:

@@ -73,6 +73,8 @@ class PathStatus:
     local: str
     remote: str
     chosen_ago_seconds: float
+    preliminary: bool = False
+    """In use since the handshake, until ICE has chosen."""
 
 
 @dataclass(frozen=True, slots=True)

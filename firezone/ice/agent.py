@@ -98,6 +98,16 @@ class Agent:
         """The live candidates of the peer, signalled and peer-reflexive ones."""
         return tuple(self._remotes)
 
+    def way(self, base: Endpoint, address: Endpoint) -> Nominated | None:
+        """The pair from there to there, unless it is known not to work."""
+        pair = self._checklist.pair_at(base, address)
+        return Nominated(pair.local, pair.remote) if pair is not None and pair.is_viable else None
+
+    def ways(self) -> list[Nominated]:
+        """The pairs that work or still may, the best first."""
+        viable = sorted(self._checklist.viable(), key=lambda pair: -pair.priority)
+        return [Nominated(pair.local, pair.remote) for pair in viable]
+
     def pairs(self) -> tuple[PairReport, ...]:
         """All pairs, failed ones too, by falling priority."""
         pairs = sorted(self._checklist, key=lambda pair: -pair.priority)

@@ -32,6 +32,9 @@ class Checklist:
     def pair_at(self, base: Endpoint, address: Endpoint) -> Pair | None:
         return self._pairs.get((base, address))
 
+    def viable(self) -> Iterator[Pair]:
+        return (pair for pair in self if pair.is_viable)
+
     def form(self, locals_: Iterable[Candidate], remotes: Iterable[Candidate], now: int) -> None:
         """Pair each local candidate with each remote one of its family.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from firezone.ice.candidate import Candidate
+from firezone.ice.candidate import Candidate, CandidateKind
 from firezone.ice.pair import CheckState, Tally
 from firezone.model import Endpoint
 
@@ -37,6 +37,11 @@ class Nominated:
 
     local: Candidate
     remote: Candidate
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether no end is a relay."""
+        return CandidateKind.RELAYED not in (self.local.kind, self.remote.kind)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from firezone.commands import Activity, Path
 from firezone.durations import SECOND
 from firezone.ice import Agent, Candidate, IceState, Nominated, StunTiming
 from firezone.model import IceCredentials, RelayId, Timeout, earliest
+from firezone.node.fast_start import FastStart, Way
 from firezone.noise import Tunnel
 
 CANDIDATE_TIMEOUT = 10 * SECOND
@@ -92,6 +93,11 @@ class Connection:
     last_active: int
     state: ConnectionState = ConnectionState.CONNECTING
     pair: Nominated | None = None
+    preliminary: Nominated | None = None
+    """What a handshake was completed on before ICE has nominated a pair; in use until it has."""
+    fast_start: FastStart | None = None
+    offered: Way | None = None
+    """Where the peer's last initiation came to, and from: a path if it makes a session of it."""
     path: Path | None = None
     has_session: bool = False
     session_at: int = -HANDSHAKE_DEBOUNCE
@@ -106,6 +112,11 @@ class Connection:
     waiting: deque[bytes] = field(default_factory=lambda: deque(maxlen=WAITING_PACKETS), repr=False)
     remotes: list[Candidate] = field(default_factory=list)
     paths: deque[PathChange] = field(default_factory=lambda: deque(maxlen=REMEMBERED_PATHS))
+
+    @property
+    def way(self) -> Nominated | None:
+        """The pair that packets take."""
+        return self.pair or self.preliminary
 
     @property
     def established(self) -> bool:
@@ -183,15 +194,21 @@ class Connection:
 
     def next_timeout(self, activity: Activity) -> Timeout | None:
         """When this connection wants `Node.handle_timeout` next."""
-        tunnel = self.tunnel.poll_timeout(activity) if self.pair is not None else None
+        tunnel = self.tunnel.poll_timeout(activity) if self.way is not None else None
         return earliest(
             self.agent.poll_timeout(),
             tunnel,
+            self._fast_timeout(),
             self._idle_timeout(),
             self._silence_timeout(activity),
             self._candidate_timeout(),
             self._disconnect_timeout(),
         )
+
+    def _fast_timeout(self) -> Timeout | None:
+        if self.fast_start is None or self.has_session:
+            return None
+        return self.fast_start.poll_timeout()
 
     def _idle_timeout(self) -> Timeout | None:
         if self.state is not ConnectionState.CONNECTED:

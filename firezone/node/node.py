@@ -48,6 +48,7 @@ from firezone.node.events import (
     NodeEvent,
     PathChosen,
 )
+from firezone.node.fast_start import Answered, FastStart, Way
 from firezone.node.in_flight import InFlight
 from firezone.node.relays import Relay
 from firezone.node.slots import Slots
@@ -122,6 +123,7 @@ class Node:
         self._tunnel_ids = TunnelIds(entropy, workers)
         self._deadlines = Deadlines()
         self._in_flight = InFlight()
+        self._answered: Answered[Connection] = Answered()
         self._commands: deque[Command] = deque()
         self._events: deque[NodeEvent] = deque()
 
@@ -231,6 +233,7 @@ class Node:
         self._drain_relay_commands()
         while self.transport.poll_event() is not None:
             pass
+        self._answered.clear()
         self.static = StaticKeypair.generate(self._entropy)
         self._limiter = RateLimiter(self.static.public, self._entropy, now=now)
 
@@ -271,12 +274,12 @@ class Node:
         if c.path is not None and c.may_resend(now):
             self._commands.append(SealPacket(slot, packet))
             return
-        if c.pair is None and not self._controlling:
+        if c.way is None and not self._controlling:
             self.counters["packet before nomination"] += 1
             return
         c.touch(now)
         c.waiting.append(packet)
-        if c.pair is not None:
+        if c.way is not None:
             c.tunnel.handle_unsent_data(now)
         self._settle(c, now)
 
@@ -285,6 +288,7 @@ class Node:
         c = self._by_slot.get(slot)
         if c is not None:
             c.tunnel.handle_session_confirmed(local_index, now)
+            self._adopt_preliminary(c, c.offered, now)
             self._settle(c, now)
 
     def handle_timeout(self, now: int) -> None:
@@ -380,7 +384,7 @@ class Node:
             c.agent.handle_silence(now)
         if c.agent.poll_timeout() is not None:
             c.agent.handle_timeout(now)
-        if c.pair is not None:
+        if c.way is not None:
             c.tunnel.handle_timeout(activity, now)
         self._settle(c, now)
 
@@ -393,6 +397,7 @@ class Node:
             if timeout is None or timeout.deadline > now:
                 break
             c.agent.handle_timeout(now)
+        self._start_fast(c, now)
         self._settle_relays(now)
         self._finish(c, now)
 
@@ -504,21 +509,24 @@ class Node:
     def _handle_nominated(self, c: Connection, pair: Nominated, now: int) -> None:
         if c.pair == pair:
             return
-        c.pair = pair
+        c.pair, c.preliminary = pair, None
         self._apply_path(c, now)
         if c.state is ConnectionState.CONNECTING:
             c.state = ConnectionState.CONNECTED
             c.touch(now)
-        relayed = CandidateKind.RELAYED in (pair.local.kind, pair.remote.kind)
-        c.paths.append(PathChange(now, not relayed, pair.local, pair.remote))
-        self._events.append(PathChosen(c.id, not relayed, pair.local, pair.remote))
-        self._rehandshake(c, now)
+        c.paths.append(PathChange(now, pair.is_direct, pair.local, pair.remote))
+        self._events.append(PathChosen(c.id, pair.is_direct, pair.local, pair.remote))
+        if c.fast_start is not None and not c.has_session:
+            self._continue_fast(c, c.fast_start, now)
+        else:
+            self._rehandshake(c, now)
         self._establish(c, now)
 
     def _apply_path(self, c: Connection, now: int) -> None:
-        if c.pair is None:
+        way = c.way
+        if way is None:
             return
-        path = self.transport.path(c.pair, now)
+        path = self.transport.path(way, now)
         if path != c.path:
             c.path = path
             self._commands.append(SetPath(c.slot, path))
@@ -528,6 +536,8 @@ class Node:
     def _handle_handshake(self, arrival: Arrival, now: int) -> None:
         message = arrival.payload
         kind = int.from_bytes(message[:4], "little") if len(message) >= 12 else 0
+        if kind == _HANDSHAKE_INITIATION and self._answer_again(arrival, now):
+            return
         if kind in (_HANDSHAKE_INITIATION, _HANDSHAKE_RESPONSE):
             match self._limiter.verify(message, arrival.source, now):
                 case CookieReply(reply):
@@ -538,16 +548,64 @@ class Node:
                 case rejected:
                     self.counters[f"handshake: {rejected.reason}"] += 1
                     return
-        c = self._take_handshake(kind, message, now)
+        c = self._take_handshake(kind, arrival, now)
         if c is None:
             self.counters["handshake of nobody"] += 1
             return
         self._drain_tunnel(c, arrival, now)
         self._settle(c, now)
 
-    def _take_handshake(self, kind: int, message: bytes, now: int) -> Connection | None:
+    def _answer_again(self, arrival: Arrival, now: int) -> bool:
+        """Whether it is an initiation that was answered a moment ago, when it came another way. The
+        same bytes were authenticated then, and are no new work."""
+        answered = self._answered.answer_to(arrival.payload, now)
+        if answered is None:
+            return False
+        c, answer = answered
+        if self._connections.get(c.id) is c:
+            self.transport.send(answer, arrival.local, arrival.source, now)
+            self.counters["initiation answered again"] += 1
+            self._settle_relays(now)
+        return True
+
+    # The handshake before ICE is done.
+
+    def _start_fast(self, c: Connection, now: int) -> None:
+        """Send an initiation over what may lead to the peer."""
+        if not self._controlling or c.has_session:
+            return
+        pairs = c.agent.ways() if c.pair is None else [c.pair]
+        if c.fast_start is None:
+            if not pairs or not c.tunnel.initiate(now):
+                return
+            c.tunnel.poll_transmit()
+            c.fast_start, c.last_proactive = FastStart(now), now
+        for base, address in c.fast_start.take_due(pairs, now):
+            message = c.tunnel.repeat_initiation(now)
+            if message is not None:
+                self.transport.send(message, base, address, now)
+
+    def _continue_fast(self, c: Connection, fast: FastStart, now: int) -> None:
+        """A pair is nominated, and no way has led there yet. The peer may have dropped all, and
+        takes the same initiation now; it must not be so old that the tunnel soon gives up."""
+        if fast.is_over or not c.tunnel.handshake_in_progress:
+            c.tunnel.begin_again(now)
+            c.tunnel.poll_transmit()
+        c.fast_start = FastStart(now)
+
+    def _adopt_preliminary(self, c: Connection, way: Way | None, now: int) -> None:
+        """A handshake was completed on this way. Data takes it until ICE has found the best."""
+        if way is None or c.way is not None:
+            return
+        c.preliminary = c.agent.way(*way)
+        if c.preliminary is not None:
+            self.counters["preliminary path"] += 1
+            self._apply_path(c, now)
+
+    def _take_handshake(self, kind: int, arrival: Arrival, now: int) -> Connection | None:
         """Give a message to the tunnel it is for: an initiation names its sender's key, the others
         an index of ours."""
+        message = arrival.payload
         if kind == _HANDSHAKE_INITIATION:
             opened = open_initiation(self.static, message)
             c = self._by_key.get(opened.initiator) if opened is not None else None
@@ -560,7 +618,10 @@ class Node:
         index = int.from_bytes(message[offset : offset + 4], "little")
         c = self._by_tunnel_id.get(index >> 8)
         if c is not None:
+            before = c.tunnel.established_at
             c.tunnel.handle_handshake(message, now)
+            if c.tunnel.established_at != before:
+                self._adopt_preliminary(c, (arrival.local, arrival.source), now)
         return c
 
     def _rehandshake(self, c: Connection, now: int) -> None:
@@ -571,9 +632,10 @@ class Node:
         """Handshake messages go back where the peer's came from, else over the chosen pair."""
         while (message := c.tunnel.poll_transmit()) is not None:
             if arrival is not None:
+                self._note_answer(c, arrival, message, now)
                 self.transport.send(message, arrival.local, arrival.source, now)
-            elif c.pair is not None:
-                self.transport.send(message, c.pair.local.base, c.pair.remote.address, now)
+            elif c.way is not None:
+                self.transport.send(message, c.way.local.base, c.way.remote.address, now)
         while (command := c.tunnel.poll_command()) is not None:
             self._commands.append(command)
         while (event := c.tunnel.poll_event()) is not None:
@@ -583,6 +645,11 @@ class Node:
                     self._establish(c, now)
                 case Expired():
                     c.failure = "no handshake"
+
+    def _note_answer(self, c: Connection, arrival: Arrival, answer: bytes, now: int) -> None:
+        if arrival.payload[0] == _HANDSHAKE_INITIATION and answer[0] == _HANDSHAKE_RESPONSE:
+            self._answered.note(arrival.payload, c, answer, now)
+            c.offered = arrival.local, arrival.source
 
     def _establish(self, c: Connection, now: int) -> None:
         """Let the waiting packets go as soon as there is both a path and a session."""

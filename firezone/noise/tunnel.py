@@ -127,6 +127,7 @@ class Tunnel:
         self._received_timestamp = b""
         self._current: SentInitiation | None = None
         self._previous: SentInitiation | None = None
+        self._initiation: bytes | None = None
         self._sessions: dict[int, _Session] = {}
         self._facts = Facts(created_at=now, updated_at=now, renew_idle=self._renew_idle)
         self._expired = False
@@ -231,6 +232,19 @@ class Tunnel:
         self._initiate(now)
         return True
 
+    def repeat_initiation(self, now: int) -> bytes | None:
+        """The initiation in progress once more, None without one. It has a mac2 if a cookie came
+        meanwhile. For ways that lose it: a peer takes it once, however often it comes."""
+        if self._initiation is None or self._current is None:
+            return None
+        return self._macs.close(self._initiation, now)
+
+    def begin_again(self, now: int) -> None:
+        """Begin a handshake although one may be in progress: that one had no chance."""
+        self._facts.updated_at = now
+        self._facts.first_initiation_at = None
+        self._initiate(now)
+
     def handle_timeout(self, activity: Activity, now: int) -> None:
         """Do what is due by our own facts and by what the data plane saw."""
         facts = self._facts
@@ -300,7 +314,8 @@ class Tunnel:
             self._timestamp(now),
             self._entropy,
         )
-        self._transmits.append(self._macs.close(message.encode(), now))
+        self._initiation = message.encode()
+        self._transmits.append(self._macs.close(self._initiation, now))
         facts = self._facts
         if facts.first_initiation_at is None:
             facts.first_initiation_at = now

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from packets import udp
 
-from firezone.durations import SECOND
+from firezone.durations import MILLISECOND, SECOND
 from firezone.explain import (
     MAX_CONNECTIONS,
     Explanation,
@@ -333,3 +333,23 @@ def test_no_report_holds_a_secret():
         for _, allocation in peer.role.node.transport.relays:
             assert allocation.credentials.password.encode() not in text
             assert allocation.credentials.username.encode() not in text
+
+
+def test_a_path_before_ice_has_chosen_says_so():
+    world = World(client_nat=SYM, gateway_nat=SYM)
+    world.network.latency = world.portal.latency = 25 * MILLISECOND
+    world.client.send_packet(udp(ME, SERVER, 5000, 53, b"q"))
+    node = world.client.role.node
+    is_preliminary = lambda: any(c.preliminary for c in node.connections())  # noqa: E731
+    assert world.clock.run_until(is_preliminary, 5 * SECOND)
+    (connection,) = status_of(world, world.client).connections
+    assert connection.path is not None and connection.path.preliminary
+    (verdict,) = [
+        pair.verdict
+        for pair in explained(world, world.client, SERVER).pairs
+        if pair.verdict.startswith("in use")
+    ]
+    assert verdict == "in use since the handshake, until a pair is nominated"
+    world.clock.run_for(5 * SECOND)
+    (connection,) = status_of(world, world.client).connections
+    assert connection.path is not None and not connection.path.preliminary

@@ -1,0 +1,112 @@
+"""A handshake over ways that nobody has checked yet, so that data need not wait for ICE.
+
+As soon as a pair exists, the controlling side sends its initiation over it, and repeats it while
+nobody answers. Pairs that involve a relay gain most: they often work at once, and ICE needs several
+round trips to tell. The peer answers where the initiation came from. The first pair on which the
+handshake completes carries data until ICE nominates one. A peer that knows nothing of this drops a
+message from an address it does not know, or keeps its answer until ICE has nominated. So the
+initiation is repeated once more then, and nothing is slower than without.
+
+Only handshake messages go to unchecked addresses, a few, and an answer is shorter than what it
+answers. A pair carries data only once the handshake was authenticated on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from firezone.durations import MILLISECOND, SECOND
+from firezone.ice import Nominated
+from firezone.model import Endpoint, Timeout
+
+GAPS = tuple(n * MILLISECOND for n in (50, 50, 50, 100, 200, 400, 800, 1600))
+"""Between one initiation and the next."""
+MAX_RELAYED, MAX_DIRECT = 8, 4
+"""Ways of one connection: a peer may count every initiation towards its limit of handshakes."""
+REMEMBERED_FOR = 10 * SECOND
+MAX_REMEMBERED = 256
+MAX_REPEATS = (MAX_RELAYED + MAX_DIRECT) * (len(GAPS) + 1)
+"""How often one initiation is answered: as often as it may come."""
+
+Way = tuple[Endpoint, Endpoint]
+"""Our base and the peer's address."""
+T = TypeVar("T")
+_MAC2_SIZE = 16
+
+
+@dataclass(slots=True)
+class FastStart:
+    """The ways that the initiation was sent over, and when it is sent over them again."""
+
+    began_at: int
+    tried: dict[Way, bool] = field(default_factory=dict)
+    """And whether they are direct."""
+    repeats: int = 0
+
+    def take_due(self, pairs: Iterable[Nominated], now: int) -> list[Way]:
+        """Where to send the initiation now: on a new way at once, on all when it is time."""
+        fresh, known = [], []
+        for pair in pairs:
+            way = pair.local.base, pair.remote.address
+            if way in self.tried:
+                known.append(way)
+            elif self._admits(pair.is_direct):
+                self.tried[way] = pair.is_direct
+                fresh.append(way)
+        due = self._next_at()
+        if due is None or now < due:
+            return fresh
+        while due is not None and due <= now:
+            self.repeats += 1
+            due = self._next_at()
+        return [*fresh, *known]
+
+    def poll_timeout(self) -> Timeout | None:
+        due = self._next_at()
+        return None if due is None else Timeout(due, "fast start")
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the initiation is not repeated any more."""
+        return self.repeats >= len(GAPS)
+
+    def _admits(self, direct: bool) -> bool:
+        tried = sum(is_direct is direct for is_direct in self.tried.values())
+        return tried < (MAX_DIRECT if direct else MAX_RELAYED)
+
+    def _next_at(self) -> int | None:
+        return None if self.is_over else self.began_at + sum(GAPS[: self.repeats + 1])
+
+
+@dataclass(slots=True)
+class _Answer(Generic[T]):
+    owner: T
+    message: bytes = field(repr=False)
+    at: int
+    repeats: int = 0
+
+
+class Answered(Generic[T]):
+    """Initiations that were answered lately, and how: the same one may come over several ways, and
+    the tunnel takes it once only. `T` is whose they are."""
+
+    def __init__(self) -> None:
+        self._answers: dict[bytes, _Answer[T]] = {}
+
+    def note(self, initiation: bytes, owner: T, answer: bytes, now: int) -> None:
+        self._answers[initiation[:-_MAC2_SIZE]] = _Answer(owner, answer, now)
+        if len(self._answers) > MAX_REMEMBERED:
+            del self._answers[next(iter(self._answers))]
+
+    def answer_to(self, initiation: bytes, now: int) -> tuple[T, bytes] | None:
+        """The same bytes but for mac2, which proves only where they come from."""
+        known = self._answers.get(initiation[:-_MAC2_SIZE])
+        if known is None or now - known.at > REMEMBERED_FOR or known.repeats >= MAX_REPEATS:
+            return None
+        known.repeats += 1
+        return known.owner, known.message
+
+    def clear(self) -> None:
+        self._answers.clear()

@@ -1,0 +1,137 @@
+"""How many round trips a new connection costs, and that peers without a fast start are no loss."""
+
+import pytest
+from packets import udp
+
+from firezone.durations import MILLISECOND, SECOND
+from firezone.sim import NatKind, World
+from firezone.sim.portal import CLIENT_ADDRESSES
+
+ME, _ = CLIENT_ADDRESSES
+SERVER = "10.9.0.1"
+EI, SYM = NatKind.ENDPOINT_INDEPENDENT, NatKind.SYMMETRIC
+ROUND_TRIP = 50 * MILLISECOND
+
+
+def settled(client_nat, gateway_nat):
+    """Each datagram takes half a round trip, each message through the portal a whole one."""
+    world = World(client_nat=client_nat, gateway_nat=gateway_nat)
+    world.network.latency = ROUND_TRIP // 2
+    world.portal.latency = ROUND_TRIP
+    world.clock.run_for(5 * SECOND)
+    return world
+
+
+def first_byte(world):
+    """In round trips, from the first packet at the client to its arrival."""
+    packet, start = udp(ME, SERVER, 5000, 53, b"q"), world.clock.now
+    world.client.send_packet(packet)
+    assert world.clock.run_until(lambda: packet in world.gateway.tun, 20 * SECOND)
+    answer = udp(SERVER, ME, 53, 5000, b"a")
+    arrived = world.clock.now
+    world.gateway.send_packet(answer)
+    assert world.clock.run_until(lambda: answer in world.client.tun, 20 * SECOND)
+    return (arrived - start) / ROUND_TRIP
+
+
+def kind(world):
+    return world.client.events("path_chosen")[-1].fields["kind"]
+
+
+@pytest.mark.parametrize(
+    ("client_nat", "gateway_nat", "at_most", "path"),
+    [
+        # Two are the portal's: intent and authorization, answer and flow.
+        (None, None, 3.5, "direct"),
+        (EI, None, 3.5, "direct"),
+        (SYM, None, 3.5, "direct"),
+        # The gateway's NAT opens when the client's candidates have come, a round trip later.
+        (EI, EI, 4.5, "direct"),
+        # A relay doubles every way, two relays treble it.
+        (SYM, EI, 6, "relayed"),
+        (SYM, SYM, 7.5, "relayed"),
+    ],
+)
+def test_round_trips_from_the_first_packet_to_its_arrival(client_nat, gateway_nat, at_most, path):
+    world = settled(client_nat, gateway_nat)
+    assert first_byte(world) <= at_most
+    world.clock.run_for(5 * SECOND)
+    assert kind(world) == path
+
+
+@pytest.mark.parametrize("nats", [(None, None), (EI, EI), (SYM, EI), (SYM, SYM)])
+def test_four_round_trips_beside_the_request_to_the_portal(nats):
+    """With a portal that is half as far, direct paths take no more than four."""
+    world = settled(*nats)
+    world.portal.latency = ROUND_TRIP // 2
+    assert first_byte(world) <= (4 if SYM not in nats else 6.5)
+
+
+def test_data_flows_over_the_relay_first_and_directly_later():
+    world = settled(EI, EI)
+    free = world.network.blocked
+    world.block_direct()
+    assert first_byte(world) <= 6
+    (c,) = world.client.role.node.connections()
+    assert c.established and not c.way.is_direct
+    for peer in (world.client, world.gateway):
+        assert peer.role.node.counters["preliminary path"] == 1
+    world.network.blocked = free
+    world.clock.run_for(10 * SECOND)
+    assert kind(world) == "direct"
+    assert not world.client.events("connection_lost")
+
+
+def drops_until_nominated(world):
+    """A peer that takes handshakes only once ICE has nominated."""
+    node = world.gateway.role.node
+    take = node._handle_handshake
+    dropped = []
+
+    def handle(arrival, now):
+        if all(c.pair is not None for c in node.connections()):
+            take(arrival, now)
+        else:
+            dropped.append(arrival)
+
+    node._handle_handshake = handle
+    return dropped
+
+
+def keeps_until_nominated(world):
+    """A peer that takes handshakes at once, but answers only once ICE has nominated, and answers
+    nothing twice."""
+    node = world.gateway.role.node
+    node._answer_again = lambda arrival, now: False
+    node._adopt_preliminary = lambda c, way, now: None
+    drain = node._drain_tunnel
+    kept = []
+
+    def drain_tunnel(c, arrival, now):
+        if c.pair is None:
+            kept.append(c)
+        else:
+            drain(c, None, now)
+
+    node._drain_tunnel = drain_tunnel
+    return kept
+
+
+@pytest.mark.parametrize("nats", [(None, None), (EI, EI), (SYM, EI), (SYM, SYM)])
+@pytest.mark.parametrize("old_peer", [drops_until_nominated, keeps_until_nominated])
+def test_a_peer_without_a_fast_start_is_reached_when_ice_has_nominated(old_peer, nats):
+    world = settled(*nats)
+    held_back = old_peer(world)
+    at_most = {(None, None): 5.5, (EI, EI): 6, (SYM, EI): 8, (SYM, SYM): 10.5}[nats]
+    assert first_byte(world) <= at_most
+    assert held_back
+
+
+def test_a_connection_that_ice_cannot_make_fails_as_ever():
+    """A handshake is no substitute: what only it can pass has no way to notice its end."""
+    world = settled(EI, EI)
+    dropped = drops_until_nominated(world)
+    world.network.blocked = lambda source, destination: True
+    world.client.send_packet(udp(ME, SERVER, 5000, 53, b"q"))
+    world.clock.run_for(60 * SECOND)
+    assert not dropped and not list(world.client.role.node.connections())
