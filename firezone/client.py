@@ -92,6 +92,7 @@ class Client(Role):
         self._gateways: dict[GatewayId, Gateway] = {}
         self._gateway_of: dict[ResourceId, GatewayId] = {}
         self._remembered: dict[GatewayId, None] = {}
+        self._interrupted: list[ResourceId] = []
 
     # Inputs.
 
@@ -124,6 +125,7 @@ class Client(Role):
         self._configure_tun(self._resources.networks() | {TUNNEL_IPV4, TUNNEL_IPV6})
         if isinstance(message, messages.Init):
             self._progress("ready", resources=len(list(self._resources)))
+            self._resume(now)
         self._drain_node()
 
     def handle_flow_missed(self, direction: Direction, slot: int, packet: bytes, now: int) -> None:
@@ -135,7 +137,12 @@ class Client(Role):
         self._drain_node()
 
     def reset(self, now: int) -> None:
-        """The network changed: new key, new sockets, all connections anew."""
+        """The network changed: new key, new sockets, all connections anew.
+
+        What was reached before is asked for again, without waiting for a packet: who downloads has
+        nothing to send until more comes.
+        """
+        self._interrupted = list({**dict.fromkeys(self._interrupted), **self._gateway_of})
         self.node.reset(now)
         self._drain_node()
         self._remembered.clear()
@@ -226,10 +233,20 @@ class Client(Role):
 
     # Flows of the portal.
 
+    def _resume(self, now: int) -> None:
+        for resource in self._interrupted:
+            is_ours = self._resources.get(resource) is not None
+            if is_ours and resource not in self._gateway_of and self._pending.expect(resource, now):
+                self._ask(resource)
+        self._interrupted.clear()
+
     def _want(self, resource: ResourceId, packet: bytes, now: int) -> None:
         if self._pending.wait(resource, packet, now):
-            self._tell(messages.create_flow(resource, self._remembered))
-            self._progress("flow_requested", resource=resource)
+            self._ask(resource)
+
+    def _ask(self, resource: ResourceId) -> None:
+        self._tell(messages.create_flow(resource, self._remembered))
+        self._progress("flow_requested", resource=resource)
 
     def _create_flow(self, flow: messages.FlowCreated, now: int) -> None:
         is_wanted = flow.resource_id in self._pending

@@ -77,6 +77,13 @@ class PendingFlows:
         flow.last_intent = now
         return True
 
+    def expect(self, resource: ResourceId, now: int) -> bool:
+        """Wait without a packet. True if the portal is to be asked now."""
+        if resource in self._flows:
+            return False
+        self._flows[resource] = PendingFlow(resource, last_intent=now)
+        return True
+
     def take(self, resource: ResourceId) -> PendingFlow | None:
         """End the wait, for better or worse."""
         return self._flows.pop(resource, None)

@@ -18,6 +18,10 @@ def request(n):
     return udp(ME, SERVER, 5000, 53, n.to_bytes(4, "big"))
 
 
+def answer(n):
+    return udp(SERVER, ME, 53, 5000, n.to_bytes(4, "big"))
+
+
 def passes(world, n, limit=10 * SECOND):
     world.client.send_packet(request(n))
     return world.clock.run_until(lambda: request(n) in world.gateway.tun, limit)
@@ -133,6 +137,21 @@ def test_a_client_that_roams_comes_back_by_the_same_relays(nat):
         world.client.pump()
         assert passes(world, n, 20 * SECOND)
         world.clock.run_for(30 * SECOND)
+
+
+@PATHS
+def test_a_client_that_roams_need_not_send_to_receive(nat):
+    """Who downloads sends nothing until more comes."""
+    world = connected(nat)
+    world.client.role.reset(world.clock.now)
+    world.client.pump()
+    sent = len(world.client.events("handshake_done"))
+    limit = 2 * SECOND
+    assert world.clock.run_until(lambda: len(world.client.events("handshake_done")) > sent, limit)
+    world.clock.run_for(100 * MILLISECOND)
+    for n in range(3):
+        world.gateway.send_packet(answer(n))
+    assert world.clock.run_until(lambda: answer(2) in world.client.tun, SECOND)
 
 
 def end_connection(world):
