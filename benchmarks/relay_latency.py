@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from benchmarks.relay_load import CHANNEL, Flow, Lane, RelayProcess
+from benchmarks.relay_load import CHANNEL, Flow, Lane, RelayProcess, may_be_first
 from firezone.durations import MICROSECOND, MILLISECOND
 from firezone.turn.channel_data import encode_channel_data
 
@@ -73,7 +73,7 @@ def _ping(flow: Flow, to_peer: bool, count: int) -> Latency:
 def _in_front() -> Iterator[None]:
     """On the last CPU, before the load that shares it."""
     os.sched_setaffinity(0, {(os.cpu_count() or 1) - 1})
-    if os.geteuid() == 0:
+    if may_be_first():
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
     try:
         yield

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 import shutil
 import statistics
 import sys
@@ -30,7 +29,16 @@ from benchmarks import relay_flood, relay_latency, report
 from benchmarks.private_net import in_private_net
 from benchmarks.relay_flood import Flood
 from benchmarks.relay_latency import Latency
-from benchmarks.relay_load import Coturn, Firezone, Flow, Pion, RelayProcess, Result, load
+from benchmarks.relay_load import (
+    Coturn,
+    Firezone,
+    Flow,
+    Pion,
+    RelayProcess,
+    Result,
+    load,
+    may_be_first,
+)
 from benchmarks.report import Samples
 
 FLOWS = (1, 32, 256)
@@ -148,7 +156,7 @@ def measure_floods(run: Run, samples: Samples) -> None:
 
 
 def _loads() -> Iterator[tuple[bool, bool, int, int]]:
-    conditions = (False, True) if os.geteuid() == 0 else (False,)
+    conditions = (False, True) if may_be_first() else (False,)
     return itertools.product((True, False), reversed(conditions), reversed(SIZES), FLOWS)
 
 
