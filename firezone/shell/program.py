@@ -31,6 +31,7 @@ from firezone.shell.dataplane import Dataplane
 from firezone.shell.health import HealthAddress, start_health
 from firezone.shell.introspection import Introspection, PortalWatch
 from firezone.shell.netlink import NetlinkError, TunnelRoutes
+from firezone.shell.network_watch import NetworkWatch
 from firezone.shell.offload import ALL, Offloads, describe
 from firezone.shell.relay_streams import RelayStreams
 from firezone.shell.rtnetlink import IPNetwork
@@ -135,6 +136,7 @@ class Program:
     async def run(self) -> None:
         """Serve until `stop`. Raises FirezoneError for what ends it before."""
         link: asyncio.Future[None] | None = None
+        moves: NetworkWatch | None = None
         servers: list[Closeable | None] = []
         try:
             self._start_dataplane()
@@ -143,10 +145,13 @@ class Program:
             servers.append(await self._serve_health())
             servers.append(await self._serve_status())
             self._connect()
+            moves = self._watch_network()
             await self._stopping.wait()
             await self._say_goodbye()
         finally:
             self._portal.close()
+            if moves is not None:
+                moves.close()
             if link is not None:
                 link.cancel()
                 await asyncio.gather(link, return_exceptions=True)
@@ -385,6 +390,20 @@ class Program:
         opened.callback(self._close_streams)
         self._dataplane = self._make_dataplane()
         opened.callback(self._close_dataplane)
+
+    def _watch_network(self) -> NetworkWatch | None:
+        """None for a role that does not move by itself."""
+        if not hasattr(self._role, "reset"):
+            return None
+        try:
+            return NetworkWatch(self._handle_move)
+        except OSError as error:
+            logger.warning("changes of network go unnoticed", extra={"error": str(error)})
+            return None
+
+    def _handle_move(self) -> None:
+        self._log_progress("network_changed", {})
+        self.reset()
 
     async def _serve_health(self) -> asyncio.Server | None:
         checks = {"/healthz": lambda: 200, "/readyz": lambda: 200 if self._watch.is_joined else 503}

@@ -74,6 +74,10 @@ class RtNetlink:
         """Those of all interfaces."""
         return {address.ip for _, address in self._addresses()}
 
+    def owners(self) -> dict[IPAddress, int]:
+        """Whose interface each address of this host is."""
+        return {address.ip: owner for owner, address in self._addresses()}
+
     def add_address(self, index: int, address: IPInterface) -> None:
         self._change_address(_RTM_NEWADDR, _CREATE | _REPLACE, index, address)
 

@@ -1,0 +1,96 @@
+"""Notices that this host moved to another network, or lost the one it spoke through.
+
+The kernel tells of every address and route that comes or goes (rtnetlink(7)); once it has been
+quiet for a moment, the question is whether we still speak through the interface and from the
+address as before. An address that comes along, or that takes over from one which stays (RFC 8981),
+is no move. Nor is having no network at all: that is sat out, and what comes after it is compared
+with what was before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from ipaddress import ip_address
+
+from firezone.model import IPAddress
+from firezone.shell.rtnetlink import RtNetlink
+from firezone.shell.sockets import set_mark
+
+QUIET_SECONDS = 0.1
+
+Sources = dict[int, tuple[int, IPAddress]]
+"""By family: the interface and the address that we speak through to the internet."""
+
+
+class NetworkWatch:
+    """Calls `on_move`, on the running loop, until it is closed. Raises OSError."""
+
+    def __init__(self, on_move: Callable[[], None]) -> None:
+        self._on_move = on_move
+        self._netlink = RtNetlink()
+        self._before = outward_sources(self._netlink.owners())
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self._news = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
+        )
+        self._news.bind((0, _GROUPS))
+        self._loop.add_reader(self._news, self._handle_news)
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._news)
+        self._news.close()
+        self._netlink.close()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _handle_news(self) -> None:
+        with suppress(OSError):  # ENOBUFS: more than the buffer holds is news as well
+            while self._news.recv(65536):
+                pass
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(QUIET_SECONDS, self._look)
+
+    def _look(self) -> None:
+        owners = self._netlink.owners()
+        after = outward_sources(owners)
+        if not after:
+            return
+        before, self._before = self._before, after
+        if has_moved(before, after, owners):
+            self._on_move()
+
+
+def has_moved(before: Sources, after: Sources, owners: Mapping[IPAddress, int]) -> bool:
+    """Whether a path that was there may not be any more."""
+    if not before:
+        return True
+    for family, (interface, address) in before.items():
+        now = after.get(family)
+        if now is None or now[0] != interface or owners.get(address) != interface:
+            return True
+    return False
+
+
+def outward_sources(owners: Mapping[IPAddress, int]) -> Sources:
+    """How the kernel would send to the internet, past the tunnel. Sends nothing."""
+    found: Sources = {}
+    for family, (kind, far) in _FAR.items():
+        with socket.socket(kind, socket.SOCK_DGRAM) as s, suppress(OSError):
+            set_mark(s)
+            s.connect((far, 9))
+            source = ip_address(s.getsockname()[0])
+            if source in owners:
+                found[family] = (owners[source], source)
+    return found
+
+
+_FAR = {4: (socket.AF_INET, "192.0.2.1"), 6: (socket.AF_INET6, "2001:db8::1")}
+"""Addresses for documentation (RFC 5737, RFC 3849): nobody has a route of its own to them."""
+
+# RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE
+_GROUPS = 0x10 | 0x40 | 0x100 | 0x400
