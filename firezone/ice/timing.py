@@ -25,7 +25,7 @@ class StunTiming:
     IDLE: ClassVar[StunTiming]
     """Without traffic, at a Client: enough to keep NAT mappings, 100 s to notice an outage."""
     GATEWAY: ClassVar[StunTiming]
-    """At a Gateway, which leaves it to the Client to notice an outage first."""
+    """For a Gateway that leaves it to the Client to notice an outage first. Not used yet."""
     GATEWAY_IDLE: ClassVar[StunTiming]
 
     def delay(self, count: int) -> int:
