@@ -174,12 +174,12 @@ class Pion(RelayProcess):
     name = "pion"
     username, password = "bench", "bench"
     has_stamps = False
-    program = Path(tempfile.gettempdir()) / f"firezone-bench-{os.getuid()}" / "pion_relay"
+    program = PION_SOURCE.parents[1] / "build" / "bench" / "pion_relay"
 
     @classmethod
     def build(cls) -> bool:
         """Whether it could be had: it takes Go, and its module proxy the first time."""
-        cls.program.parent.mkdir(mode=0o700, exist_ok=True)
+        cls.program.parent.mkdir(parents=True, exist_ok=True)
         command = ["go", "build", "-o", str(cls.program), "."]
         try:
             return subprocess.run(command, cwd=PION_SOURCE, capture_output=True).returncode == 0
