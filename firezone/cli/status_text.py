@@ -70,13 +70,15 @@ def relay_lines(relays: Iterable[RelayStatus]) -> Iterator[str]:
             relay.active_address or next(iter(relay.addresses), "-"),
             relay.transport.upper(),
             relay.state,
+            "-" if relay.round_trip_ms is None else f"{relay.round_trip_ms:.1f} ms",
             "-" if relay.expires_in_seconds is None else duration(relay.expires_in_seconds),
             str(relay.channels),
             ", ".join(relay.mapped) or "-",
         )
         for relay in relays
     ]
-    return table(("ADDRESS", "OVER", "STATE", "EXPIRES IN", "CHANNELS", "SEES US AS"), rows)
+    names = ("ADDRESS", "OVER", "STATE", "AWAY", "EXPIRES IN", "CHANNELS", "SEES US AS")
+    return table(names, rows)
 
 
 def lost_lines(lost: Iterable[LostStatus]) -> Iterator[str]:

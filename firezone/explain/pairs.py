@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from firezone.durations import MILLISECOND
 from firezone.explain.values import (
     CandidateStatus,
     PairStatus,
@@ -11,6 +12,7 @@ from firezone.explain.values import (
     seconds,
 )
 from firezone.ice import Agent, Candidate, CandidateKind, CheckState, Nominated, PairReport
+from firezone.ice.preference import are_rivals, is_faster
 
 
 def pair_statuses(
@@ -59,11 +61,22 @@ def verdict(pair: PairReport, chosen: PairReport | None, controlling: bool, now:
             if tally.answered:
                 return f"failed after {_checks(tally.unanswered)} without answer{when}"
             return f"no answer to {_checks(tally.sent)}, given up{when}"
+    if chosen is not None and controlling and _lost_by_speed(pair, chosen):
+        slower = (pair.round_trip or 0) - (chosen.round_trip or 0)
+        return f"works; its round trip is {slower / MILLISECOND:.0f} ms longer"
     if chosen is not None and pair.priority < chosen.priority:
         return "works; lower priority"
     if controlling:
         return "works; about to be nominated"
     return "works; not nominated by the peer"
+
+
+def _lost_by_speed(pair: PairReport, chosen: PairReport) -> bool:
+    return (
+        pair.priority > chosen.priority
+        and are_rivals(pair, chosen)
+        and is_faster(chosen, pair, share=2)
+    )
 
 
 def candidate_statuses(agent: Agent) -> tuple[CandidateStatus, ...]:

@@ -20,6 +20,7 @@ from firezone.explain.values import (
     SessionStatus,
     Status,
     ago,
+    milliseconds_or_none,
     seconds,
     seconds_or_none,
 )
@@ -184,6 +185,7 @@ def _relay(link: Link, allocation: Allocation | None, now: int) -> RelayStatus:
         channels=allocation.channels(),
         mapped=tuple(str(c.address) for c in found if c.kind == "srflx"),
         relayed=tuple(str(c.address) for c in found if c.kind == "relay"),
+        round_trip_ms=milliseconds_or_none(allocation.round_trip),
     )
 
 

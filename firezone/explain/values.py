@@ -41,6 +41,8 @@ class RelayStatus:
     """As whom the relay sees us."""
     relayed: tuple[str, ...]
     """Our addresses on the relay."""
+    round_trip_ms: float | None = None
+    """Smoothed; new connections take a relay that is near."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ from firezone.ice.events import (
 )
 from firezone.ice.pair import Check, CheckState, Nomination, Pair
 from firezone.ice.pool import CandidatePool
+from firezone.ice.preference import prefer, rank
 from firezone.ice.timing import StunTiming
 from firezone.model import Endpoint, Entropy, IceCredentials, Timeout
 
@@ -70,6 +71,7 @@ class Agent:
         self._checklist = Checklist(controlling)
         self._nominated: Pair | None = None
         self._announced: Nominated | None = None
+        self._moved_at = now
         self._doubt: Doubt | None = None
         self._deadline: int | None = now
         self._now = now
@@ -510,16 +512,22 @@ class Agent:
             self._nominated = self._announced = None
         for pair in self._checklist:
             reconsider(pair, now)
-        best = max(filter(self._is_eligible, self._checklist), key=_rank, default=None)
+        best = self._best(now)
         if best is not None and not self._prefers_nominated(best):
             if self._nominated is not None:
                 self._nominated.renounce()
             if self.controlling:
                 best.nominate(now)
-            self._nominated = best
+            self._nominated, self._moved_at = best, now
         if self.nominated is not None and self.nominated != self._announced:
             self._announced = self.nominated
             self._events.append(self.nominated)
+
+    def _best(self, now: int) -> Pair | None:
+        eligible = [pair for pair in self._checklist if self._is_eligible(pair)]
+        if self.controlling:
+            return prefer(eligible, self._nominated, self._moved_at, now)
+        return max(eligible, key=rank, default=None)
 
     def _is_usable(self, pair: Pair) -> bool:
         return pair in self._checklist and pair.is_viable
@@ -536,7 +544,7 @@ class Agent:
             return False
         if self.controlling and current.nomination is Nomination.NONE:
             return False  # nominated by the peer, in our former role
-        return _rank(current) >= _rank(other)
+        return current is other or (not self.controlling and rank(current) >= rank(other))
 
     def _derived_state(self) -> IceState:
         viable = sum(pair.is_viable for pair in self._checklist)
@@ -566,7 +574,3 @@ class Agent:
 def _as_remote(candidate: Candidate) -> Candidate:
     """As we may know a peer's candidate: without base, session or sockets."""
     return replace(candidate, base=candidate.address, ufrag=None, socket=None)
-
-
-def _rank(pair: Pair) -> tuple[bool, int]:
-    return not pair.is_distrusted, pair.priority

@@ -102,6 +102,8 @@ class Node:
     ) -> None:
         self.static = StaticKeypair.generate(entropy)
         self.counters: Counter[str] = Counter()
+        self.preliminary_paths = 0
+        """How often data did not have to wait for ICE."""
         self.lost: deque[LostConnection] = deque(maxlen=REMEMBERED_LOSSES)
         """The last connections that are no more, for whoever asks what became of them."""
         self._controlling = controlling
@@ -564,7 +566,6 @@ class Node:
         c, answer = answered
         if self._connections.get(c.id) is c:
             self.transport.send(answer, arrival.local, arrival.source, now)
-            self.counters["initiation answered again"] += 1
             self._settle_relays(now)
         return True
 
@@ -599,7 +600,7 @@ class Node:
             return
         c.preliminary = c.agent.way(*way)
         if c.preliminary is not None:
-            self.counters["preliminary path"] += 1
+            self.preliminary_paths += 1
             self._apply_path(c, now)
 
     def _take_handshake(self, kind: int, arrival: Arrival, now: int) -> Connection | None:

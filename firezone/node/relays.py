@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from statistics import median
 
+from firezone.durations import MILLISECOND
 from firezone.model import Endpoint, Entropy, RelayId
 from firezone.node.fallback import Fallback
 from firezone.turn import Allocation, RelayServer
 
 REALM = "firezone"
+NOISE = 2 * MILLISECOND
+"""Round trips that differ by less are alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,19 @@ class Link:
     @property
     def allocations(self) -> tuple[Allocation, ...]:
         return tuple(a for a in (self.udp, self.stream) if a is not None)
+
+
+def nearest(round_trips: Mapping[RelayId, int]) -> list[RelayId]:
+    """Relays that are no detour: of three or more, all but those that stand out; of two, the other
+    one if it is not much farther."""
+    trips = sorted(round_trips.values())
+    if not trips:
+        return []
+    limit = trips[0] * 3 / 2
+    if len(trips) > 2:
+        middle = median(trips)
+        limit = middle + 3 * max(median(abs(trip - middle) for trip in trips), NOISE)
+    return [relay for relay, trip in round_trips.items() if trip <= limit]
 
 
 class Relays:
@@ -98,11 +115,20 @@ class Relays:
         return any(k.udp is not None and k.udp.active_socket is not None for k in links)
 
     def draw(self) -> RelayId | None:
-        """One at random."""
+        """One at random of those that are near; of all, while none is known to be."""
         if not self._links:
             return None
-        ids = sorted(self._links)
+        ids = sorted(nearest(self.round_trips()) or self._links)
         return ids[int.from_bytes(self._entropy(4), "big") % len(ids)]
+
+    def round_trips(self) -> dict[RelayId, int]:
+        """Of the relays that answer, in nanoseconds."""
+        measured: dict[RelayId, int] = {}
+        for relay_id, link in self._links.items():
+            trips = [a.round_trip for a in link.allocations if a.round_trip is not None]
+            if trips:
+                measured[relay_id] = min(trips)
+        return measured
 
     def at(self, source: Endpoint) -> Allocation | None:
         """The allocation whose server sends from here."""

@@ -113,6 +113,7 @@ class Allocation:
         self._nonce: str | None = None
         self._active: Endpoint | None = None
         self._grant: _Grant | None = None
+        self._round_trip: int | None = None
         self._keepalive_at = now
         self._mismatches = 0
         self._has_failed = False
@@ -132,6 +133,12 @@ class Allocation:
     def active_socket(self) -> Endpoint | None:
         """The address of the relay that we talk to, once it is known."""
         return self._active
+
+    @property
+    def round_trip(self) -> int | None:
+        """To the relay and back, smoothed, in nanoseconds (RFC 6298 section 2.3); None while it
+        has not answered, or answers no more."""
+        return self._round_trip if self._active is not None else None
 
     @property
     def has_allocation(self) -> bool:
@@ -246,6 +253,7 @@ class Allocation:
             self.counters["unauthenticated_response"] += 1
             return True
         self._requests.remove(request)
+        self._measure(request, now)
         if response.class_ is Class.SUCCESS:
             self._handle_success(request, response, local, now)
         else:
@@ -333,6 +341,14 @@ class Allocation:
             self._active = None
 
     # Responses.
+
+    def _measure(self, request: Request, now: int) -> None:
+        """A request that was sent once tells how far the relay is; of others one cannot know which
+        send was answered."""
+        if request.backoff.has_stepped:
+            return
+        sample, old = now - request.backoff.started_at, self._round_trip
+        self._round_trip = sample if old is None else (7 * old + sample) // 8
 
     def _handle_success(
         self, request: Request, response: Message, local: Endpoint, now: int

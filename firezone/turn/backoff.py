@@ -31,6 +31,11 @@ class Backoff:
         return now >= self.next_at
 
     @property
+    def has_stepped(self) -> bool:
+        """Whether anything was planned after the first send."""
+        return self.interval != INITIAL_INTERVAL
+
+    @property
     def is_exhausted(self) -> bool:
         """Whether the next step is to give up."""
         return self.next_at - self.started_at >= self.budget

@@ -75,7 +75,7 @@ def test_data_flows_over_the_relay_first_and_directly_later():
     (c,) = world.client.role.node.connections()
     assert c.established and not c.way.is_direct
     for peer in (world.client, world.gateway):
-        assert peer.role.node.counters["preliminary path"] == 1
+        assert peer.role.node.preliminary_paths == 1
     world.network.blocked = free
     world.clock.run_for(10 * SECOND)
     assert kind(world) == "direct"

@@ -16,7 +16,8 @@ from firezone.explain import (
     explain,
     status,
 )
-from firezone.ice import Candidate
+from firezone.explain.pairs import verdict
+from firezone.ice import Candidate, CheckState, PairReport, Tally
 from firezone.model import Endpoint, IceCredentials
 from firezone.node import PeerKeys
 from firezone.noise import StaticKeypair
@@ -353,3 +354,22 @@ def test_a_path_before_ice_has_chosen_says_so():
     world.clock.run_for(5 * SECOND)
     (connection,) = status_of(world, world.client).connections
     assert connection.path is not None and not connection.path.preliminary
+
+
+@pytest.mark.parametrize(
+    ("slower_ms", "controlling", "verdict_of_it"),
+    [
+        (40, True, "works; its round trip is 40 ms longer"),
+        (40, False, "works; not nominated by the peer"),
+        (1, True, "works; about to be nominated"),
+    ],
+)
+def test_a_pair_that_lost_by_its_round_trip_says_so(slower_ms, controlling, verdict_of_it):
+    def report(n, round_trip, nominated):
+        local, remote = (Candidate.host(Endpoint.parse(f"10.0.{n}.{m}:1")) for m in (1, 2))
+        tally = Tally(sent=9, answered=9)
+        trip = round_trip * MILLISECOND
+        return PairReport(local, remote, CheckState.SUCCEEDED, n, trip, nominated, tally)
+
+    chosen, other = report(1, 10, True), report(2, 10 + slower_ms, False)
+    assert verdict(other, chosen, controlling, 0) == verdict_of_it

@@ -70,6 +70,8 @@ class Wire:
         """Bases behind a symmetric NAT, and its public IP address."""
         self.blocked: set[tuple[Endpoint, Endpoint]] = set()
         """Paths, base to base, on which nothing passes."""
+        self.delays: dict[tuple[Endpoint, Endpoint], int] = {}
+        """What paths, base to base, take beside the usual latency."""
         self.lost: Callable[[], bool] = lambda: False
         self.nominations: dict[Agent, list[Nominated]] = {self.left: [], self.right: []}
         self.states: dict[Agent, list[IceState]] = {self.left: [], self.right: []}
@@ -99,6 +101,10 @@ class Wire:
     def block(self, first: str, second: str) -> None:
         a, b = endpoint(first), endpoint(second)
         self.blocked |= {(a, b), (b, a)}
+
+    def delay(self, first: str, second: str, each_way: int) -> None:
+        a, b = endpoint(first), endpoint(second)
+        self.delays |= {(a, b): each_way, (b, a): each_way}
 
     def run(self, seconds: float = 5) -> None:
         """Let that much time pass."""
@@ -149,7 +155,8 @@ class Wire:
         if target is None or (base, target) in self.blocked or self.lost():
             return
         source = self._mapped(base, to)
-        entry = (self.now + LATENCY, len(self.sent), self.peer(agent), target, source, payload)
+        due = self.now + LATENCY + self.delays.get((base, target), 0)
+        entry = (due, len(self.sent), self.peer(agent), target, source, payload)
         heapq.heappush(self._queue, entry)
 
     def _mapped(self, base: Endpoint, to: Endpoint) -> Endpoint:

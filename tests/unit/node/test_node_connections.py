@@ -23,17 +23,21 @@ from node_kit import (
 from firezone.commands import RemovePeer, SealPacket
 from firezone.durations import SECOND
 from firezone.ice import CandidateKind
-from firezone.model import Endpoint, Transmit
+from firezone.model import Endpoint, RelayId, Transmit
 from firezone.node import (
     CandidateGathered,
     CandidateWithdrawn,
     ConnectionClosed,
     ConnectionFailed,
     NoRelaysError,
+    Relay,
 )
 from firezone.node.connection import WAITING_PACKETS
 from firezone.noise import StaticKeypair, Tunnel
 from firezone.noise.cookie import HANDSHAKES_PER_SECOND
+from firezone.turn import RelayServer
+
+ELSEWHERE = Endpoint.parse("203.0.113.99:9")
 
 HOST, SRFLX, RELAYED_KIND = (
     CandidateKind.HOST,
@@ -185,6 +189,27 @@ def test_a_relay_that_goes_takes_its_candidate_along_and_no_other() -> None:
     assert (RELAYED_KIND, RELAYED) in gathered(bench)
 
 
+def test_a_relay_that_has_not_answered_is_not_drawn_while_another_has() -> None:
+    silent = Relay(RelayId("a-silent-relay"), RelayServer(ELSEWHERE), "1892160000:salt", "password")
+    bench = Bench()
+    bench.node.update_relays((), [RELAY, silent], bench.now)
+    before = {bench.node.transport.relays.draw() for _ in range(50)}
+    bench.drain()
+    after = {bench.node.transport.relays.draw() for _ in range(50)}
+    assert (before, after) == ({RELAY.id, silent.id}, {RELAY.id})
+
+
+def test_what_was_sent_twice_tells_no_round_trip() -> None:
+    bench = Bench(relay_answers=False).with_relay()
+    bench.after(1.2)
+    bench.relay_answers = True
+    bench.after(1.4)  # the third send is answered at once
+    ((_, allocation),) = bench.node.transport.relays
+    assert allocation.has_allocation
+    assert allocation.round_trip == 0  # of Allocate, which was sent once
+    assert bench.node.transport.relays.round_trips() == {RELAY.id: 0}
+
+
 def test_a_reset_leaves_nothing() -> None:
     bench = asked()
     old = bench.node.public_key
@@ -232,13 +257,12 @@ def test_an_initiation_is_known_by_its_key_not_by_its_source() -> None:
 
 def test_a_cookie_goes_where_the_message_came_from() -> None:
     bench = asked(controlling=False)
-    elsewhere = Endpoint.parse("203.0.113.99:9")
     for _ in range(HANDSHAKES_PER_SECOND + 1):
         bench.sent.clear()
         bench.now += 1
-        bench.receive(initiation_to(bench, STRANGER), elsewhere)
+        bench.receive(initiation_to(bench, STRANGER), ELSEWHERE)
     (reply,) = bench.sent
-    assert (reply.source, reply.destination) == (LOCAL, elsewhere)
+    assert (reply.source, reply.destination) == (LOCAL, ELSEWHERE)
     assert reply.payload[:4] == b"\3\0\0\0" and len(reply.payload) == 64
 
 

@@ -4,11 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from firezone.durations import MILLISECOND
 from firezone.ice import Candidate, CandidateKind
 from firezone.model import Endpoint, Timeout
 from firezone.node.candidates import in_signalling_order, optimistic
 from firezone.node.deadlines import Deadlines
 from firezone.node.in_flight import LIFETIME, InFlight
+from firezone.node.relays import nearest
 from firezone.node.slots import NoSlotError, Slots
 
 
@@ -102,3 +104,20 @@ def test_signalling_order_is_best_first_and_unique():
     relayed = Candidate.relayed(at("203.0.113.1:50000"))
     reflexive = Candidate.server_reflexive(at("1.1.1.1:1"), at("10.0.0.1:1"))
     assert in_signalling_order([relayed, host, reflexive, host]) == [host, reflexive, relayed]
+
+
+def relay_ids(**trips):
+    return sorted(nearest({name: trip * MILLISECOND for name, trip in trips.items()}))
+
+
+def test_of_two_relays_the_farther_is_left_out_if_it_is_much_farther():
+    assert relay_ids(a=10, b=15) == ["a", "b"]
+    assert relay_ids(a=10, b=15.1) == ["a"]
+    assert relay_ids(a=400) == ["a"]
+    assert relay_ids() == []
+
+
+def test_of_many_relays_those_that_stand_out_are_left_out():
+    assert relay_ids(a=10, b=11, c=16.9) == ["a", "b", "c"]
+    assert relay_ids(a=10, b=11, c=17.1) == ["a", "b"]
+    assert relay_ids(a=10, b=20, c=30, d=200) == ["a", "b", "c"]
