@@ -29,6 +29,7 @@ from firezone.stun import Message, Method
 from firezone.turn.relay import Relay
 from firezone.turn.relay_auth import password_of
 from firezone.turn.relay_peers import PeerPolicy
+from tests.ports import free_port
 
 SECRET = "5e" * 32
 USERNAME = "4000000000:salt"
@@ -134,14 +135,6 @@ def request(method: Method, *values: tuple[stun.Attribute[Any], Any]) -> Message
     for attribute, value in values:
         message = message.with_(attribute, value)
     return message
-
-
-def free_port() -> int:
-    """One that is free in both families, outside the range of allocations."""
-    with closing(socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)) as probe:
-        probe.bind(("::", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def with_relay(test: Callable[[Running], Awaitable[None]], **options: Any) -> None:

@@ -43,16 +43,10 @@ from firezone.shell.status_socket import (
 from firezone.shell.unexpected import UnexpectedError
 from firezone.turn.relay_allocate import Quotas
 from firezone.turn.relay_peers import PeerPolicy
+from tests.ports import free_port
 
 V4 = IPv4Address("127.0.0.1")
 BASE = ["relay", "--public-ip4-addr", "127.0.0.1"]
-
-
-def free_port(kind: int = socket.SOCK_DGRAM) -> int:
-    with closing(socket.socket(socket.AF_INET, kind)) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture(autouse=True)
@@ -417,7 +411,7 @@ class TestPortal:
         async def test() -> None:
             async with a_portal() as portal:
                 portal.status = 503
-                port = free_port(socket.SOCK_STREAM)
+                port = free_port()
                 running = asyncio.create_task(
                     RelayProgram(settings(portal, health=HealthAddress("127.0.0.1", port))).run()
                 )
@@ -479,7 +473,7 @@ async def status(port: int, path: str) -> int:
 )
 def test_health_check_of_something_else(request_bytes: bytes) -> None:
     async def test() -> None:
-        port = free_port(socket.SOCK_STREAM)
+        port = free_port()
         running = asyncio.create_task(
             RelayProgram(settings(None, health=HealthAddress("127.0.0.1", port))).run()
         )

@@ -27,6 +27,7 @@ from firezone.shell.relay_streams import RelayStreams
 from firezone.stun import Message, Method
 from firezone.turn import encode_channel_data
 from firezone.turn import stream as turn_stream
+from tests.ports import free_port
 
 RELAY = RelayId("relay")
 BINDING = Message.request(Method.BINDING, bytes).encode()
@@ -99,13 +100,6 @@ class World:
         self.listener.close()
         self.relay.socket.close()
         self.dataplane.socket.close()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def run(test: Callable[[World], Awaitable[None]], tls: ssl.SSLContext | None = None) -> None:
