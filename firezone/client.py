@@ -9,6 +9,7 @@ asks again; the portal may then choose another.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from firezone.commands import (
@@ -92,7 +93,7 @@ class Client(Role):
         self._gateways: dict[GatewayId, Gateway] = {}
         self._gateway_of: dict[ResourceId, GatewayId] = {}
         self._remembered: dict[GatewayId, None] = {}
-        self._interrupted: list[ResourceId] = []
+        self._interrupted: dict[ResourceId, None] = {}
 
     # Inputs.
 
@@ -106,7 +107,7 @@ class Client(Role):
             case messages.ConfigChanged():
                 self._interface = message.interface
             case messages.ResourceCreatedOrUpdated():
-                self._put_resource(message.resource)
+                self._put_resource(message.resource, now)
             case messages.ResourceDeleted():
                 self._remove_resource(message.id)
             case RelaysPresence():
@@ -125,7 +126,8 @@ class Client(Role):
         self._configure_tun(self._resources.networks() | {TUNNEL_IPV4, TUNNEL_IPV6})
         if isinstance(message, messages.Init):
             self._progress("ready", resources=len(list(self._resources)))
-            self._resume(now)
+            self._resume(self._interrupted, now)
+            self._interrupted.clear()
         self._drain_node()
 
     def handle_flow_missed(self, direction: Direction, slot: int, packet: bytes, now: int) -> None:
@@ -142,7 +144,7 @@ class Client(Role):
         What was reached before is asked for again, without waiting for a packet: who downloads has
         nothing to send until more comes.
         """
-        self._interrupted = list({**dict.fromkeys(self._interrupted), **self._gateway_of})
+        self._interrupted |= dict.fromkeys(self._gateway_of)
         self.node.reset(now)
         self._drain_node()
         self._remembered.clear()
@@ -233,12 +235,11 @@ class Client(Role):
 
     # Flows of the portal.
 
-    def _resume(self, now: int) -> None:
-        for resource in self._interrupted:
+    def _resume(self, resources: Iterable[ResourceId], now: int) -> None:
+        for resource in resources:
             is_ours = self._resources.get(resource) is not None
             if is_ours and resource not in self._gateway_of and self._pending.expect(resource, now):
                 self._ask(resource)
-        self._interrupted.clear()
 
     def _want(self, resource: ResourceId, packet: bytes, now: int) -> None:
         if self._pending.wait(resource, packet, now):
@@ -298,14 +299,21 @@ class Client(Role):
         ours = [r for r in map(self._supported, resources) if r is not None]
         self._revoke(self._resources.replace(ours))
 
-    def _put_resource(self, resource: messages.Resource) -> None:
+    def _put_resource(self, resource: messages.Resource, now: int) -> None:
         ours = self._supported(resource)
         if ours is not None:
             moved = self._resources.put(ours)
             self._revoke([ours.id] if moved else [])
+            if ours.id in self._interrupted:
+                del self._interrupted[ours.id]
+                self._resume([ours.id], now)
 
     def _remove_resource(self, resource: ResourceId) -> None:
+        """It comes back at once if only its gateway has another key now: then it is asked for
+        without waiting for a packet, as after a change of network."""
         if self._resources.remove(resource):
+            if resource in self._gateway_of:
+                self._interrupted[resource] = None
             self._revoke([resource])
 
     def _supported(self, resource: messages.Resource) -> CidrResource | None:

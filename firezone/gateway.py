@@ -50,6 +50,8 @@ from firezone.policy import (
 )
 from firezone.roles import (
     PeerFacts,
+    Rebind,
+    ReconnectPortal,
     Role,
     TellPortal,
     candidates,
@@ -130,6 +132,14 @@ class Gateway(Role):
                 for candidate in candidates(message.candidates):
                     self.node.remove_remote_candidate(message.client_id, candidate, now)
         self._drain_node()
+
+    def reset(self, now: int) -> None:
+        """The network changed: new key, new sockets, all clients anew. The portal tells them, as it
+        sees another key."""
+        self.node.reset(now)
+        self._drain_node()
+        self._events.append(Rebind())
+        self._events.append(ReconnectPortal("network changed"))
 
     def handle_flow_missed(self, direction: Direction, slot: int, packet: bytes, now: int) -> None:
         """A packet whose flow is not decided: from a client (DOWN) or from the TUN (UP)."""

@@ -107,6 +107,7 @@ def client(
         decode,
         CLIENT_VERSION,
         budget,
+        resets_on_hangup=True,
         streams=streams,
         ssl_context=ssl_context,
         status=status_address(status_socket, interface),

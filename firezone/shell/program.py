@@ -77,6 +77,8 @@ class Profile:
     """Whether to reach relays over TCP and TLS where UDP is blocked."""
     ssl_context: ssl.SSLContext | None = None
     """Whom to trust for the portal; None is the system's choice."""
+    resets_on_hangup: bool = False
+    """Whether SIGHUP says that the network changed, or nothing."""
     health: HealthAddress | None = None
     """Where to answer health checks."""
     status: StatusAddress | None = None
@@ -178,7 +180,7 @@ class Program:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
-        if hasattr(self._role, "reset"):
+        if self._profile.resets_on_hangup:
             loop.add_signal_handler(signal.SIGHUP, self.reset)
         else:
             ignore_hangup()
@@ -392,9 +394,7 @@ class Program:
         opened.callback(self._close_dataplane)
 
     def _watch_network(self) -> NetworkWatch | None:
-        """None for a role that does not move by itself."""
-        if not hasattr(self._role, "reset"):
-            return None
+        """None where the kernel does not tell."""
         try:
             return NetworkWatch(self._handle_move)
         except OSError as error:

@@ -5,6 +5,7 @@ from packets import udp
 
 from firezone.durations import MILLISECOND, MINUTE, SECOND
 from firezone.node.connection import ConnectionState
+from firezone.phoenix.messages.client import ResourceDeleted
 from firezone.sim import NatKind, World
 from firezone.sim.portal import CLIENT_ADDRESSES
 
@@ -152,6 +153,27 @@ def test_a_client_that_roams_need_not_send_to_receive(nat):
     for n in range(3):
         world.gateway.send_packet(answer(n))
     assert world.clock.run_until(lambda: answer(2) in world.client.tun, SECOND)
+
+
+@PATHS
+def test_a_gateway_that_roams_is_found_by_who_only_receives(nat):
+    """The portal takes its resources away and offers them again, as the gateway has another key."""
+    world = connected(nat)
+    sent = len(world.client.events("handshake_done"))
+    world.gateway.role.reset(world.clock.now)
+    world.gateway.pump()
+    world.clock.run_for(200 * MILLISECOND)
+    for resource in list(world.portal.resources.values()):
+        world.client.role.handle_message(ResourceDeleted(resource.id), world.clock.now)
+        world.portal.grant(resource)
+    world.client.pump()
+    limit = 2 * SECOND
+    assert world.clock.run_until(lambda: len(world.client.events("handshake_done")) > sent, limit)
+    world.clock.run_for(100 * MILLISECOND)
+    world.gateway.send_packet(answer(1))
+    assert world.clock.run_until(lambda: answer(1) in world.client.tun, SECOND)
+    asked = world.portal.requests.count("create_flow")
+    assert asked == 2, "only what was reached before"
 
 
 def end_connection(world):
