@@ -12,7 +12,7 @@ IN_LAB := $(BIN)/python -m firezone.lab.userns --or-without $(BIN)/python
 # Selects or adds to what `make test` runs, as in: make test TESTS='tests/unit -k ice'
 TESTS ?= tests
 
-.PHONY: help demo lab test check lint build bench bench-full profile nat-matrix clean
+.PHONY: help demo lab test check lint build bench bench-full profile nat-matrix roaming clean
 .DEFAULT_GOAL := help
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo "make bench-full    run them longer, with plots, into benchmarks/results"
 	@echo "make profile    show where the time goes: flame graph, hottest lines; docs/profiling.md"
 	@echo "make nat-matrix    measure the paths through all pairs of NATs, for docs/nat-matrix.md"
+	@echo "make roaming    measure the pauses of a download when things change, for docs/roaming.md"
 	@echo "make clean   remove what was built"
 
 demo: build
@@ -69,6 +70,7 @@ bench-full: build $(STAMPS)/dev $(STAMPS)/plot
 	$(IN_LAB) -m benchmarks.tunnels --rounds 5 --json benchmarks/results/tunnels.json
 	$(IN_LAB) -m benchmarks.relays --rounds 5 --json benchmarks/results/relays.json
 	$(IN_LAB) -m benchmarks.relay_scale --coturn --json benchmarks/results/relay_scale.json
+	$(IN_LAB) -m benchmarks.roaming --rounds 3 --output benchmarks/results/roaming.md
 	$(BIN)/python -m benchmarks.plots benchmarks/results/tunnels.json
 
 profile: build
@@ -78,7 +80,12 @@ profile: build
 nat-matrix: build
 	@scripts/require lab
 	$(BIN)/python -m firezone.lab.userns $(BIN)/python -m benchmarks.nat_matrix \
-		--rounds 3 --output docs/nat-matrix.md
+		--output docs/nat-matrix.md $(ARGS)
+
+roaming: build
+	@scripts/require lab
+	$(BIN)/python -m firezone.lab.userns $(BIN)/python -m benchmarks.roaming \
+		--output docs/roaming.md $(ARGS)
 
 clean:
 	rm -rf build firezone/_ext/*.so firezone/_ext/*.c ext/*.c ext/*.html $(STAMPS)

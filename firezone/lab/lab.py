@@ -31,7 +31,8 @@ class Lab:
     """A private network in network namespaces, for as long as the `with` block lasts.
 
     Needs the rights of `userns.sufficient()`. `directory` receives configuration and logs, and is
-    kept; without it they go to a temporary directory, which is removed.
+    kept; without it they go to a temporary directory, which is removed. Sites that have both
+    families reach the portal over `portal_family`.
     """
 
     def __init__(
@@ -40,11 +41,13 @@ class Lab:
         client: Site | None = None,
         gateway: Site | None = None,
         relays: int = 1,
+        portal_family: int = 4,
         directory: Path | None = None,
         log_level: str = "info",
     ) -> None:
         self.portal_file = PortalFile.usual()
         self.log_level = log_level
+        self._portal_family = portal_family
         self.plan = topology.plan(client or Site(), gateway or Site(), relays)
         self.programs: dict[str, Program] = {}
         self._keep = directory is not None
@@ -178,7 +181,8 @@ class Lab:
 
     def portal_url(self, families: frozenset[int]) -> str:
         """Where a host of these families reaches the portal."""
-        address = self.plan.internet[PORTAL].addresses(families)[0]
+        family = {self._portal_family} & families or families
+        address = self.plan.internet[PORTAL].addresses(frozenset(family))[0]
         return f"ws://{Endpoint(address, PORTAL_PORT)}"
 
     def fetch(self, url: str, host: str = CLIENT, *, timeout: int = 10 * SECOND) -> Fetched:
