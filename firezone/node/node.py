@@ -399,6 +399,7 @@ class Node:
             if timeout is None or timeout.deadline > now:
                 break
             c.agent.handle_timeout(now)
+        self._check_preliminary(c)
         self._start_fast(c, now)
         self._settle_relays(now)
         self._finish(c, now)
@@ -413,6 +414,13 @@ class Node:
             self._events.append(ConnectionFailed(c.id, failure))
             return
         self._deadlines.set(c.id, c.next_timeout(self._activity(c.slot)))
+
+    def _check_preliminary(self, c: Connection) -> None:
+        """A pair that is gone, or does not work any more, carries nothing."""
+        pair = c.preliminary
+        if pair is not None and c.agent.way(pair.local.base, pair.remote.address) is None:
+            c.preliminary = c.path = None
+            self._commands.append(SetPath(c.slot, None))
 
     # Candidates.
 

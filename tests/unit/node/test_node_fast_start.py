@@ -5,7 +5,19 @@ from __future__ import annotations
 import random
 
 import pytest
-from node_kit import LOCAL, MAPPED, PEER, RELAYED, SERVER, STRANGER, UNIX_START, Bench, host, keys
+from node_kit import (
+    LOCAL,
+    MAPPED,
+    PEER,
+    RELAY,
+    RELAYED,
+    SERVER,
+    STRANGER,
+    UNIX_START,
+    Bench,
+    host,
+    keys,
+)
 
 from firezone.commands import InstallKeypair, SealPacket, SetPath
 from firezone.durations import MILLISECOND
@@ -145,6 +157,17 @@ def test_the_way_of_the_answer_carries_data_until_ice_has_chosen() -> None:
     bench.sent.clear()
     bench.after(1)
     assert initiations(bench) == []
+
+
+def test_the_way_ends_with_its_relay() -> None:
+    bench, tunnel = begun()
+    response = response_to(initiations(bench)[0], tunnel, bench.now)
+    bench.receive(encode_channel_data(0x4000, response), SERVER)
+    bench.node.update_relays([RELAY.id], (), bench.now)
+    bench.after(0.1)
+    (c,) = bench.node.connections()
+    assert c.way is None and c.path is None
+    assert [k.path for k in bench.commands if isinstance(k, SetPath)][-1] is None
 
 
 def test_an_answer_from_elsewhere_makes_a_session_and_no_path() -> None:
