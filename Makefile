@@ -67,6 +67,7 @@ bench-full: build $(STAMPS)/dev $(STAMPS)/plot
 	$(BIN)/python -m pytest benchmarks -q --benchmark-only --benchmark-disable-gc \
 	    --benchmark-columns=min,median,iqr,rounds -o python_files='bench_*.py' $(ARGS)
 	$(IN_LAB) -m benchmarks.end_to_end --rounds 5 --json benchmarks/results/end_to_end.json
+	$(IN_LAB) -m benchmarks.set_up --rounds 30 --json benchmarks/results/set_up.json
 	$(IN_LAB) -m benchmarks.tunnels --rounds 5 --json benchmarks/results/tunnels.json
 	$(IN_LAB) -m benchmarks.relays --rounds 5 --json benchmarks/results/relays.json
 	$(IN_LAB) -m benchmarks.relay_scale --coturn --json benchmarks/results/relay_scale.json
