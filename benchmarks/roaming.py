@@ -59,6 +59,16 @@ def _page(found: _Found) -> Iterable[str]:
     yield "|---|---:|---:|---:|---|"
     for name, outcomes in found.items():
         yield _row(name, outcomes)
+    yield ""
+    yield from _REMARKS
+
+
+_REMARKS = [
+    "Who moves while the portal is away has lost its connections, as only the portal can introduce",
+    "it anew. After that, TCP's own retransmissions are seconds apart. If the client is back at",
+    "the portal before the gateway is, it is refused once, and asks again with the next packet",
+    "that it sends: a program that only receives waits for ever.",
+]
 
 
 def _row(name: str, outcomes: list[Outcome]) -> str:
