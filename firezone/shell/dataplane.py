@@ -9,6 +9,7 @@ Python is told in `firezone.dataplane`, how packets come to their worker in `she
 from __future__ import annotations
 
 import atexit
+import errno
 import logging
 import os
 import threading
@@ -32,6 +33,8 @@ Fds = int | Sequence[int] | None
 """A family's socket, or one for each worker; None or none at all without the family."""
 
 _STOP_SECONDS = 1.0
+_DELETED = (errno.EBADFD, errno.ENODEV)
+"""What the TUN device, and nothing else, says once it is gone."""
 
 logger = logging.getLogger(__name__)
 
@@ -222,7 +225,9 @@ class Dataplane(Tables):
     def _run(self, name: str, run: Run, worker: int) -> None:
         code = run(self._pipeline, worker, self._busy_poll)
         if code:
-            self._failure = self._failure or f"{name}: {os.strerror(code)}"
+            self._failure = self._failure or (
+                "the interface was deleted" if code in _DELETED else f"{name}: {os.strerror(code)}"
+            )
             os.eventfd_write(self.events_fd, 1)
 
 

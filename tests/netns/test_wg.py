@@ -310,6 +310,16 @@ asyncio.run(main())
     assert net.a.traces() == before
 
 
+def test_a_deleted_interface_is_told_in_words(net: Net) -> None:
+    process = net.a.up()
+    netns.ip_batch([f"link del {net.a.name}"], net.a.namespace)
+    _, errors = process.communicate(timeout=10)
+    assert process.returncode == 1
+    last = errors.splitlines()[-1]
+    assert last.endswith("the data plane has stopped: the interface was deleted"), errors
+    assert not (DIRECTORY / f"{net.a.name}.sock").exists()
+
+
 def test_a_removed_socket_ends_the_interface(net: Net) -> None:
     process = net.a.up()
     (DIRECTORY / f"{net.a.name}.sock").unlink()
