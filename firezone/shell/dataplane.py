@@ -157,13 +157,21 @@ class Dataplane(Tables):
         return self._failure
 
     def set_udp(self, udp4_fd: Fds, udp6_fd: Fds) -> None:
-        """Go on with as many other UDP sockets; the threads pause for it."""
-        pairs = _pairs(udp4_fd, udp6_fd, self.workers)
+        """Go on with as many other UDP sockets; the threads pause for it.
+
+        Raises OSError for what are no datagram sockets, and goes on with those it had."""
+        before, after = self._udp_fds, _pairs(udp4_fd, udp6_fd, self.workers)
         running = bool(self._threads)
         self.stop()
-        self._udp_fds = pairs
-        if running:
+        self._udp_fds = after
+        if not running:
+            return
+        try:
             self.start()
+        except BaseException:
+            self._udp_fds = before
+            self.start()
+            raise
 
     def offloads(self) -> Offloads:
         """Those at work: wanted, had, and not refused since."""

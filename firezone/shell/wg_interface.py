@@ -108,9 +108,16 @@ class Interface:
         self._control: ControlSocket
 
     @classmethod
-    def from_file(cls, path: str | Path, *, workers: int | None = None, busy_poll: int = 0) -> Self:
+    def from_file(
+        cls,
+        path: str | Path,
+        *,
+        offloads: Offloads = ALL,
+        workers: int | None = None,
+        busy_poll: int = 0,
+    ) -> Self:
         """As a file of wg-quick(8) says; its name is the interface's. Raises ConfigurationError."""
-        return cls(*read_config(Path(path)), workers=workers, busy_poll=busy_poll)
+        return cls(*read_config(Path(path)), offloads, workers, busy_poll)
 
     async def __aenter__(self) -> Self:
         resolved = await _resolve(peer.endpoint for peer in self._config.peers)
@@ -129,8 +136,10 @@ class Interface:
         _traceback: TracebackType | None,
     ) -> None:
         section = self._config.interface
-        await self._run_all(section.pre_down, strict=False)
-        self._close()
+        try:
+            await self._run_all(section.pre_down, strict=False)
+        finally:
+            self._close()
         await self._run_all(section.post_down, strict=False)
 
     async def wait(self) -> None:
@@ -312,7 +321,11 @@ class Interface:
         try:
             if change.listen_port is not None and change.listen_port != self._sockets.port:
                 fresh = WgSockets(change.listen_port, mark, self._workers)
-                self._dataplane.set_udp(fresh.fds(4), fresh.fds(6))
+                try:
+                    self._dataplane.set_udp(fresh.fds(4), fresh.fds(6))
+                except BaseException:
+                    fresh.close()
+                    raise
                 self._sockets.close()
                 self._sockets = fresh
             elif change.fwmark is not None:

@@ -219,6 +219,19 @@ def test_other_sockets_take_over(pair: "Pair") -> None:
         pair.left.plane.stop()
 
 
+def test_what_are_no_sockets_change_nothing(pair: "Pair") -> None:
+    pair.connect()
+    pair.allow()
+    packet = udp("10.0.0.1", "10.0.0.2", 1, 2, b"x")
+    with open("/dev/null") as nothing, pytest.raises(OSError):
+        pair.left.plane.set_udp(nothing.fileno(), None)
+    for _ in range(2):
+        pair.left.tun.send(packet)
+        assert pair.right.receive() == packet
+        pair.left.plane.stop()
+        pair.left.plane.start()
+
+
 def test_a_lostdevice_ends_the_thread_with_a_reason(pair: "Pair") -> None:
     pair.left.device.shutdown(socket.SHUT_RDWR)
     pair.left.wait()

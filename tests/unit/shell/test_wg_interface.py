@@ -1,0 +1,75 @@
+"""What a WireGuard interface does when something under it fails, without the device itself."""
+
+import asyncio
+import base64
+import errno
+from pathlib import Path
+
+import pytest
+
+from firezone.shell import wg_interface
+from firezone.shell.offload import ALL, NONE
+from firezone.shell.wg_interface import Interface
+from firezone.wireguard import DeviceChange, UapiError, parse_config
+
+KEY = base64.b64encode(bytes([1]) * 32).decode()
+
+
+def interface(lines: str = "") -> Interface:
+    return Interface("wg9", parse_config(f"[Interface]\nPrivateKey = {KEY}\n{lines}", "f"))
+
+
+def test_it_closes_even_if_no_command_can_be_run(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(wg_interface, "_shell", lambda: "/nowhere/sh")
+    made = interface("PreDown = true")
+    closed: list[bool] = []
+    made._opened.callback(lambda: closed.append(True))
+    with pytest.raises(FileNotFoundError):
+        asyncio.run(made.__aexit__(None, None, None))
+    assert closed == [True]
+
+
+class Sockets:
+    """Those of an interface. Its data plane cannot go on with port 2."""
+
+    made: list["Sockets"]
+
+    def __init__(self, port: int, mark: int, workers: int = 1) -> None:
+        self.port = port
+        self.open = True
+        Sockets.made.append(self)
+
+    def fds(self, family: int) -> tuple[int, ...]:
+        return (self.port,)
+
+    def close(self) -> None:
+        self.open = False
+
+
+class Plane:
+    def set_udp(self, udp4: tuple[int, ...], udp6: tuple[int, ...]) -> None:
+        if udp4 == (2,):
+            raise OSError(errno.ENOTSOCK, "no socket")
+
+
+def test_a_port_that_fails_leaves_the_one_before(monkeypatch: pytest.MonkeyPatch):
+    Sockets.made = []
+    monkeypatch.setattr(wg_interface, "WgSockets", Sockets)
+    made = interface()
+    made._sockets = before = Sockets(1, 0)  # type: ignore[assignment]
+    made._dataplane = Plane()  # type: ignore[assignment]
+    with pytest.raises(UapiError) as caught:
+        made._configure_sockets(DeviceChange(listen_port=2))
+    assert caught.value.number == errno.ENOTSOCK
+    assert made._sockets is before
+    assert [each.open for each in Sockets.made] == [True, False]
+    made._configure_sockets(DeviceChange(listen_port=3))
+    assert made._sockets.port == 3
+    assert [each.open for each in Sockets.made] == [False, False, True]
+
+
+def test_a_file_and_its_offloads(tmp_path: Path):
+    path = tmp_path / "wg9.conf"
+    path.write_text(f"[Interface]\nPrivateKey = {KEY}\n")
+    assert Interface.from_file(path)._offloads == ALL
+    assert Interface.from_file(path, offloads=NONE)._offloads == NONE
