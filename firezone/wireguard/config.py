@@ -17,7 +17,15 @@ from typing import Any
 from firezone.errors import ConfigurationError
 from firezone.model import Endpoint
 from firezone.wireguard.allowed_ips import IPNetwork
-from firezone.wireguard.settings import KEY_SIZE, NO_KEY, AllowedIP, DeviceChange, PeerChange
+from firezone.wireguard.settings import (
+    KEY_SIZE,
+    MAX_PEERS,
+    NO_KEY,
+    AllowedIP,
+    DeviceChange,
+    PeerChange,
+    is_usable,
+)
 
 IPInterface = IPv4Interface | IPv6Interface
 
@@ -119,6 +127,7 @@ class _Reader:
         self._values: dict[str, Any] = {}
         self._interface: InterfaceSection | None = None
         self._peers: list[PeerSection] = []
+        self._keys: set[bytes] = set()
 
     def read(self, line: str, number: int) -> None:
         if not line:
@@ -182,8 +191,19 @@ class _Reader:
                 self._interface = InterfaceSection(**self._values)
             case "[peer]":
                 self._require("public_key", "PublicKey")
-                self._peers.append(PeerSection(**self._values))
+                self._add_peer(PeerSection(**self._values))
         self._section = ""
+
+    def _add_peer(self, peer: PeerSection) -> None:
+        self._keys.add(peer.public_key)
+        if len(self._keys) > MAX_PEERS:
+            raise ConfigurationError(
+                "[Peer] PublicKey",
+                f"{self._source}:{self._began}",
+                f"is one more than the {MAX_PEERS} peers that there can be",
+                "leave some out",
+            )
+        self._peers.append(peer)
 
     def _require(self, name: str, title: str) -> None:
         if name not in self._values:
@@ -225,6 +245,13 @@ def _key(text: str) -> bytes:
         raise ValueError
     key = base64.b64decode(text)
     assert len(key) == KEY_SIZE
+    return key
+
+
+def _public_key(text: str) -> bytes:
+    key = _key(text)
+    if not is_usable(key):
+        raise ValueError("is of small order: nobody has the private key of it")
     return key
 
 
@@ -338,7 +365,7 @@ _INTERFACE = _by_key(
     _Setting("SaveConfig", "", _save_config, "SaveConfig = false, or leave it out"),
 ) | _commands("PreUp", "PostUp", "PreDown", "PostDown")
 _PEER = _by_key(
-    _Setting("PublicKey", "public_key", _key, _KEY_FORM, secret=True),
+    _Setting("PublicKey", "public_key", _public_key, _KEY_FORM, secret=True),
     _Setting("PresharedKey", "preshared_key", _optional_key, _KEY_FORM, secret=True),
     _Setting("AllowedIPs", "allowed_ips", _list(_network), _PREFIXES),
     _Setting("Endpoint", "endpoint", _endpoint, "host:port, or [IPv6 address]:port"),

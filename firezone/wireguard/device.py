@@ -36,7 +36,6 @@ from firezone.commands import (
     RemovePeer,
     Traffic,
 )
-from firezone.dataplane import SLOTS
 from firezone.durations import SECOND
 from firezone.model import Endpoint, Entropy, IPAddress, Timeout, Transmit
 from firezone.node.deadlines import Deadlines
@@ -45,7 +44,6 @@ from firezone.noise import (
     Accepted,
     CookieReply,
     MessageType,
-    NoiseError,
     RateLimiter,
     Rejected,
     StaticKeypair,
@@ -60,16 +58,15 @@ from firezone.policy.icmp import prohibited
 from firezone.wireguard.allowed_ips import AllowedIPs
 from firezone.wireguard.peer import Arrival, Outbox, Peer
 from firezone.wireguard.settings import (
+    MAX_PEERS,
     NO_KEY,
     DeviceChange,
     DeviceStatus,
     PeerChange,
     PeerStatus,
     SettingsError,
+    is_usable,
 )
-
-MAX_PEERS = SLOTS - 1  # slot 0 is nobody's
-"""As many as the data plane has slots."""
 
 
 class Device:
@@ -410,14 +407,8 @@ class Device:
 
 def _check_keys(change: DeviceChange) -> None:
     """Raise SettingsError for a key that no tunnel could be made with."""
-    probe = StaticKeypair.from_private(b"\x40" * 32)
-    for peer in change.peers:
-        if peer.remove:
-            continue
-        try:
-            probe.dh(peer.public_key)
-        except NoiseError:
-            raise SettingsError("a peer's public key is of small order") from None
+    if not all(peer.remove or is_usable(peer.public_key) for peer in change.peers):
+        raise SettingsError("a peer's public key is of small order")
 
 
 def _is_unicast(packet: bytes) -> bool:

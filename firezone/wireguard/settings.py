@@ -4,18 +4,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from firezone.commands import Traffic
+from firezone.commands import SLOTS, Traffic
 from firezone.errors import LocalError
 from firezone.model import Endpoint
+from firezone.noise import NoiseError, StaticKeypair
 from firezone.wireguard.allowed_ips import IPNetwork
 
 KEY_SIZE = 32
 NO_KEY = bytes(KEY_SIZE)
 """All zeros stand for no private or no pre-shared key."""
 
+MAX_PEERS = SLOTS - 1  # slot 0 is nobody's
+"""As many as the data plane has slots."""
+
 
 class SettingsError(LocalError):
     """A change cannot be made; nothing of it was."""
+
+
+def is_usable(public_key: bytes) -> bool:
+    """False for a key of small order, with which no tunnel could be made."""
+    try:
+        _PROBE.dh(public_key)
+    except NoiseError:
+        return False
+    return True
+
+
+_PROBE = StaticKeypair.from_private(b"\x40" * KEY_SIZE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,6 +108,15 @@ def test_a_bad_file_is_one_line_and_code_two(tmp_path: Path, capsys: pytest.Capt
     assert len(errors.splitlines()) == 1 and f"{path}:3" in errors and "'big'" in errors
 
 
+def test_a_key_of_small_order_is_found_by_a_check(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "wg0.conf"
+    path.write_text(f"[Interface]\nPrivateKey = {b64(KEY)}\n[Peer]\nPublicKey = {b64(bytes(32))}\n")
+    assert run(["wg", "up", "--check", str(path)]) == 2
+    assert f"[Peer] PublicKey ({path}:4): is of small order" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["missing.conf", "a-name-that-is-too-long.conf", "no name.conf"])
 def test_a_file_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str):
     assert run(["wg", "up", str(tmp_path / name)]) == 2

@@ -141,6 +141,7 @@ ERRORS = [
     (INTERFACE + "PostUp =", "[Interface] PostUp", "f:3", "empty"),
     (INTERFACE + PEER + "PresharedKey = x", "[Peer] PresharedKey", "f:5", "malformed"),
     (INTERFACE + "\n\n[Peer]\nPublicKey = x", "[Peer] PublicKey", "f:6", "malformed"),
+    (INTERFACE + f"[Peer]\nPublicKey = {b64(bytes(32))}", "[Peer] PublicKey", "f:4", "small order"),
     (INTERFACE + PEER + "AllowedIPs = ::/0, x", "[Peer] AllowedIPs", "f:5", "'x'"),
     (INTERFACE + PEER + "Endpoint = 192.0.2.1", "[Peer] Endpoint", "f:5", "malformed"),
     (INTERFACE + PEER + "Endpoint = 192.0.2.1:0", "[Peer] Endpoint", "f:5", "out of range"),
@@ -165,6 +166,14 @@ def test_errors_name_line_and_key_and_no_secret(text, setting, source, problem):
     assert (error.setting, error.source) == (setting, source)
     assert problem in error.problem and error.remedy
     assert SECRET[:20] not in str(error) and b64(PRIVATE) not in str(error)
+
+
+def test_more_peers_than_there_can_be(monkeypatch):
+    monkeypatch.setattr("firezone.wireguard.config.MAX_PEERS", 2)
+    peers = [f"[Peer]\nPublicKey = {b64(bytes([n]) * 32)}\n" for n in (3, 4, 5)]
+    assert len(parse_config(INTERFACE + peers[0] + peers[1] + peers[0], "f").peers) == 3
+    with pytest.raises(ConfigurationError, match=r"\[Peer\] PublicKey \(f:7\): .* the 2 peers"):
+        parse_config(INTERFACE + "".join(peers), "f")
 
 
 def test_secrets_are_in_no_repr():
