@@ -159,7 +159,8 @@ cdef class Demux:
         _bucket(&self.state.source, source_rate, source_burst)
         # Cookie replies carry no mac1, so that anyone may use up their share, but not more.
         _bucket(&self.state.cookies, max(1, handshake_rate // 10), max(1, handshake_burst // 4))
-        _bucket(&self.state.stun, stun_rate, stun_burst)
+        if stun_rate:
+            _bucket(&self.state.stun, stun_rate, stun_burst)
 
     def __dealloc__(self):
         wipe(self.state.mac1_key, 32)
@@ -216,6 +217,8 @@ cdef uint8_t _classify(
         if not _is_stun(p, length):
             return _classify_handshake(d, p, length, source, now)
     if not _is_stun(p, length):
+        return UNKNOWN_FORMAT
+    if not d.stun.interval:
         return UNKNOWN_FORMAT
     return SLOW if _take(&d.stun, now) else OVER_BUDGET
 

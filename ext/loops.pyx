@@ -2,8 +2,8 @@
 
 Each reads a batch, runs the stages, writes what is PASS, hands what is SLOW to Python through its
 ring, and sleeps in poll(2), without timeout, when nothing is left. If it is told to, it looks for
-work a little longer before that, but only as long as work keeps coming within that time. Around each batch it enters the
-epoch, by which Python knows when memory that it has unpublished may be freed.
+work a little longer before that, but only as long as work keeps coming within that time. Around each
+batch it enters the epoch, by which Python knows when memory that it has unpublished may be freed.
 
 A step returns 1 if it had work, 0 if not, -errno if a descriptor is gone.
 """

@@ -32,6 +32,7 @@ from firezone._ext.batch cimport (
     PacketBatch,
     slot_extent,
     slot_packet,
+    slot_room,
     slot_reset,
 )
 from firezone._ext.batch import Verdict
@@ -212,8 +213,11 @@ cdef void take_over(RingBuffer* ring, Batch* b) noexcept nogil:
     while item != NULL and b.count < b.capacity:
         i = b.count
         slot_reset(b, i)
-        memcpy(slot_packet(b, i), item_payload(item), item.length)
-        b.length[i] = item.length
+        if item.length > slot_room(b):
+            b.verdict[i] = TOO_LONG
+        else:
+            memcpy(slot_packet(b, i), item_payload(item), item.length)
+            b.length[i] = item.length
         b.ecn[i] = <uint8_t>item.argument
         b.local[i] = item.local
         b.remote[i] = item.remote

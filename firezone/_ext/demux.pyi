@@ -29,7 +29,8 @@ class Demux:
     Handshakes carry a mac1 (WireGuard paper, section 5.4.4) under `public_key`, checked here. A
     good mac2 lets them pass by other rates: `proved` for all, `source` for each address. It comes
     from a cookie under `cookie_secret`, 16 bytes, in an epoch counted from `cookies_since`, ns;
-    without that secret there is none. Rates are per second, bursts in messages.
+    without that secret there is none. Rates are per second, bursts in messages. At a `stun_rate`
+    of 0 nobody wants STUN: it is an unknown format.
     """
 
     def __new__(

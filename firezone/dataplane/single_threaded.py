@@ -24,6 +24,7 @@ class SingleThreaded(Tables):
         mtu: int = 1280,
         cookie_secret: commands.CookieSecret | None = None,
         pass_fragments: bool = False,
+        takes_stun: bool = True,
     ) -> None:
         self._batch = PacketBatch()
         self._udp: deque[Transmit] = deque()
@@ -37,6 +38,7 @@ class SingleThreaded(Tables):
             wake_fd=-1,
             cookie_secret=cookie_secret,
             pass_fragments=pass_fragments,
+            takes_stun=takes_stun,
         )
 
     def apply(self, command: commands.Command, now: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 
 from firezone import commands
 from firezone._ext import pipeline as kernel
@@ -29,6 +30,9 @@ SLOTS = commands.SLOTS
 FLOW_CAPACITY = 1 << 21
 """Entries of the flow table, by default: a million flows both ways. It grows as they come."""
 
+STUN_RATE = 5000
+"""STUN messages a second that the control layer is bothered with, for each worker."""
+
 _EVENTS_AT_ONCE = 64
 
 
@@ -46,6 +50,7 @@ class Tables:
         wake_fd: int,
         cookie_secret: commands.CookieSecret | None = None,
         pass_fragments: bool = False,
+        takes_stun: bool = True,
         workers: int = 1,
     ) -> None:
         self._counters: Counter[str] = Counter()
@@ -53,7 +58,15 @@ class Tables:
         self._flows = Flows(entropy(16), self._sessions, flow_capacity, slots)
         self._paths = Paths(self._sessions, slots)
         self._channels = Channels(entropy(8), self._sessions)
-        demuxes = [_demux(own_public_key, self._channels, cookie_secret) for _ in range(workers)]
+        make_demux = partial(
+            Demux,
+            own_public_key,
+            self._channels,
+            cookie_secret=cookie_secret.secret if cookie_secret else None,
+            cookies_since=cookie_secret.since if cookie_secret else 0,
+            stun_rate=STUN_RATE if takes_stun else 0,
+        )
+        demuxes = [make_demux() for _ in range(workers)]
         self._pipeline = kernel.Pipeline(
             self._sessions,
             self._flows,
@@ -249,16 +262,3 @@ class Tables:
     def _count_full(self, taken: bool) -> None:
         if not taken:
             self._counters["inject_ring_full"] += 1
-
-
-def _demux(
-    own_public_key: bytes, channels: Channels, cookie_secret: commands.CookieSecret | None
-) -> Demux:
-    if cookie_secret is None:
-        return Demux(own_public_key, channels)
-    return Demux(
-        own_public_key,
-        channels,
-        cookie_secret=cookie_secret.secret,
-        cookies_since=cookie_secret.since,
-    )

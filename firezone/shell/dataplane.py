@@ -67,6 +67,7 @@ class Dataplane(Tables):
         entropy: Entropy = os.urandom,
         cookie_secret: commands.CookieSecret | None = None,
         pass_fragments: bool = False,
+        takes_stun: bool = True,
         busy_poll: int = 0,
     ) -> None:
         if (tun is None) == (tun_fd is None):
@@ -93,6 +94,7 @@ class Dataplane(Tables):
             wake_fd=self.events_fd,
             cookie_secret=cookie_secret,
             pass_fragments=pass_fragments,
+            takes_stun=takes_stun,
             workers=self.workers,
         )
 

@@ -1,8 +1,10 @@
 """Filters by which the kernel brings each packet to the worker that has it.
 
-A socket's filter reads the receiver index of transport data, also behind a ChannelData header, as
-what comes through one relay comes from one address. All else (handshakes, STUN) goes to the first
-worker. It is classic BPF, which needs no rights (SO_ATTACH_REUSEPORT_CBPF, Linux 4.5).
+A socket's filter reads the receiver index of transport data. All else goes to the first worker:
+handshakes, STUN, and what comes through relays, as the kernel may have merged datagrams of several
+peers there. If each peer's own worker got some of those from the kernel and others from whoever got
+the merged ones, a flow's packets would come out of order. It is classic BPF, which needs no rights
+(SO_ATTACH_REUSEPORT_CBPF, Linux 4.5).
 
 The filter of a TUN device spreads flows, each always into the same queue, so that its packets stay
 in order. It is eBPF, which needs CAP_BPF. Without it the kernel chooses: it, too, keeps a flow in a
@@ -83,19 +85,10 @@ def socket_program(workers: int) -> bytes:
         struct.pack("@HBBI", *each)
         for each in (
             (_LOAD_BYTE, 0, 0, 0),
-            (_JUMP_IF_EQUAL, 3, 0, _DATA),
-            (_AND, 0, 0, 0xF0),
-            (_JUMP_IF_EQUAL, 4, 0, _CHANNEL),
-            (_RETURN, 0, 0, 0),
-            # Transport data: the lowest byte of the tunnel id is the second one of the index.
-            (_LOAD_BYTE, 0, 0, 5),
-            (_MODULO, 0, 0, workers),
-            (_RETURN_IT, 0, 0, 0),
-            # ChannelData: perhaps the same behind four bytes.
-            (_LOAD_BYTE, 0, 0, 4),
             (_JUMP_IF_EQUAL, 1, 0, _DATA),
             (_RETURN, 0, 0, 0),
-            (_LOAD_BYTE, 0, 0, 9),
+            # The lowest byte of the tunnel id is the second one of the index.
+            (_LOAD_BYTE, 0, 0, 5),
             (_MODULO, 0, 0, workers),
             (_RETURN_IT, 0, 0, 0),
         )
@@ -175,5 +168,5 @@ _MIX = (xor(R7, R0), Instruction(0x24, R7, immediate=_SPREAD))
 _TCP, _UDP, _FRAGMENT_HEADER = 6, 17, 44
 
 # Classic BPF.
-_LOAD_BYTE, _JUMP_IF_EQUAL, _AND, _MODULO, _RETURN, _RETURN_IT = 0x30, 0x15, 0x54, 0x94, 0x06, 0x16
-_DATA, _CHANNEL = 4, 0x40
+_LOAD_BYTE, _JUMP_IF_EQUAL, _MODULO, _RETURN, _RETURN_IT = 0x30, 0x15, 0x94, 0x06, 0x16
+_DATA = 4

@@ -343,6 +343,7 @@ class Interface:
             cookie_secret=self._device.cookie_secret,
             mtu=MTU_RANGE[-1],
             pass_fragments=True,
+            takes_stun=False,
             offloads=self._offloads,
             busy_poll=self._busy_poll,
         )

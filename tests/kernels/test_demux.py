@@ -182,6 +182,13 @@ def test_one_address_does_not_use_up_what_others_may() -> None:
     assert passed(network + bytes(7) + b"\1", 20, now) == 0, "the same /64"
 
 
+def test_nobody_may_want_stun() -> None:
+    _, demux = fresh(stun_rate=0)
+    assert run(demux, STUN, RELAY)[0] == Verdict.UNKNOWN_FORMAT
+    assert run(demux, relayed(STUN), RELAY)[0] == Verdict.UNKNOWN_FORMAT
+    assert run(demux, handshake(1), RELAY)[0] == Verdict.SLOW
+
+
 def test_what_was_dropped_before_stays_so() -> None:
     _, demux = fresh()
     batch = PacketBatch()

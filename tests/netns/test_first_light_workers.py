@@ -50,7 +50,8 @@ def test_many_streams_beside_a_flow(lab: Lab, blocked: bool) -> None:
         assert len(shown) == count
         assert sum(worker["received_packets"] > 20 for worker in shown) >= 1
         assert sum(worker["sent_packets"] > 0 for worker in shown) >= 2
-        assert sum(worker["handed_over_packets"] for worker in shown) == 0
+        if not blocked:  # the kernel knows what is whose; of a relay's it brings all to the first
+            assert sum(worker["handed_over_packets"] for worker in shown) == 0
 
 
 def test_new_sockets_after_a_change_of_network(lab: Lab) -> None:

@@ -34,7 +34,6 @@ def mix(mixed: int, word: int) -> int:
 
 def worker_of_datagram(datagram: bytes, workers: int) -> int:
     """Of a datagram: transport data has an owner, the first worker has the rest."""
-    message = datagram[4:] if datagram[:1] and 0x40 <= datagram[0] <= 0x4F else datagram
-    if message[:1] != b"\4" or len(message) < 6:
+    if datagram[:1] != b"\4" or len(datagram) < 6:
         return 0
-    return message[5] % workers
+    return datagram[5] % workers

@@ -50,7 +50,11 @@ class Side:
 
     def renew_plane(self, public_key: bytes) -> None:
         self.plane = SingleThreaded(
-            own_public_key=public_key, entropy=self._entropy, mtu=1500, pass_fragments=True
+            own_public_key=public_key,
+            entropy=self._entropy,
+            mtu=1500,
+            pass_fragments=True,
+            takes_stun=False,
         )
 
     def configure(self, now: int, *peers: PeerChange, **settings: object) -> None:
