@@ -202,6 +202,19 @@ class Agent:
         self._doubt = Doubt(pair, now)
         self._settle(now)
 
+    def retry_direct(self, now: int) -> bool:
+        """Give failed pairs that need no relay another chance. False if there are none."""
+        failed = [
+            pair
+            for pair in self._checklist
+            if pair.state is CheckState.FAILED
+            and CandidateKind.RELAYED not in (pair.local.kind, pair.remote.kind)
+        ]
+        for pair in failed:
+            pair.revive(now)
+        self._settle(now)
+        return bool(failed)
+
     def handle_path_opened(self, base: Endpoint, address: Endpoint, now: int) -> None:
         """What we send from that base to that address gets somewhere from now on; before, it got
         lost. So a check there must not wait for the last one to be given up."""

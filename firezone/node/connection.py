@@ -17,6 +17,7 @@ from firezone.commands import Activity, Path
 from firezone.durations import SECOND
 from firezone.ice import Agent, Candidate, IceState, Nominated, StunTiming
 from firezone.model import IceCredentials, RelayId, Timeout, earliest
+from firezone.node.direct_retry import DirectRetry
 from firezone.node.fast_start import FastStart, Way
 from firezone.noise import Tunnel
 
@@ -96,6 +97,7 @@ class Connection:
     preliminary: Nominated | None = None
     """What a handshake was completed on before ICE has nominated a pair; in use until it has."""
     fast_start: FastStart | None = None
+    direct_retry: DirectRetry = field(default_factory=DirectRetry)
     offered: Way | None = None
     """Where the peer's last initiation came to, and from: a path if it makes a session of it."""
     path: Path | None = None
@@ -200,6 +202,7 @@ class Connection:
             tunnel,
             self._fast_timeout(),
             self._idle_timeout(),
+            self._direct_timeout(),
             self._silence_timeout(activity),
             self._candidate_timeout(),
             self._disconnect_timeout(),
@@ -214,6 +217,16 @@ class Connection:
         if self.state is not ConnectionState.CONNECTED:
             return None
         return Timeout(self.last_active + IDLE_AFTER, "idle")
+
+    def may_try_direct(self, now: int) -> bool:
+        """Whether to give direct paths another chance. Only the controlling agent chooses, and
+        without data nobody minds the relay."""
+        return self._direct_timeout() is not None and self.direct_retry.take_due(now)
+
+    def _direct_timeout(self) -> Timeout | None:
+        if not self.agent.controlling or self.state is not ConnectionState.CONNECTED:
+            return None
+        return self.direct_retry.poll_timeout()
 
     def _silent_since(self, activity: Activity) -> int | None:
         """When data was first sent over the present path without an answer."""

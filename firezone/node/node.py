@@ -364,6 +364,13 @@ class Node:
         self._settle(c, now)
         return c.slot
 
+    def _signal_direct(self, c: Connection) -> None:
+        """Once more: the peer gives its failed pairs of a candidate that it hears of another
+        chance, too."""
+        for candidate in in_signalling_order(c.agent.local_candidates()):
+            if candidate.kind is not CandidateKind.RELAYED:
+                self._events.append(CandidateGathered(c.id, candidate))
+
     def _remove(self, c: Connection) -> None:
         self._deadlines.set(c.id, None)
         _discard(self._connections, c.id, c)
@@ -384,6 +391,8 @@ class Node:
         c.note_activity(activity, now)
         if self._controlling and c.is_silent(activity, now):
             c.agent.handle_silence(now)
+        if c.may_try_direct(now) and c.agent.retry_direct(now):
+            self._signal_direct(c)
         if c.agent.poll_timeout() is not None:
             c.agent.handle_timeout(now)
         if c.way is not None:
@@ -520,6 +529,7 @@ class Node:
         if c.pair == pair:
             return
         c.pair, c.preliminary = pair, None
+        c.direct_retry.note_path(direct=pair.is_direct, now=now)
         self._apply_path(c, now)
         if c.state is ConnectionState.CONNECTING:
             c.state = ConnectionState.CONNECTED
