@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import socket
 import struct
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from firezone.commands import WorkerStatus
 from firezone.errors import ConfigurationError, FirezoneError
+from firezone.shell.inotify import RemovalWatch
 from firezone.wireguard import (
     DeviceChange,
     DeviceStatus,
@@ -29,6 +31,8 @@ DIRECTORY = Path("/var/run/wireguard")
 
 _TIMEOUT_SECONDS = 5.0
 
+logger = logging.getLogger(__name__)
+
 
 class ControlError(FirezoneError):
     """No running interface of that name answers."""
@@ -38,7 +42,8 @@ class ControlSocket:
     """Answers `get=1` by `status`, `get=workers` by `workers` and `set=1` by `configure`, until
     closed.
 
-    `configure` raises UapiError or SettingsError when it did nothing.
+    `configure` raises UapiError or SettingsError when it did nothing. `on_removed` is called when
+    somebody has removed the socket, which tells the interface to go.
     """
 
     def __init__(
@@ -48,6 +53,7 @@ class ControlSocket:
         status: Callable[[], DeviceStatus],
         configure: Callable[[DeviceChange], None],
         workers: Callable[[], Iterable[WorkerStatus]] = tuple,
+        on_removed: Callable[[], None] = lambda: None,
         directory: Path = DIRECTORY,
     ) -> None:
         """Bind the socket. Raises ConfigurationError if another interface answers there."""
@@ -55,6 +61,8 @@ class ControlSocket:
         self._status = status
         self._configure = configure
         self._workers = workers
+        self._on_removed = on_removed
+        self._watch: RemovalWatch | None = None
         self._server: asyncio.Server | None = None
         self._socket = _bind(self._path)
         self._inode = self._path.stat().st_ino
@@ -62,20 +70,40 @@ class ControlSocket:
     async def start(self) -> None:
         """Begin to answer."""
         self._server = await asyncio.start_unix_server(self._serve, sock=self._socket)
+        try:
+            self._watch = RemovalWatch(self._path)
+        except OSError as error:
+            told = {"path": str(self._path), "error": error.strerror}
+            logger.warning("nobody will notice if the control socket is removed", extra=told)
+            return
+        asyncio.get_running_loop().add_reader(self._watch.fd, self._handle_change, self._watch)
 
     def is_there(self) -> bool:
-        """False once somebody has removed the socket, which tells the interface to go."""
+        """False once somebody has removed the socket."""
         try:
             return self._path.stat().st_ino == self._inode
         except OSError:
             return False
 
     def close(self) -> None:
+        self._stop_watching()
         if self._server is not None:
             self._server.close()
         self._socket.close()
         if self.is_there():
             self._path.unlink(missing_ok=True)
+
+    def _handle_change(self, watch: RemovalWatch) -> None:
+        watch.clear()
+        if not self.is_there():
+            self._stop_watching()
+            self._on_removed()
+
+    def _stop_watching(self) -> None:
+        if self._watch is not None:
+            asyncio.get_running_loop().remove_reader(self._watch.fd)
+            self._watch.close()
+            self._watch = None
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         requests = RequestReader()

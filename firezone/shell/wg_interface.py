@@ -188,7 +188,11 @@ class Interface:
         routes = WgRoutes(self.name)
         opened.callback(routes.close)
         self._control = ControlSocket(
-            self.name, status=self.status, configure=self.configure, workers=self.workers
+            self.name,
+            status=self.status,
+            configure=self.configure,
+            workers=self.workers,
+            on_removed=self._handle_removal,
         )
         opened.callback(lambda: self._control.close())
         await self._run_all(section.pre_up)
@@ -206,7 +210,6 @@ class Interface:
         self._start_dataplane()
         await self._control.start()
         routes.set_routes(section.table, networks, mark, section.addresses)
-        self._keep_house()
         self._pump()
 
     def _close(self) -> None:
@@ -246,6 +249,7 @@ class Interface:
                     self._device.handle_session_confirmed(slot, local_index, now)
             self._carry_out(now)
         self._dataplane.sweep(now, _SWEPT_AFTER_EVENTS)
+        self._plan_housekeeping()
         failure = self._dataplane.failure()
         if failure is not None:
             self._fail(InterfaceError(f"{self.name}: the data plane has stopped: {failure}"))
@@ -258,17 +262,25 @@ class Interface:
         self._device.handle_timeout(now)
         self._pump()
 
+    def _handle_removal(self) -> None:
+        logger.info("the control socket was removed: going down")
+        self.stop()
+
+    def _plan_housekeeping(self) -> None:
+        """An interface without flows, events and commands is not woken for it."""
+        if self._housekeeping is None:
+            loop = asyncio.get_running_loop()
+            self._housekeeping = loop.call_later(_HOUSEKEEPING_SECONDS, self._keep_house)
+
     def _keep_house(self) -> None:
+        self._housekeeping = None
         now = boottime_ns()
         self._dataplane.sweep(now)
         self._note_moves(now)
         self._note_failures()
         self._pump()
-        if not self._control.is_there():
-            logger.info("the control socket was removed: going down")
-            self.stop()
-        loop = asyncio.get_running_loop()
-        self._housekeeping = loop.call_later(_HOUSEKEEPING_SECONDS, self._keep_house)
+        if self._dataplane.flow_count:
+            self._plan_housekeeping()
 
     def _note_moves(self, now: int) -> None:
         for move in self._dataplane.moved():
@@ -280,6 +292,7 @@ class Interface:
         if failed != self._send_failed:
             self._send_failed = failed
             self._device.forget_sources()
+            self._plan_housekeeping()
 
     # Outputs.
 
@@ -292,6 +305,7 @@ class Interface:
 
     def _carry_out(self, now: int) -> None:
         while (command := self._device.poll_command()) is not None:
+            self._plan_housekeeping()
             try:
                 self._dataplane.apply(command, now)
             except LocalError as error:

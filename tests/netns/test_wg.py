@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -320,6 +321,25 @@ def test_a_deleted_interface_is_told_in_words(net: Net) -> None:
     assert not (DIRECTORY / f"{net.a.name}.sock").exists()
 
 
+@needs_wg
+def test_an_idle_interface_sleeps(net: Net) -> None:
+    """While its session lives that session's timer wakes it, every ten seconds at the latest."""
+    processes = [net.a.up(), net.b.up()]
+    net.a.ping("10.99.0.2")
+    for host in (net.a, net.b):
+        # No more multicasts of the host's own; no more flows of the ping.
+        host.run("ip", "address", "flush", "dev", host.name)
+        host.wg("set", host.name, "peer", host.other.public, "allowed-ips", "")
+
+    def slept() -> bool:
+        before = [switches(process.pid) for process in processes]
+        time.sleep(4)
+        after = [switches(process.pid) for process in processes]
+        return all(b - a <= 1 for a, b in zip(before, after, strict=True))
+
+    wait_until(slept, 20)
+
+
 def test_a_removed_socket_ends_the_interface(net: Net) -> None:
     process = net.a.up()
     (DIRECTORY / f"{net.a.name}.sock").unlink()
@@ -523,6 +543,14 @@ class Background:
     def __exit__(self, *_: object) -> None:
         self.process.terminate()
         self.process.wait(10)
+
+
+def switches(pid: int) -> int:
+    """How often the threads of a process went to sleep."""
+    statuses = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/status")]
+    found = [re.search(r"^voluntary_ctxt_switches:\s+(\d+)", text, re.M) for text in statuses]
+    assert found and all(found)
+    return sum(int(match[1]) for match in found if match)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> None:

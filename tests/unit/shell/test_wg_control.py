@@ -169,3 +169,65 @@ def test_a_removed_socket_is_noticed(tmp_path: Path):
         assert (tmp_path / "wg9.sock").exists(), "it is somebody else's by now"
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("how", ["unlink", "rename", "replace"])
+def test_a_removal_is_told_at_once_and_a_change_of_the_mode_is_none(tmp_path: Path, how: str):
+    path = tmp_path / "wg9.sock"
+
+    async def main() -> None:
+        removed = asyncio.Event()
+        control = ControlSocket(
+            "wg9",
+            status=lambda: STATUS,
+            configure=lambda _: None,
+            on_removed=removed.set,
+            directory=tmp_path,
+        )
+        await control.start()
+        path.chmod(0o640)
+        await asyncio.to_thread(ask_get, tmp_path)
+        assert not removed.is_set()
+        match how:
+            case "unlink":
+                path.unlink()
+            case "rename":
+                path.rename(tmp_path / "elsewhere")
+            case "replace":
+                (tmp_path / "other").touch()
+                (tmp_path / "other").rename(path)
+        await asyncio.wait_for(removed.wait(), 5)
+        control.close()
+
+    asyncio.run(main())
+
+
+def test_an_end_of_its_own_is_no_removal(tmp_path: Path):
+    async def main() -> None:
+        removed: list[bool] = []
+        control = ControlSocket(
+            "wg9",
+            status=lambda: STATUS,
+            configure=lambda _: None,
+            on_removed=lambda: removed.append(True),
+            directory=tmp_path,
+        )
+        await control.start()
+        control.close()
+        control.close()
+        await asyncio.sleep(0)
+        assert not removed
+
+    asyncio.run(main())
+
+
+def test_without_inotify_it_answers_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def refuse(_: Path) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(wg_control, "RemovalWatch", refuse)
+    answer = serve(tmp_path, lambda _: ask_get(tmp_path))
+    assert isinstance(answer, bytes) and parse_status(answer) == STATUS
+    assert "nobody will notice" in caplog.text
