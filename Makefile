@@ -56,6 +56,7 @@ bench: build $(STAMPS)/dev
 	$(BIN)/python -m pytest benchmarks -q --benchmark-only --benchmark-disable-gc \
 	    --benchmark-columns=min,median,iqr,rounds -o python_files='bench_*.py' $(ARGS)
 	@scripts/require lab test
+	$(BIN)/python -m benchmarks.bench_aead --repeats 5 --batch 1 --batch 16
 	$(IN_LAB) -m benchmarks.start_up --rounds 3
 	$(IN_LAB) -m benchmarks.end_to_end
 	$(IN_LAB) -m benchmarks.tunnels --rounds 1 --seconds 2 --json build/bench/tunnels.json
@@ -66,13 +67,14 @@ bench-full: build $(STAMPS)/dev $(STAMPS)/plot
 	@mkdir -p benchmarks/results
 	$(BIN)/python -m pytest benchmarks -q --benchmark-only --benchmark-disable-gc \
 	    --benchmark-columns=min,median,iqr,rounds -o python_files='bench_*.py' $(ARGS)
+	$(BIN)/python -m benchmarks.bench_aead --json benchmarks/results/aead.json
 	$(IN_LAB) -m benchmarks.end_to_end --rounds 5 --json benchmarks/results/end_to_end.json
 	$(IN_LAB) -m benchmarks.set_up --rounds 30 --json benchmarks/results/set_up.json
 	$(IN_LAB) -m benchmarks.tunnels --rounds 5 --json benchmarks/results/tunnels.json
 	$(IN_LAB) -m benchmarks.relays --rounds 5 --json benchmarks/results/relays.json
 	$(IN_LAB) -m benchmarks.relay_scale --coturn --json benchmarks/results/relay_scale.json
 	-$(IN_LAB) -m benchmarks.roaming --rounds 3 --output benchmarks/results/roaming.md
-	$(BIN)/python -m benchmarks.plots benchmarks/results/tunnels.json
+	$(BIN)/python -m benchmarks.plots benchmarks/results/tunnels.json benchmarks/results/aead.json
 
 profile: build
 	@scripts/require lab test profile

@@ -18,14 +18,17 @@ import tempfile
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from benchmarks import report
 from benchmarks.common import KEY, by_batch, by_size, fill, measure
 from benchmarks.compiled import capsule, shared_library
+from benchmarks.report import Samples
 from firezone._ext import aead
 from firezone._ext.batch import PacketBatch
 
@@ -39,6 +42,13 @@ WARM_UP, SAMPLE = 1_000_000, 100_000
 
 LIBRARIES = {"libsodium": "sodium", "OpenSSL": "openssl", "ipsec-mb": "ipsec_mb"}
 """Their functions' prefixes in bench_aead.c."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The median, in nanoseconds a packet."""
+
+    nanoseconds: float
 
 
 class Item(ctypes.Structure):
@@ -154,8 +164,16 @@ def bench() -> Iterator[Bench]:
 @click.option("--keys", default=1, show_default=True, help="How many keys packets have in turn.")
 @click.option("--size", "sizes", type=int, multiple=True, help="Only this size; 0 = mixed.")
 @click.option("--batch", "batches", type=int, multiple=True, help="Only this batch.")
-def table(repeats: int, keys: int, sizes: tuple[int, ...], batches: tuple[int, ...]) -> None:
+@click.option("--json", "output", type=Path, help="Write it there, too, for benchmarks.plots.")
+def table(
+    repeats: int,
+    keys: int,
+    sizes: tuple[int, ...],
+    batches: tuple[int, ...],
+    output: Path | None,
+) -> None:
     """Measure and print the table."""
+    results = {"aead seal": Samples(), "aead open": Samples()}
     with bench() as b:
         chosen = aead.backend_name().split()[0]
         compared = [n for n in b.contenders if n in (chosen, "avx2")]
@@ -173,6 +191,11 @@ def table(repeats: int, keys: int, sizes: tuple[int, ...], batches: tuple[int, .
                     times += "".join(f"{ns[theirs] / ns[ours]:18.2f}" for ours, theirs in ratios)
                     what = "open" if opening else "seal"
                     click.echo(f"{what:10}{size or 'mixed':>6}{count:>6}{times}")
+                    for name, value in ns.items():
+                        case = f"{size or 'mixed'} x {count}"
+                        results[f"aead {what}"].add(case, name, Cost(value))
+    if output:
+        report.write(output, {"rounds": repeats, "seconds": SAMPLE / 1e9, "keys": keys}, results)
 
 
 # Under pytest.

@@ -121,6 +121,15 @@ def _initiations(net: Net) -> list[bytes]:
     ]
 
 
+def _cookie_replies(_: Net) -> list[bytes]:
+    return [b"\3\0\0\0" + os.urandom(60) for _ in range(STRANGERS)]
+
+
+def _stun(_: Net) -> list[bytes]:
+    """Binding requests (RFC 8489), of which WireGuard knows nothing."""
+    return [b"\0\1\0\0\x21\x12\xa4\x42" + os.urandom(12) for _ in range(STRANGERS)]
+
+
 def _replays(net: Net) -> list[bytes]:
     """What the peer itself has sent."""
     return _captured(net, 50)
@@ -168,6 +177,8 @@ KINDS: dict[str, Callable[[Net], list[bytes]]] = {
     NOTHING: _nothing,
     "bad mac1": _bad_mac1,
     "initiations": _initiations,
+    "cookie replies": _cookie_replies,
+    "STUN": _stun,
     "replays": _replays,
     "forged data": _forgeries,
     "unknown indices": _unknown_indices,

@@ -1,4 +1,4 @@
-"""Draws the figures that benchmarks.tunnels has written as JSON.
+"""Draws the figures that benchmarks.tunnels and benchmarks.bench_aead have written as JSON.
 
     python -m benchmarks.plots benchmarks/results/tunnels.json
 
@@ -25,6 +25,12 @@ COLOURS = {
     "wireguard-go-new": "#30638e",
     "boringtun-cli": "#5b8c5a",
     "bare path": "#bbbbbb",
+    "avx512": "#d1495b",
+    "avx512z": "#8f2d56",
+    "avx2": "#edae49",
+    "libsodium": "#9fb8c8",
+    "OpenSSL": "#30638e",
+    "ipsec-mb": "#5b8c5a",
 }
 WIDTH = 0.8
 Rounds = list[dict[str, Any]]
@@ -110,11 +116,31 @@ def responders(axes: Axes, part: Part) -> None:
     axes.set_title("Handshakes as responder: per CPU second")
 
 
+def ciphers(what: str, batch: int) -> Callable[[Axes, Part], None]:
+    def panel(axes: Axes, part: Part) -> None:
+        end = f" x {batch}"
+        cases = {case.removesuffix(end): c for case, c in part.items() if case.endswith(end)}
+        _bars(axes, cases, lambda r: r["nanoseconds"])
+        axes.set_title(f"{what} packets of so many bytes, {batch} at a time: ns each")
+
+    return panel
+
+
+def arrivals(axes: Axes, part: Part) -> None:
+    _bars(axes, part, lambda r: r["arrived_percent"])
+    axes.tick_params(axis="x", labelrotation=20, labelsize=8)
+    axes.set_ylim(bottom=0)
+    axes.set_title("Of a peer's 200 Mbit/s arrives beside a flood: %")
+
+
 PANELS: dict[str, list[Callable[[Axes, Part], None]]] = {
     "throughput": [streams, packets],
     "latency": [delays("p50"), delays("p99")],
     "peers": [memory, crowded],
     "handshakes": [responders],
+    "floods": [arrivals],
+    "aead seal": [ciphers("Sealing", 1), ciphers("Sealing", 16)],
+    "aead open": [ciphers("Opening", 1), ciphers("Opening", 16)],
 }
 
 

@@ -28,6 +28,7 @@ LOADS = (
     TCP,
     Load("TCP 8 streams", ("-P", "8")),
     Load("TCP 1 stream, reverse", ("-R",)),
+    Load("TCP 8 streams, reverse", ("-P", "8", "-R")),
     Load("UDP 64 B", ("-u", "-b", "0", "-l", "64"), udp=True),
     Load("UDP 512 B", ("-u", "-b", "0", "-l", "512"), udp=True),
     Load("UDP 1280 B", ("-u", "-b", "0", "-l", "1280"), udp=True),

@@ -160,32 +160,32 @@ def measure_floods(run: Run, samples: Samples) -> None:
 
 def show_throughput(samples: Samples) -> Iterable[str]:
     yield (
-        f"{'load':24}{'implementation':20}{'Gbit/s':>8}{'kpkt/s':>8}{'lost':>7}"
-        f"{'Gbit/CPU s':>12}{'kpkt/CPU s':>12}{'firezone is':>13}"
+        f"{'load':24}{'implementation':20}{'Gbit/CPU s':>12}{'kpkt/CPU s':>12}{'firezone is':>13}"
+        f"{'Gbit/s':>8}{'kpkt/s':>8}{'lost':>7}"
     )
     for load, name, rounds in samples.of(Throughput):
         ours = median(r.efficiency for r in samples.get(load, "firezone", Throughput))
         theirs = median(r.efficiency for r in rounds)
-        ratio = f"{ours / theirs:12.2f}x" if theirs and ours and name != "firezone" else ""
+        ratio = f"{ours / theirs:.2f}x" if theirs and ours and name != "firezone" else ""
         yield (
             f"{load:24}{name:20}"
+            f"{median(r.gigabits_per_cpu_second for r in rounds):12.2f}"
+            f"{median(r.kilopackets_per_cpu_second for r in rounds):12.0f}{ratio:>13}"
             f"{median(r.gigabits_per_second for r in rounds):8.2f}"
             f"{median(r.kilopackets_per_second for r in rounds):8.0f}"
             f"{median(r.lost_percent for r in rounds):6.1f}%"
-            f"{median(r.gigabits_per_cpu_second for r in rounds):12.2f}"
-            f"{median(r.kilopackets_per_cpu_second for r in rounds):12.0f}{ratio}"
         )
 
 
 def show_workers(samples: Samples) -> Iterable[str]:
-    yield f"{'load':24}{'':22}{'Gbit/s':>8}{'kpkt/s':>8}{'Gbit/CPU s':>12}{'kpkt/CPU s':>12}"
+    yield f"{'load':24}{'':22}{'Gbit/CPU s':>12}{'kpkt/CPU s':>12}{'Gbit/s':>8}{'kpkt/s':>8}"
     for load, name, rounds in samples.of(Throughput):
         yield (
             f"{load:24}{name:22}"
-            f"{median(r.gigabits_per_second for r in rounds):8.2f}"
-            f"{median(r.kilopackets_per_second for r in rounds):8.0f}"
             f"{median(r.gigabits_per_cpu_second for r in rounds):12.2f}"
             f"{median(r.kilopackets_per_cpu_second for r in rounds):12.0f}"
+            f"{median(r.gigabits_per_second for r in rounds):8.2f}"
+            f"{median(r.kilopackets_per_second for r in rounds):8.0f}"
         )
 
 

@@ -48,6 +48,25 @@ def test_plots(page: Path) -> None:
     assert page.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_ciphers(tmp_path: Path) -> None:
+    page = tmp_path / "aead.json"
+    run(
+        "benchmarks.bench_aead",
+        "--repeats",
+        "1",
+        "--size",
+        "64",
+        "--batch",
+        "1",
+        "--json",
+        str(page),
+    )
+    for what in ("seal", "open"):
+        costs = read(page)["results"][f"aead {what}"]["64 x 1"]
+        assert {"libsodium", "avx2"} & costs.keys()
+        assert all(sample["nanoseconds"] > 0 for rounds in costs.values() for sample in rounds)
+
+
 @pytest.mark.skipif(not shutil.which("wireguard-go"), reason="needs wireguard-go")
 def test_others_take_part(tmp_path: Path) -> None:
     written = read(tunnels(tmp_path, "handshakes", "--only", "wireguard-go,boringtun-cli"))
