@@ -27,6 +27,7 @@ from firezone.shell import logs
 
 if TYPE_CHECKING:
     from firezone.commands import WorkerStatus
+    from firezone.wireguard import DeviceStatus
 
 _DOWN_SECONDS = 10
 
@@ -115,30 +116,40 @@ def down(name: str) -> int:
 @wg.command()
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
-def show(name: str | None, as_json: bool) -> None:
-    """Show an interface, or all of them."""
+def show(name: str | None, as_json: bool) -> int:
+    """Show an interface, or all of them.
+
+    One of all that does not answer is told on stderr, and the exit code is 1.
+    """
     import msgspec
 
     from firezone.cli import wg_show
-    from firezone.shell.wg_control import ask, names
-    from firezone.wireguard import parse_status
+    from firezone.shell.wg_control import ControlError, names
 
-    found = [
-        (
-            each,
-            parse_status(ask(each, b"get=1\n\n")),
-            _workers(each),
-        )
-        for each in ([name] if name is not None else names())
-    ]
+    found, failed = [], False
+    for each in [name] if name is not None else names():
+        try:
+            found.append(_asked(each))
+        except ControlError as error:
+            if name is not None:
+                raise
+            click.echo(f"firezone: {error}", err=True)
+            failed = True
     if as_json:
         documents = [wg_show.as_json(*each) for each in found]
         click.echo(msgspec.json.encode(documents if name is None else documents[0]).decode())
-        return
-    now = time.time_ns()
-    click.echo(
-        "\n\n".join(wg_show.as_text(each, status, now, pairs) for each, status, pairs in found)
-    )
+    else:
+        now = time.time_ns()
+        texts = (wg_show.as_text(each, status, now, pairs) for each, status, pairs in found)
+        click.echo("\n\n".join(texts))
+    return int(failed)
+
+
+def _asked(name: str) -> tuple[str, DeviceStatus, tuple[WorkerStatus, ...]]:
+    from firezone.shell.wg_control import ask
+    from firezone.wireguard import parse_status
+
+    return name, parse_status(ask(name, b"get=1\n\n")), _workers(name)
 
 
 def _workers(name: str) -> tuple[WorkerStatus, ...]:

@@ -30,6 +30,7 @@ from firezone.wireguard import (
 DIRECTORY = Path("/var/run/wireguard")
 
 _TIMEOUT_SECONDS = 5.0
+_NOBODY = (FileNotFoundError, ConnectionRefusedError)
 
 logger = logging.getLogger(__name__)
 
@@ -141,6 +142,22 @@ class ControlSocket:
         return format_status(self._status()) + reply()
 
 
+def check_unserved(name: str, directory: Path = DIRECTORY) -> None:
+    """Raise ConfigurationError if some process serves an interface of that name."""
+    if not _answers(directory / f"{name}.sock"):
+        return
+    try:
+        who = f"process {process_of(name, directory)}"
+    except ControlError:
+        who = "another instance"
+    raise ConfigurationError(
+        "interface name",
+        name,
+        f"{who} serves it already",
+        f"take it down by `firezone wg down {name}`, or choose another name",
+    )
+
+
 def names(directory: Path = DIRECTORY) -> list[str]:
     """The interfaces whose sockets answer."""
     return sorted(path.stem for path in directory.glob("*.sock") if _answers(path))
@@ -150,12 +167,15 @@ def ask(name: str, request: bytes, directory: Path = DIRECTORY) -> bytes:
     """Send a whole request to a running interface and return the answer. Raises ControlError."""
     answer = b""
     with _connected(name, directory) as connection:
-        connection.sendall(request)
-        while not answer.endswith(b"\n\n"):
-            data = connection.recv(1 << 16)
-            if not data:
-                raise ControlError(f"{name}: the interface broke off")
-            answer += data
+        try:
+            connection.sendall(request)
+            while not answer.endswith(b"\n\n"):
+                data = connection.recv(1 << 16)
+                if not data:
+                    raise ControlError(f"{name}: the interface broke off")
+                answer += data
+        except OSError:
+            raise ControlError(f"{name}: the interface does not answer") from None
     return answer
 
 
@@ -178,26 +198,26 @@ def _connected(name: str, directory: Path) -> socket.socket:
         connection.close()
         if isinstance(error, PermissionError):
             raise ControlError(f"{name}: only root may ask the interface") from None
-        raise ControlError(f"{name}: no such interface is up") from None
+        if isinstance(error, _NOBODY):
+            raise ControlError(f"{name}: no such interface is up") from None
+        raise ControlError(f"{name}: the interface does not answer") from None
     return connection
 
 
 def _answers(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(_TIMEOUT_SECONDS)
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return False
+        with suppress(OSError):  # whoever is too busy, or is not for us to ask, is there
+            try:
+                probe.connect(str(path))
+            except _NOBODY:
+                return False
     return True
 
 
 def _bind(path: Path) -> socket.socket:
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    if _answers(path):
-        raise ConfigurationError(
-            "interface name", path.stem, f"{path} is another interface's", "choose another name"
-        )
+    check_unserved(path.stem, path.parent)
     path.unlink(missing_ok=True)
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     mask = os.umask(0o177)

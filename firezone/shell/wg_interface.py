@@ -29,7 +29,7 @@ from firezone.shell.offload import ALL, Offloads, describe
 from firezone.shell.signals import ignore_hangup
 from firezone.shell.tun import Tun, open_tun
 from firezone.shell.unexpected import end_on_error
-from firezone.shell.wg_control import ControlSocket
+from firezone.shell.wg_control import ControlSocket, check_unserved
 from firezone.shell.wg_routes import WgRoutes
 from firezone.shell.wg_sockets import WgSockets
 from firezone.shell.workers import choose_workers
@@ -103,6 +103,7 @@ class Interface:
         self._deadline: int | None = None
         self._send_failed = 0
         self._opened = ExitStack()
+        self._tun: Tun
         self._dataplane: Dataplane
         self._sockets: WgSockets
         self._control: ControlSocket
@@ -183,7 +184,7 @@ class Interface:
     async def _open(self, change: DeviceChange) -> None:
         section = self._config.interface
         opened = self._opened
-        self._tun: Tun = open_tun(self.name, self._offloads, self._workers)
+        self._tun = self._open_tun()
         opened.callback(self._tun.close)
         routes = WgRoutes(self.name)
         opened.callback(routes.close)
@@ -211,6 +212,13 @@ class Interface:
         await self._control.start()
         routes.set_routes(section.table, networks, mark, section.addresses)
         self._pump()
+
+    def _open_tun(self) -> Tun:
+        try:
+            return open_tun(self.name, self._offloads, self._workers)
+        except ConfigurationError:
+            check_unserved(self.name)  # knows better who has the name
+            raise
 
     def _close(self) -> None:
         for timer in (self._timer, self._housekeeping):

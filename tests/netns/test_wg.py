@@ -173,7 +173,7 @@ def test_another_private_key(net: Net) -> None:
 
 
 def test_a_bad_file_leaves_the_running_interface(net: Net) -> None:
-    net.a.up()
+    running = net.a.up()
     net.b.up()
     net.a.ping("10.99.0.2")
     path = net.a.write(net.a.config(interface="ListenPort = many"))
@@ -182,7 +182,7 @@ def test_a_bad_file_leaves_the_running_interface(net: Net) -> None:
     assert "[Interface] ListenPort" in errors and net.a.private not in errors
     path = net.a.write(net.a.config())
     code, errors = net.a.fails(*FIREZONE, "up", str(path))
-    assert code == 2 and "in use" in errors
+    assert code == 2 and f"process {running.pid} serves it already" in errors
     net.a.ping("10.99.0.2")
 
 

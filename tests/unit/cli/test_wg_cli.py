@@ -12,7 +12,8 @@ from firezone.cli.program import run
 from firezone.commands import Traffic, WorkerStatus
 from firezone.durations import SECOND
 from firezone.model import Endpoint
-from firezone.wireguard import DeviceStatus, PeerStatus
+from firezone.shell import wg_control
+from firezone.wireguard import DeviceStatus, PeerStatus, format_status, reply
 
 KEY, PEER, OTHER = (bytes([n]) * 32 for n in (1, 2, 3))
 NOW = 1_700_000_000 * SECOND
@@ -136,6 +137,27 @@ def test_what_is_not_up(capsys: pytest.CaptureFixture[str]):
     for command in ("down", "show"):
         assert run(["wg", command, "no-such-wg"]) == 1
         assert "no such interface is up" in capsys.readouterr().err
+
+
+def test_one_that_hangs_does_not_hide_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def ask(name: str, request: bytes) -> bytes:
+        if name == "wg1":
+            raise wg_control.ControlError("wg1: the interface does not answer")
+        return format_status(STATUS) + reply() if request == b"get=1\n\n" else reply(71)
+
+    monkeypatch.setattr(wg_control, "ask", ask)
+    monkeypatch.setattr(wg_control, "names", lambda: ["wg0", "wg1", "wg2"])
+    assert run(["wg", "show"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err == "firezone: wg1: the interface does not answer\n"
+    assert "interface: wg0" in captured.out and "interface: wg2" in captured.out
+    assert run(["wg", "show", "--json"]) == 1
+    shown = json.loads(capsys.readouterr().out)
+    assert [each["interface"] for each in shown] == ["wg0", "wg2"]
+    assert run(["wg", "show", "wg1"]) == 1
+    assert run(["wg", "show", "wg2"]) == 0
 
 
 def b64(key: bytes) -> str:

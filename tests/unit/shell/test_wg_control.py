@@ -143,11 +143,25 @@ def ask_get(directory: Path) -> bytes:
     return wg_control.ask("wg9", b"get=1\n\n", directory)
 
 
+def test_an_interface_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(wg_control, "_TIMEOUT_SECONDS", 0.05)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as hung:
+        hung.bind(str(tmp_path / "wg9.sock"))
+        hung.listen(0)
+        assert wg_control.names(tmp_path) == ["wg9"]
+        for _ in range(3):  # the last of which find no room
+            with pytest.raises(ControlError, match="wg9: the interface does not answer"):
+                ask_get(tmp_path)
+        with pytest.raises(ConfigurationError, match="serves it already"):
+            wg_control.check_unserved("wg9", tmp_path)
+    assert wg_control.names(tmp_path) == []
+
+
 def test_a_stale_socket_is_replaced_and_a_living_one_is_not(tmp_path: Path):
     (tmp_path / "wg9.sock").touch()
 
     def ask(_: Interface) -> None:
-        with pytest.raises(ConfigurationError, match="another interface"):
+        with pytest.raises(ConfigurationError, match=rf"process {os.getpid()} serves it already"):
             ControlSocket(
                 "wg9", status=lambda: STATUS, configure=lambda _: None, directory=tmp_path
             )
