@@ -38,6 +38,8 @@ from firezone.wireguard import (
     Device,
     DeviceChange,
     DeviceStatus,
+    InterfaceSection,
+    PeerSection,
     UapiError,
     parse_config,
 )
@@ -121,7 +123,7 @@ class Interface:
         return cls(*read_config(Path(path)), offloads, workers, busy_poll)
 
     async def __aenter__(self) -> Self:
-        resolved = await _resolve(peer.endpoint for peer in self._config.peers)
+        resolved = await _resolve(self._config.peers)
         try:
             await self._open(self._config.change(resolved))
             await self._run_all(self._config.interface.post_up)
@@ -199,7 +201,7 @@ class Interface:
         await self._run_all(section.pre_up)
         networks = [n for peer in self._config.peers for n in peer.allowed_ips]
         mark = section.fwmark or routes.choose_mark(section.table, networks)
-        self._sockets = _sockets(section.listen_port, mark, self._workers)
+        self._sockets = _sockets(section, mark, self._workers)
         opened.callback(lambda: self._sockets.close())
         # The data plane needs our key, and the peers need the data plane.
         self._device.configure(replace(change, peers=()), boottime_ns())
@@ -449,27 +451,37 @@ def _without_keys(text: str) -> str:
     return re.sub(r"[A-Za-z0-9+/]{42,}=*", "(hidden)", text)
 
 
-def _sockets(port: int, mark: int, workers: int) -> WgSockets:
+def _sockets(section: InterfaceSection, mark: int, workers: int) -> WgSockets:
+    port = section.listen_port
     try:
         return WgSockets(port, mark, workers)
     except OSError as error:
         raise ConfigurationError(
-            "[Interface] ListenPort", str(port), str(error.strerror), "choose another port"
+            "[Interface] ListenPort",
+            section.places.get("listen_port", "any free port"),
+            f"port {port}: {error.strerror}",
+            "choose another port",
         ) from None
 
 
-async def _resolve(endpoints: Iterable[HostPort | None]) -> dict[HostPort, Endpoint]:
-    return {wanted: await _look_up(wanted) for wanted in endpoints if wanted is not None}
+async def _resolve(peers: Iterable[PeerSection]) -> dict[HostPort, Endpoint]:
+    return {
+        peer.endpoint: await _look_up(peer.endpoint, peer.places.get("endpoint", "peer"))
+        for peer in peers
+        if peer.endpoint is not None
+    }
 
 
-async def _look_up(wanted: HostPort) -> Endpoint:
+async def _look_up(wanted: HostPort, place: str) -> Endpoint:
     loop = asyncio.get_running_loop()
     for attempt in range(_LOOKUPS):
         try:
             found = await loop.getaddrinfo(wanted.host, wanted.port, type=socket.SOCK_DGRAM)
             return Endpoint.of(*found[0][4][:2])
         except socket.gaierror as error:
+            problem = f"[Peer] Endpoint ({place}): {wanted.host!r}: {error.strerror}"
             if error.errno != socket.EAI_AGAIN or attempt == _LOOKUPS - 1:
-                raise InterfaceError(f"[Peer] Endpoint {wanted}: {error.strerror}") from None
+                raise InterfaceError(problem) from None
+            logger.info("a name is looked up again", extra={"problem": problem})
             await asyncio.sleep(1 << attempt)
     raise AssertionError("unreachable")

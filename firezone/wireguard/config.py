@@ -66,6 +66,8 @@ class InterfaceSection:
     post_up: tuple[str, ...] = ()
     pre_down: tuple[str, ...] = ()
     post_down: tuple[str, ...] = ()
+    places: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """Of each field that was set, `file:line`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,8 @@ class PeerSection:
     allowed_ips: tuple[IPNetwork, ...] = ()
     endpoint: HostPort | None = None
     persistent_keepalive: int = 0
+    places: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """Of each field that was set, `file:line`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +129,7 @@ class _Reader:
         self._section = ""
         self._began = 0
         self._values: dict[str, Any] = {}
+        self._places: dict[str, str] = {}
         self._interface: InterfaceSection | None = None
         self._peers: list[PeerSection] = []
         self._keys: set[bytes] = set()
@@ -162,7 +167,8 @@ class _Reader:
             raise ConfigurationError("section", at, "unknown", f"use {known}")
         if section == "[interface]" and self._interface is not None:
             raise ConfigurationError("[Interface]", at, "is there twice", "keep one of them")
-        self._section, self._began, self._values = section, number, {}
+        self._section, self._began = section, number
+        self._values, self._places = {}, {}
 
     def _set(self, key: str, value: str, at: str) -> None:
         title, keys = _SECTIONS[self._section]
@@ -183,15 +189,16 @@ class _Reader:
             parsed = self._values.get(setting.field, ()) + parsed
         if setting.field:
             self._values[setting.field] = parsed
+            self._places[setting.field] = at
 
     def _close(self) -> None:
         match self._section:
             case "[interface]":
                 self._require("private_key", "PrivateKey")
-                self._interface = InterfaceSection(**self._values)
+                self._interface = InterfaceSection(**self._values, places=self._places)
             case "[peer]":
                 self._require("public_key", "PublicKey")
-                self._add_peer(PeerSection(**self._values))
+                self._add_peer(PeerSection(**self._values, places=self._places))
         self._section = ""
 
     def _add_peer(self, peer: PeerSection) -> None:

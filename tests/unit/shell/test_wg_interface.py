@@ -3,13 +3,15 @@
 import asyncio
 import base64
 import errno
+import socket
 from pathlib import Path
 
 import pytest
 
+from firezone.errors import ConfigurationError
 from firezone.shell import wg_interface
 from firezone.shell.offload import ALL, NONE
-from firezone.shell.wg_interface import Interface
+from firezone.shell.wg_interface import Interface, InterfaceError
 from firezone.wireguard import DeviceChange, UapiError, parse_config
 
 KEY = base64.b64encode(bytes([1]) * 32).decode()
@@ -73,3 +75,27 @@ def test_a_file_and_its_offloads(tmp_path: Path):
     path.write_text(f"[Interface]\nPrivateKey = {KEY}\n")
     assert Interface.from_file(path)._offloads == ALL
     assert Interface.from_file(path, offloads=NONE)._offloads == NONE
+
+
+def test_a_taken_port_is_found_in_the_file():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("", 0))
+        port = taken.getsockname()[1]
+        section = interface(f"ListenPort = {port}")._config.interface
+        with pytest.raises(
+            ConfigurationError, match=rf"ListenPort \(f:3\): port {port}: .* in use"
+        ):
+            wg_interface._sockets(section, 0, 1)
+
+
+def test_a_name_that_nobody_knows_is_found_in_the_file(monkeypatch: pytest.MonkeyPatch):
+    def look_up(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    peer = f"[Peer]\nPublicKey = {KEY}\nEndpoint = vpn.example.com:51820"
+    with pytest.raises(InterfaceError) as caught:
+        asyncio.run(interface(peer).__aenter__())
+    assert str(caught.value) == (
+        "[Peer] Endpoint (f:5): 'vpn.example.com': Name or service not known"
+    )

@@ -168,6 +168,12 @@ def test_errors_name_line_and_key_and_no_secret(text, setting, source, problem):
     assert SECRET[:20] not in str(error) and b64(PRIVATE) not in str(error)
 
 
+def test_what_goes_wrong_later_is_found_in_the_file():
+    config = parse_config(WHOLE, "wg0.conf")
+    assert config.interface.places["listen_port"] == "wg0.conf:7"
+    assert [peer.places["endpoint"] for peer in config.peers] == ["wg0.conf:24", "wg0.conf:29"]
+
+
 def test_more_peers_than_there_can_be(monkeypatch):
     monkeypatch.setattr("firezone.wireguard.config.MAX_PEERS", 2)
     peers = [f"[Peer]\nPublicKey = {b64(bytes([n]) * 32)}\n" for n in (3, 4, 5)]
