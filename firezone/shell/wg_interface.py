@@ -31,6 +31,7 @@ from firezone.shell.tun import Tun, open_tun
 from firezone.shell.unexpected import end_on_error
 from firezone.shell.wg_control import ControlSocket, check_unserved
 from firezone.shell.wg_routes import WgRoutes
+from firezone.shell.wg_sending import SendFailures, why_unreachable
 from firezone.shell.wg_sockets import WgSockets
 from firezone.shell.workers import choose_workers
 from firezone.wireguard import (
@@ -53,6 +54,7 @@ CONFIG_DIRECTORY = Path("/etc/wireguard")
 _HOUSEKEEPING_SECONDS = 1.0
 _SWEPT_AFTER_EVENTS = 256  # as many flows as a piece of events can make, and more
 _LOOKUPS = 3
+_PROBED = 64
 _NAME = r"[a-zA-Z0-9_=+.-]{1,15}"
 
 
@@ -104,6 +106,7 @@ class Interface:
         self._housekeeping: asyncio.TimerHandle | None = None
         self._deadline: int | None = None
         self._send_failed = 0
+        self._sending = SendFailures(self._why_not_sent)
         self._opened = ExitStack()
         self._tun: Tun
         self._dataplane: Dataplane
@@ -287,7 +290,7 @@ class Interface:
         now = boottime_ns()
         self._dataplane.sweep(now)
         self._note_moves(now)
-        self._note_failures()
+        self._note_failures(now)
         self._pump()
         if self._dataplane.flow_count:
             self._plan_housekeeping()
@@ -296,13 +299,25 @@ class Interface:
         for move in self._dataplane.moved():
             self._device.handle_roamed(move.slot, move.local, move.remote, now)
 
-    def _note_failures(self) -> None:
+    def _note_failures(self, now: int) -> None:
         """Packets fail to be sent when the local address that they are to come from is gone."""
-        failed = self._dataplane.counters().get("send_failed", 0)
+        counted = self._dataplane.counters()
+        failed = counted["send_failed"]
         if failed != self._send_failed:
             self._send_failed = failed
             self._device.forget_sources()
             self._plan_housekeeping()
+        total = failed + self._sockets.failed
+        if self._sending.look(total, counted["udp_sent_packets"], now):
+            self._plan_housekeeping()
+
+    def _why_not_sent(self) -> str:
+        peers = self._device.status().peers
+        endpoints = [peer.endpoint for peer in peers[:_PROBED] if peer.endpoint is not None]
+        error = self._sockets.last_error
+        return why_unreachable(endpoints, self._device.fwmark) or (
+            os.strerror(error) if error else "unknown"
+        )
 
     # Outputs.
 
@@ -323,6 +338,7 @@ class Interface:
         while (transmit := self._device.poll_transmit()) is not None:
             if not self._sockets.send(transmit):
                 self._device.handle_send_failed(transmit)
+                self._plan_housekeeping()
 
     def _set_timer(self, deadline: int) -> None:
         if self._timer is not None:

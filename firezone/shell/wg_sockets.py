@@ -32,6 +32,16 @@ class WgSockets:
         opened = self._sockets.get(4 if transmit.destination.family == 4 else 6)
         return opened is not None and opened.send(transmit)
 
+    @property
+    def failed(self) -> int:
+        """How many sends failed."""
+        return sum(opened.counters.total() for opened in self._all())
+
+    @property
+    def last_error(self) -> int:
+        """The errno of a send that failed; 0 = none."""
+        return next(filter(None, (opened.last_error for opened in self._all())), 0)
+
     def set_mark(self, mark: int) -> None:
         """Change the firewall mark. Raises OSError without CAP_NET_ADMIN."""
         for opened in self._all():

@@ -321,6 +321,21 @@ def test_a_deleted_interface_is_told_in_words(net: Net) -> None:
     assert not (DIRECTORY / f"{net.a.name}.sock").exists()
 
 
+def test_a_network_that_is_down_is_told_once(net: Net) -> None:
+    process = net.a.up()
+    net.b.up()
+    net.a.ping("10.99.0.2")
+    netns.ip_batch(["link set eth0 down"], net.a.namespace)
+    for _ in range(2):
+        net.a.silent("10.99.0.2")
+        time.sleep(1)
+    process.terminate()
+    _, errors = process.communicate(timeout=10)
+    told = [line for line in errors.splitlines() if "cannot be sent" in line]
+    assert len(told) == 1, errors
+    assert "WARN" in told[0] and "192.0.2.2:51820: Network is unreachable" in told[0]
+
+
 @needs_wg
 def test_an_idle_interface_sleeps(net: Net) -> None:
     """While its session lives that session's timer wakes it, every ten seconds at the latest."""
