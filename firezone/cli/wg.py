@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import signal
@@ -22,7 +23,7 @@ from firezone.cli.options import (
     workers_option,
 )
 from firezone.durations import MICROSECOND
-from firezone.errors import FirezoneError
+from firezone.errors import ConfigurationError, FirezoneError
 from firezone.shell import logs
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from firezone.wireguard import DeviceStatus
 
 _DOWN_SECONDS = 10
+
+logger = logging.getLogger(__name__)
 
 
 class WgError(FirezoneError):
@@ -47,6 +50,11 @@ def wg() -> None:
 @wg.command()
 @click.argument("conf")
 @click.option("--detach", is_flag=True, help="Return as soon as the interface is up.")
+@click.option(
+    "--log-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where to log once detached. [default: syslog]",
+)
 @click.option("--check", is_flag=True, help="Check the file and exit.")
 @offload_options
 @workers_option
@@ -55,6 +63,7 @@ def wg() -> None:
 def up(
     conf: str,
     detach: bool,
+    log_file: Path | None,
     check: bool,
     offload: str,
     without: tuple[str, ...],
@@ -72,6 +81,8 @@ def up(
     from firezone.shell.wg_interface import CONFIG_DIRECTORY, read_config, run_interface
     from firezone.shell.workers import choose_workers
 
+    if log_file is not None and not detach:
+        raise click.UsageError("--log-file is for --detach; otherwise redirect stderr")
     pairs = choose_workers(workers)
     offloads = parse_offloads(offload, without)
     is_file = "/" in conf or conf.endswith(".conf")
@@ -89,7 +100,10 @@ def up(
     if not detach:
         run_interface(name, config, offloads=offloads, workers=pairs, busy_poll=spin)
         return 0
-    return _detached(lambda on_up: run_interface(name, config, on_up, offloads, pairs, spin))
+    log = None if log_file is None else _open_log(log_file)
+    return _detached(
+        lambda on_up: run_interface(name, config, on_up, offloads, pairs, spin), log, log_format
+    )
 
 
 @wg.command()
@@ -163,18 +177,19 @@ def _workers(name: str) -> tuple[WorkerStatus, ...]:
         return ()
 
 
-def _detached(serve: Callable[[Callable[[], None]], None]) -> int:
+def _detached(
+    serve: Callable[[Callable[[], None]], None], log: int | None, log_format: logs.Format
+) -> int:
     """Serve in a process of its own; returns when that is up, or its exit code if it fails.
 
-    Its complaints go to our stderr until it is up, and nowhere afterwards.
+    Its complaints go to our stderr until it is up, and to `log` or syslog afterwards.
     """
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)
         os.setsid()
-        serve(lambda: _let_go(writing))
-        return 0
+        return _serve_on(serve, lambda: _let_go(writing, log, log_format))
     os.close(writing)
     with open(reading, "rb") as pipe:
         if pipe.read(1):
@@ -183,12 +198,41 @@ def _detached(serve: Callable[[Callable[[], None]], None]) -> int:
     return os.waitstatus_to_exitcode(status)
 
 
-def _let_go(pipe: int) -> None:
+def _serve_on(serve: Callable[[Callable[[], None]], None], let_go: Callable[[], None]) -> int:
+    """Once let go, nobody but the log is there to be told of the end."""
+    gone: list[bool] = []
+
+    def on_up() -> None:
+        let_go()
+        gone.append(True)
+
+    try:
+        serve(on_up)
+    except Exception as error:
+        if not gone:
+            raise
+        is_ours = isinstance(error, FirezoneError)
+        logger.error("the interface has ended: %s", error, exc_info=None if is_ours else error)
+        return 1
+    return 0
+
+
+def _open_log(path: Path) -> int:
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigurationError(
+            "log file", "--log-file", f"{path}: {error.strerror}", "choose another file"
+        ) from None
+
+
+def _let_go(pipe: int, log: int | None, log_format: logs.Format) -> None:
     sys.stdout.flush()
     nowhere = os.open(os.devnull, os.O_RDWR)
     for fd in range(3):
-        os.dup2(nowhere, fd)
+        os.dup2(nowhere if log is None or fd == 0 else log, fd)
     os.close(nowhere)
+    logs.move(logging.StreamHandler() if log is not None else logs.syslog_handler(), log_format)
     with suppress(BrokenPipeError):
         os.write(pipe, b"1")
     os.close(pipe)

@@ -12,6 +12,8 @@ import os
 import sys
 import traceback
 from datetime import UTC, datetime
+from logging.handlers import SysLogHandler
+from pathlib import Path
 from typing import IO, Any, Literal
 
 import msgspec
@@ -22,6 +24,7 @@ Format = Literal["human", "json"]
 
 ENVIRONMENT = "FIREZONE_LOG"
 TRACE = 5
+SYSLOG = Path("/dev/log")
 
 
 def setup(
@@ -44,6 +47,22 @@ def setup(
     for name, wanted in {**_QUIET, **levels}.items():
         logging.getLogger(name).setLevel(wanted)
         _previous.add(name)
+
+
+def move(handler: logging.Handler, format: Format) -> None:
+    """Send all logging through `handler` from now on, at the levels of before."""
+    handler.setFormatter(JsonFormatter() if format == "json" else HumanFormatter())
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+
+
+def syslog_handler(path: Path = SYSLOG) -> logging.Handler:
+    """One that tells the daemon of this host, also one that comes later."""
+    handler = SysLogHandler(str(path), SysLogHandler.LOG_DAEMON)
+    handler.ident = f"firezone[{os.getpid()}]: "
+    return handler
 
 
 class JsonFormatter(logging.Formatter):

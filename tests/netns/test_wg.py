@@ -291,6 +291,17 @@ def test_detached(net: Net) -> None:
     assert code == 1 and "exit code 1 of: false" in errors
 
 
+def test_what_a_detached_one_dies_of_is_in_its_log(net: Net) -> None:
+    log = net.directory / "log"
+    path = str(net.a.write(net.a.config()))
+    net.a.run(*FIREZONE, "up", path, "--detach", "--log-file", str(log))
+    assert log.stat().st_mode & 0o777 == 0o600
+    netns.ip_batch([f"link del {net.a.name}"], net.a.namespace)
+    wait_until(lambda: "ERROR" in log.read_text())
+    (line,) = log.read_text().splitlines()
+    assert "the interface has ended" in line and "the interface was deleted" in line
+
+
 def test_from_python(net: Net) -> None:
     net.b.up()
     path = net.a.write(net.a.config(peer="PersistentKeepalive = 1"))

@@ -124,6 +124,16 @@ def test_a_file_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert name in capsys.readouterr().err
 
 
+def test_a_log_file_needs_a_detached_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "wg0.conf"
+    path.write_text(f"[Interface]\nPrivateKey = {b64(KEY)}\n")
+    assert run(["wg", "up", str(path), "--log-file", str(tmp_path / "log")]) == 2
+    assert run(["wg", "up", str(path), "--detach", "--log-file", str(tmp_path / "no" / "log")]) == 2
+    errors = capsys.readouterr().err
+    assert "--log-file is for --detach" in errors
+    assert "log file (--log-file): " in errors and "No such file or directory" in errors
+
+
 def test_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = tmp_path / "wg0.conf"
     path.touch(0o600)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
+import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -129,3 +132,19 @@ def test_a_wrong_level_names_its_source(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("FIREZONE_LOG", "loud")
     with pytest.raises(ConfigurationError, match=r"FIREZONE_LOG.*'loud'"):
         logs.setup()
+
+
+def test_syslog(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    handler = logs.syslog_handler(path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as daemon:
+        daemon.bind(str(path))
+        logs.setup("human", "info")
+        logs.move(handler, "human")
+        logging.getLogger("firezone.x").debug("too much")
+        logging.getLogger("firezone.x").error("it broke", extra={"port": 7})
+        line = daemon.recv(4096)
+    # daemon is facility 3, an error severity 3 (RFC 5424 section 6.2.1)
+    assert line.startswith(b"<27>firezone[%d]: " % os.getpid())
+    assert b"firezone.x: it broke port=7" in line
+    handler.close()
