@@ -7,8 +7,8 @@ of allocations), its link (link-local), and private networks; gateways behind su
 reached by those that the Internet sees. Switches and lists of networks change that; of the
 networks that hold an address the smallest decides, and of two equal ones the denied one.
 
-An IPv6 address that carries an IPv4 one (mapped, compatible, NAT64, 6to4) falls under the rules of
-both, or it would be a way around them.
+An IPv6 address that carries an IPv4 one (mapped, translated, compatible, NAT64, 6to4, Teredo,
+ISATAP) falls under the rules of both, or it would be a way around them.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ class PeerPolicy:
 
 
 def is_private(address: IPAddress) -> bool:
-    """Whether it belongs to private networks, the shared ones of providers included."""
+    """Whether it belongs to networks that the Internet does not reach: private ones, the shared
+    ones of providers, those reserved for protocols, benchmarks or nothing yet; or is the one
+    address by which a large cloud serves the very host that asks."""
     return _holds(_PRIVATE, address)
 
 
@@ -78,15 +80,29 @@ _PRIVATE: Final = tuple(
     for text in (
         "10.0.0.0/8",
         "100.64.0.0/10",
+        "168.63.129.16",
         "172.16.0.0/12",
+        "192.0.0.0/24",
         "192.168.0.0/16",
+        "198.18.0.0/15",
+        "240.0.0.0/4",
+        "64:ff9b:1::/48",
+        "100::/64",
         "fc00::/7",
         "fec0::/10",
     )
 )
 _COMPATIBLE: Final = IPv6Network("::/96")
 _NAT64: Final = IPv6Network("64:ff9b::/96")
+_LOCAL_NAT64: Final = IPv6Network("64:ff9b:1::/48")
+"""RFC 8215. The length of the prefix in use there, and so the place of the IPv4 address, is the
+network's own choice."""
+_TRANSLATED: Final = IPv6Network("::ffff:0:0:0/96")
+"""RFC 2765, once of SIIT."""
 _SIX_TO_FOUR: Final = IPv6Network("2002::/16")
+_TEREDO: Final = IPv6Network("2001::/32")
+_ISATAP: Final = (b"\x00\x00\x5e\xfe", b"\x02\x00\x5e\xfe")
+"""How an interface identifier begins that ends in an IPv4 address (RFC 5214 section 6.1)."""
 
 
 def _holds(networks: tuple[IPNetwork, ...], address: IPAddress) -> bool:
@@ -100,18 +116,38 @@ def _closest(networks: tuple[IPNetwork, ...], address: IPAddress) -> int:
 
 
 def _forms(address: IPAddress) -> Iterator[IPAddress]:
-    """The address, and the IPv4 address it carries."""
+    """The address, and the IPv4 addresses it carries or may carry."""
     yield address
-    if isinstance(address, IPv4Address):
-        return
-    if address.ipv4_mapped is not None:
-        yield address.ipv4_mapped
-    elif address in _NAT64 or (address in _COMPATIBLE and not _is_well_known(address)):
-        yield IPv4Address(address.packed[12:])
+    if isinstance(address, IPv6Address):
+        yield from (IPv4Address(carried) for carried in _carried(address))
+
+
+def _carried(address: IPv6Address) -> Iterator[bytes]:
+    packed = address.packed
+    if address.ipv4_mapped is not None or address in _NAT64 or address in _TRANSLATED:
+        yield packed[12:]
+    elif address in _COMPATIBLE:
+        if int(address) > 1:  # `::` and `::1` lie there, too, but mean something else
+            yield packed[12:]
+    elif address in _LOCAL_NAT64:
+        yield from _in_local_nat64(packed)
     elif address in _SIX_TO_FOUR:
-        yield IPv4Address(address.packed[2:6])
+        yield packed[2:6]
+    elif address in _TEREDO:  # RFC 4380 section 4: the client's, with its bits inverted
+        yield bytes(byte ^ 0xFF for byte in packed[12:])
+    if packed[8:12] in _ISATAP:
+        yield packed[12:]
 
 
-def _is_well_known(address: IPv6Address) -> bool:
-    """`::` and `::1` lie in the range of IPv4-compatible addresses but mean something else."""
-    return int(address) <= 1
+def _in_local_nat64(packed: bytes) -> Iterator[bytes]:
+    """By each length of prefix (RFC 6052 section 2.2), but for those that read nothing there."""
+    yield from (
+        carried
+        for carried in (
+            packed[6:8] + packed[9:11],
+            packed[7:8] + packed[9:12],
+            packed[9:13],
+            packed[12:],
+        )
+        if carried[0]
+    )

@@ -15,6 +15,8 @@ LOOPBACK += ["::127.0.0.1", "2002:7f00:1::"]
 LINK_LOCAL = ["169.254.169.254", "fe80::1", "::ffff:169.254.0.1", "64:ff9b::a9fe:a9fe"]
 PRIVATE = ["10.1.2.3", "100.64.0.1", "172.31.0.1", "192.168.1.1", "fd00::1", "::ffff:10.0.0.1"]
 PRIVATE += ["2002:0a01:0203::1", "64:ff9b::c0a8:101"]
+RESERVED = ["192.0.0.192", "198.18.0.1", "198.19.255.1", "240.0.0.1", "168.63.129.16", "100::1"]
+RESERVED += ["64:ff9b:1::a00:1", "64:ff9b:1::808:808"]
 NOBODY = ["0.0.0.0", "0.1.2.3", "255.255.255.255", "224.0.0.1", "239.1.1.1", "::", "ff02::1"]
 NOBODY += ["::ffff:0.0.0.0", "2002:e000:1::", "64:ff9b::"]
 PUBLIC = ["192.0.2.1", "8.8.8.8", "2001:db8::1", "64:ff9b::808:808", "2002:808:808::1"]
@@ -47,6 +49,31 @@ def test_link_local_is_a_switch(address: str) -> None:
 @pytest.mark.parametrize("address", PRIVATE)
 def test_private_is_a_switch(address: str) -> None:
     assert allows(PeerPolicy(allow_private=True), address)
+
+
+CARRY_PRIVATE = ["::ffff:0:10.0.0.1", "2001:0:808:808::f5ff:fffe", "2001:db8::5efe:10.0.0.1"]
+CARRY_PRIVATE += ["2001:db8::200:5efe:10.0.0.1", "fe80::5efe:10.0.0.1"]
+LOCAL_NAT64 = ["64:ff9b:1::a00:1", "64:ff9b:1:a00:0:100::", "64:ff9b:1:a:0:1::"]
+LOCAL_NAT64 += ["64:ff9b:1:0:a:0:100::"]
+
+
+@pytest.mark.parametrize("address", RESERVED + CARRY_PRIVATE)
+def test_reserved_and_tunnelled_addresses_are_as_private_ones(address: str) -> None:
+    assert not allows(PeerPolicy(), address)
+    assert allows(PeerPolicy(allow_private=True, allow_link_local=True), address)
+
+
+@pytest.mark.parametrize("address", LOCAL_NAT64)
+def test_a_local_nat64_carries_an_address_at_each_length_of_prefix(address: str) -> None:
+    """What is allowed of the prefix allows nothing behind it."""
+    policy = PeerPolicy(allow=(ip_network("64:ff9b:1::/48"),))
+    assert not allows(policy, address)
+    assert allows(replace(policy, allow_private=True), address)
+
+
+def test_public_addresses_in_tunnels() -> None:
+    for address in ("2001:0:808:808::f7f7:f7f7", "2001:db8::5efe:8.8.8.8", "::ffff:0:8.8.8.8"):
+        assert allows(PeerPolicy(), address)
 
 
 @pytest.mark.parametrize("address", NOBODY)
