@@ -4,9 +4,10 @@ Each stream is joined by a `Bridge` with the relay's own UDP port on the loopbac
 relay's machine and its compiled data path serve it as they serve anybody; they are told only whom
 it stands for. A stream costs at most `MAX_BACKLOG`, one incomplete message and two descriptors.
 
-Who may keep one open: whoever sends a whole message within `QUIET` of opening it, or of the last
-one; longer only with an allocation. Streams are limited in all and per source network, and count
-from the moment they are accepted: a TLS handshake that is never finished costs more than a stream.
+Who may keep one open: whoever has an allocation, and others for `QUIET`, whatever they send: that
+costs a stranger nothing. Streams are limited in all and per source network, and count from the
+moment they are accepted: a TLS handshake that is never finished costs more than a stream. Where all
+places are taken, a newcomer gets that of the oldest stream without an allocation.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import socket
 import ssl
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
-from ipaddress import IPv6Network
+from ipaddress import IPv4Address, IPv6Network
 
 from firezone.durations import SECOND
 from firezone.errors import ConfigurationError
@@ -29,7 +30,10 @@ MAX_STREAMS = 4096
 DESCRIPTORS_OF_STREAM = 2
 MAX_STREAMS_OF_SOURCE = 256
 """From one IPv4 address or IPv6 /64: a large office behind one NAT."""
+MAX_STREAMS_OF_SITE = 1024
+"""From one IPv6 /48, which anybody may have to himself."""
 QUIET = 60 * SECOND
+"""Without an allocation, from the opening or from when the last one was seen."""
 SWEEP_SECONDS = 10.0
 TLS_HANDSHAKE_SECONDS = 10.0
 BACKLOG = 512
@@ -37,6 +41,8 @@ _PAUSE_SECONDS = 1.0
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 logger = logging.getLogger("firezone.relay")
+
+Sources = tuple[IPv4Address | IPv6Network, ...]
 
 
 class StreamListener:
@@ -65,9 +71,10 @@ class StreamListener:
         self._has_allocation = has_allocation
         self._listening: list[socket.socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._bridges: set[Bridge] = set()
-        self._places: dict[Bridge, object] = {}
-        """Streams and those that are to become one, and the source that each counts for."""
+        self._bridges: set[_Bridge] = set()
+        self._places: dict[_Bridge, Sources] = {}
+        """Streams and those that are to become one, the oldest first, and the sources that each
+        counts for."""
         self._sources: Counter[object] = Counter()
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -112,10 +119,11 @@ class StreamListener:
 
     # From the connection to the stream.
 
-    def _start(self, work: Coroutine[None, None, None]) -> None:
+    def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _accept(self, listening: socket.socket, tls: ssl.SSLContext | None) -> None:
         loop = asyncio.get_running_loop()
@@ -128,28 +136,39 @@ class StreamListener:
                     await asyncio.sleep(_PAUSE_SECONDS)
                 continue
             bridge = _Bridge(self, self._partner())
-            if self._admit(bridge, _source(Endpoint.of(*address[:2]).address)):
-                self._start(self._open(bridge, accepted, tls))
+            if self._admit(bridge, _sources(Endpoint.of(*address[:2]).address)):
+                bridge.opening = self._start(self._open(bridge, accepted, tls))
             else:
                 accepted.close()
 
-    def _admit(self, bridge: Bridge, source: object) -> bool:
-        if len(self._places) >= MAX_STREAMS or self._sources[source] >= MAX_STREAMS_OF_SOURCE:
+    def _admit(self, bridge: _Bridge, sources: Sources) -> bool:
+        if any(self._sources[source] >= _limit(source) for source in sources) or (
+            len(self._places) >= MAX_STREAMS and not self._make_place()
+        ):
             self.counters["too_many_streams"] += 1
             return False
-        self._places[bridge] = source
-        self._sources[source] += 1
+        self._places[bridge] = sources
+        self._sources.update(sources)
         return True
 
-    def _leave(self, bridge: Bridge) -> None:
-        source = self._places.pop(bridge, None)
-        if source is not None:
+    def _make_place(self) -> bool:
+        """Whether there was somebody without an allocation."""
+        for bridge in self._places:
+            if bridge.local is None or not self._has_allocation(bridge.local):
+                self.counters["stream_gave_way"] += 1
+                self._leave(bridge)
+                bridge.give_way()
+                return True
+        return False
+
+    def _leave(self, bridge: _Bridge) -> None:
+        for source in self._places.pop(bridge, ()):
             self._sources[source] -= 1
             if not self._sources[source]:
                 del self._sources[source]
 
     async def _open(
-        self, bridge: Bridge, accepted: socket.socket, tls: ssl.SSLContext | None
+        self, bridge: _Bridge, accepted: socket.socket, tls: ssl.SSLContext | None
     ) -> None:
         timeout = None if tls is None else TLS_HANDSHAKE_SECONDS
         try:
@@ -167,16 +186,16 @@ class StreamListener:
         family = min(self._public)
         return Endpoint.of(loopback_of(self._public[family]), self._port)
 
-    def _take(self, bridge: Bridge) -> bool:
+    def _take(self, bridge: _Bridge) -> bool:
         client, local = bridge.remote, bridge.local
-        if client is None or local is None:
+        if client is None or local is None or bridge not in self._places:
             return False
         self._bridges.add(bridge)
         self._on_opened(local, client)
         return True
 
     def _ended(self, bridge: Bridge, reason: str) -> None:
-        if bridge not in self._bridges:
+        if not isinstance(bridge, _Bridge) or bridge not in self._bridges:
             return
         self._bridges.remove(bridge)
         self.counters[f"stream_ended_{reason.replace(' ', '_')}"] += 1
@@ -188,9 +207,12 @@ class StreamListener:
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
         now = self._clock()
         for bridge in [*self._bridges]:
-            local, silence = bridge.local, now - bridge.last_message
-            if local is not None and silence > QUIET and not self._has_allocation(local):
-                bridge.close("silent")
+            if bridge.local is None:
+                continue
+            if self._has_allocation(bridge.local):
+                bridge.in_use_at = now
+            elif now - bridge.in_use_at > QUIET:
+                bridge.close("without_allocation")
 
 
 class _Bridge(Bridge):
@@ -199,6 +221,15 @@ class _Bridge(Bridge):
     def __init__(self, listener: StreamListener, partner: Endpoint) -> None:
         super().__init__(partner, clock=listener._clock, on_closed=listener._ended)
         self._listener = listener
+        self.opening: asyncio.Task[None] | None = None
+        self.in_use_at = listener._clock()
+        """When it was accepted, or last seen to have an allocation."""
+
+    def give_way(self) -> None:
+        """To a newcomer: an open stream is closed, a handshake is given up."""
+        if self.opening is not None:
+            self.opening.cancel()
+        self.close("gave_way")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -220,7 +251,12 @@ def _listen(family: int, port: int) -> socket.socket:
     return made
 
 
-def _source(address: IPAddress) -> object:
+def _sources(address: IPAddress) -> Sources:
     if address.version == 4:
-        return address
-    return IPv6Network((address, 64), strict=False)
+        return (address,)
+    return tuple(IPv6Network((address, length), strict=False) for length in (64, 48))
+
+
+def _limit(source: IPv4Address | IPv6Network) -> int:
+    is_site = isinstance(source, IPv6Network) and source.prefixlen == 48
+    return MAX_STREAMS_OF_SITE if is_site else MAX_STREAMS_OF_SOURCE

@@ -57,8 +57,6 @@ class Bridge(asyncio.Protocol):
         on_closed: Callable[[Bridge, str], None],
     ) -> None:
         self.counters: Counter[str] = Counter()
-        self.last_message = clock()
-        """When the stream brought the last whole message, or was opened."""
         self._clock = clock
         self._on_closed = on_closed
         self._reader = StreamReader()
@@ -107,8 +105,6 @@ class Bridge(asyncio.Protocol):
             self.close(error.reason)
             return
         messages = [*iter(self._reader.poll_message, None)]
-        if messages:
-            self.last_message = now
         for run in runs(messages):
             self._send_datagrams(run)
         self._arm(now)

@@ -8,7 +8,7 @@ import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
@@ -320,6 +320,71 @@ def test_who_is_silent_needs_an_allocation(monkeypatch: pytest.MonkeyPatch) -> N
         assert world.listener.count == 1
         for writer in (allocated, silent):
             writer.close()
+
+    run(test)
+
+
+def test_requests_do_not_stand_for_an_allocation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay_listener, "QUIET", 100_000_000)
+    monkeypatch.setattr(relay_listener, "SWEEP_SECONDS", 0.02)
+
+    async def test(world: World) -> None:
+        reader, writer = await world.connect()
+        ended = asyncio.create_task(closed(reader))
+        async with asyncio.timeout(3):
+            while not ended.done():
+                writer.write(BINDING)
+                await asyncio.sleep(0.01)
+        assert world.listener.counters["stream_ended_without_allocation"] == 1
+        writer.close()
+
+    run(test)
+
+
+def test_a_newcomer_gets_the_place_of_the_oldest_without_an_allocation(
+    certificate: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Be it a stream or a mere handshake; those with an allocation stay."""
+    monkeypatch.setattr(relay_listener, "MAX_STREAMS", 3)
+
+    async def test(world: World) -> None:
+        _, allocated = await world.connect()
+        await until(lambda: world.seen)
+        world.allocated.update(world.seen)
+        handshake, begun = await asyncio.open_connection("127.0.0.1", world.tls_port)
+        await until(lambda: len(world.listener._places) == 2)
+        idle, waiting = await world.connect()
+        await until(lambda: world.listener.count == 2)
+        later = [await world.connect()]
+        await closed(handshake)
+        later.append(await world.connect())
+        await closed(idle)
+        await until(lambda: world.listener.count == 3)
+        assert world.listener.counters["stream_gave_way"] == 2
+        assert not world.allocated & {*world.gone}
+        world.allocated.update(world.seen)
+        refused, writer = await world.connect()
+        await closed(refused)
+        assert world.listener.counters["too_many_streams"] == 1
+        for each in (allocated, begun, waiting, writer, *(writer for _, writer in later)):
+            each.close()
+
+    run(test, certificate)
+
+
+def test_streams_of_one_site_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its /64s are countless."""
+    monkeypatch.setattr(relay_listener, "MAX_STREAMS_OF_SITE", 2)
+
+    async def test(world: World) -> None:
+        def admit(address: str) -> bool:
+            sources = relay_listener._sources(IPv6Address(address))
+            bridge = relay_listener._Bridge(world.listener, Endpoint(V4, 1))
+            return world.listener._admit(bridge, sources)
+
+        assert admit("2001:db8:1:1::1") and admit("2001:db8:1:2::1")
+        assert not admit("2001:db8:1:3::1")
+        assert admit("2001:db8:2:3::1")
 
     run(test)
 
