@@ -115,7 +115,6 @@ class Relay:
             address.version: address for address in (public_ipv4, public_ipv6) if address
         }
         own = frozenset(self._public.values())
-        policy = replace(peers or PeerPolicy(), own_addresses=own, own_ports=ports)
         self._software = software
         self._auth = Authenticator(
             secret=auth_secret,
@@ -126,6 +125,8 @@ class Relay:
             now=now,
         )
         self._table = RelayTable(ports)
+        is_relayed = self._table.is_relayed
+        policy = replace(peers or PeerPolicy(), own_addresses=own, is_relayed=is_relayed)
         self._outbox = Outbox()
         self._allocator = Allocator(
             self._table,

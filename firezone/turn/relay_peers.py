@@ -13,7 +13,7 @@ ISATAP) falls under the rules of both, or it would be a way around them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import Final
@@ -25,9 +25,10 @@ IPNetwork = IPv4Network | IPv6Network
 
 @dataclass(frozen=True, slots=True)
 class PeerPolicy:
-    """The switches and lists. `own_addresses` with a port in `own_ports` are our clients' relayed
-    addresses: always allowed, or two clients of one relay could not reach each other. They and
-    `host_addresses` are otherwise this host, as loopback is."""
+    """The switches and lists. `is_relayed` knows the relayed addresses of our clients' allocations
+    at that moment, among `own_addresses`: always allowed, or two clients of one relay could not
+    reach each other. All else of these and of `host_addresses` is this host, as loopback is: the
+    ports of allocations are those of its other programs, too."""
 
     allow_loopback: bool = False
     allow_link_local: bool = False
@@ -35,12 +36,12 @@ class PeerPolicy:
     allow: tuple[IPNetwork, ...] = ()
     deny: tuple[IPNetwork, ...] = ()
     own_addresses: frozenset[IPAddress] = frozenset()
-    own_ports: range = range(0)
+    is_relayed: Callable[[Endpoint], bool] = lambda endpoint: False
     host_addresses: frozenset[IPAddress] = frozenset()
 
     def allows(self, peer: Endpoint) -> bool:
         """Whether a channel for this peer may be made or data be sent there (else 403)."""
-        if peer.address in self.own_addresses and peer.port in self.own_ports:
+        if peer.address in self.own_addresses and self.is_relayed(peer):
             return True
         return all(self._allows(form) for form in _forms(peer.address))
 

@@ -214,6 +214,14 @@ class RelayTable:
     def _is_free(self, port: int) -> bool:
         return port in self._ports and not (port in self.by_port or port in self._reserved_ports)
 
+    def is_relayed(self, endpoint: Endpoint) -> bool:
+        """Whether an allocation has that port in that family, its socket open. The address has to
+        be ours."""
+        allocation = self.by_port.get(endpoint.port)
+        if allocation is None or allocation.expires_at is None:
+            return False
+        return endpoint.family in allocation.families
+
     def add(self, allocation: Allocation) -> None:
         """Take the allocation's client and port. It does not expire before `start`."""
         self.by_client[allocation.five_tuple] = allocation

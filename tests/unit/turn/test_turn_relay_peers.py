@@ -99,6 +99,10 @@ def test_the_smallest_network_decides() -> None:
     assert not allows(policy, "64:ff9b::a01:203")
 
 
+def is_relayed(endpoint: Endpoint) -> bool:
+    return endpoint.port in (50000, 50009)
+
+
 def test_relayed_addresses_of_our_own_are_allowed() -> None:
     """And nothing else of this host, or its services would be open to all clients."""
     own = frozenset({ip_address("192.0.2.1"), ip_address("10.0.0.1")})
@@ -106,12 +110,13 @@ def test_relayed_addresses_of_our_own_are_allowed() -> None:
         allow_private=True,
         deny=(ip_network("192.0.2.0/24"),),
         own_addresses=own,
-        own_ports=range(50000, 50010),
+        is_relayed=is_relayed,
     )
     assert allows(policy, "192.0.2.1", 50009)
     assert allows(policy, "10.0.0.1", 50000)
-    assert not allows(policy, "192.0.2.1", 22)
-    assert not allows(policy, "10.0.0.1", 3478)
+    for port in (22, 3478, 50001):
+        assert not allows(policy, "192.0.2.1", port)
+        assert not allows(policy, "10.0.0.1", port)
     assert allows(policy, "10.0.0.2", 3478)
     assert policy.permits(ip_address("192.0.2.1")) and policy.permits(ip_address("10.0.0.2"))
     assert not policy.permits(ip_address("192.0.2.2"))
@@ -120,7 +125,7 @@ def test_relayed_addresses_of_our_own_are_allowed() -> None:
 def test_this_host_by_any_of_its_addresses() -> None:
     host = frozenset({ip_address("192.0.2.9"), ip_address("2001:db8::9")})
     own = frozenset({ip_address("192.0.2.1")})
-    policy = PeerPolicy(own_addresses=own, own_ports=range(50000, 50010), host_addresses=host)
+    policy = PeerPolicy(own_addresses=own, is_relayed=is_relayed, host_addresses=host)
     for address in ("192.0.2.9", "2001:db8::9", "192.0.2.1", "64:ff9b::c000:209"):
         assert not allows(policy, address, 22)
         assert allows(replace(policy, allow_loopback=True), address, 22)

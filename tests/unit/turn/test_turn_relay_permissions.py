@@ -72,12 +72,21 @@ class TestCreatePermission:
         assert error_of(client.permit(peers[-1])) is None
 
     def test_of_the_relays_own_addresses(self, world: World, client: Client) -> None:
-        """For the port does not matter; but then only relayed ones can be sent to."""
+        """For the port does not matter; but then only relayed ones can be sent to, for the others
+        in the range are those of any program on this host."""
         client.allocate()
+        other = Client(world, address=Endpoint.of("203.0.113.6", 40000))
+        relayed = Endpoint(RELAY_4.address, other.allocated_port())
         assert error_of(client.permit(Endpoint(RELAY_4.address, 0))) is None
-        assert kinds(client.send(Endpoint(RELAY_4.address, 50000), b"data")) == ["SendToPeer"]
-        assert kinds(client.send(RELAY_4, b"data")) == []
-        assert world.relay.counters["send_forbidden"] == 1
+        assert kinds(client.send(relayed, b"data")) == ["SendToPeer"]
+        assert error_of(client.bind(0x4000, relayed)) is None
+        unused = Endpoint(RELAY_4.address, relayed.port ^ 1)
+        for peer in (RELAY_4, unused):
+            assert kinds(client.send(peer, b"data")) == []
+            assert error_of(client.bind(0x4001, peer)) == 403
+        assert world.relay.counters["send_forbidden"] == 2
+        other.refresh(0)
+        assert kinds(client.send(relayed, b"data")) == []
 
 
 class TestLifetime:
