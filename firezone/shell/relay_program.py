@@ -43,6 +43,8 @@ from firezone.turn.relay_peers import PeerPolicy
 
 SOFTWARE = "firezone-relay"
 MAX_DEFAULT_WORKERS = 4
+ADDRESSES_SECONDS = 10.0
+"""How often this host's addresses are read again."""
 
 logger = logging.getLogger("firezone.relay")
 
@@ -146,6 +148,7 @@ class RelayProgram:
             on_closed=self._handle_stream_closed,
             has_allocation=self._server.has_allocation,
         )
+        self._addresses_reader: asyncio.TimerHandle | None = None
         self._portal: PortalLink[messages.Message] | None = None
         self._watch: PortalWatch | None = None
         if settings.url is not None and secret is not None:
@@ -172,6 +175,7 @@ class RelayProgram:
             self._attach_xdp()
             status = await start_status(self._settings.status, self._answer)
             self._handle_signals()
+            self._read_addresses_later()
             await self._listen_on_streams()
             self._announce()
             if self._portal is not None:
@@ -180,6 +184,8 @@ class RelayProgram:
                 self._portal.connect({})
             return await self._exit_code
         finally:
+            if self._addresses_reader is not None:
+                self._addresses_reader.cancel()
             await self._leave(link)
             self._streams.close()
             self._dataplane.close()
@@ -239,6 +245,20 @@ class RelayProgram:
         else:
             self._server.handle_users(users)
             self._log("users_read", users=len(users))
+
+    def _read_addresses_later(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._addresses_reader = loop.call_later(ADDRESSES_SECONDS, self._read_addresses)
+
+    def _read_addresses(self) -> None:
+        """If it fails, the last ones stay this host's; one line says so, a counter how often."""
+        self._read_addresses_later()
+        try:
+            self._server.handle_host_addresses(_host_addresses())
+        except RelayError as error:
+            self._server.counters["host_addresses_not_read"] += 1
+            if self._server.counters["host_addresses_not_read"] == 1:
+                logger.warning("addresses are as before", extra={"error": str(error)})
 
     def _handle_signal(self, handle: Callable[[int], None]) -> None:
         handle(boottime_ns())
@@ -340,14 +360,13 @@ def default_workers() -> int:
 
 
 def _host_addresses() -> frozenset[IPAddress]:
-    """As they are now: no client shall reach this host's own services by any of them."""
+    """As they are now: no client shall reach this host's own services by any of them. Raises
+    RelayError if the kernel does not tell: then nothing would keep clients from them."""
     try:
         with closing(RtNetlink()) as netlink:
             return frozenset(netlink.all_addresses())
     except OSError as error:
-        text = "cannot tell the addresses of this host: clients can reach it by all but public ones"
-        logger.warning(text, extra={"error": error.strerror})
-        return frozenset()
+        raise RelayError(f"cannot tell the addresses of this host: {error.strerror}") from None
 
 
 def _entropy(seed: int | None) -> Entropy:

@@ -192,6 +192,11 @@ class Relay:
         as long as it lasts, as those do whose credentials have expired."""
         self._auth.set_users(users)
 
+    def handle_host_addresses(self, addresses: frozenset[IPAddress]) -> None:
+        """All that this host has now, instead of those before. What is bound or permitted already
+        lasts until it has to be renewed."""
+        self._permissions.set_host_addresses(addresses)
+
     def handle_wall_clock(self, unix_now: int, now: int) -> None:
         """The wall time in nanoseconds: credentials expire by it."""
         self._auth.set_wall_clock(unix_now, now)

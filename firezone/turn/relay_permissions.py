@@ -10,6 +10,7 @@ CreatePermission or a Send; then the shell is told of its permissions (`Permit`)
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from firezone import stun
@@ -36,6 +37,10 @@ class Permissions:
         self._outbox = outbox
         self._peers = peers
         self._entropy = entropy
+
+    def set_host_addresses(self, addresses: frozenset[IPAddress]) -> None:
+        """What counts as this host from now on, besides loopback and our own addresses."""
+        self._peers = replace(self._peers, host_addresses=addresses)
 
     def judge_channel(self, allocation: Allocation, peer: Endpoint) -> int | None:
         """The error code for a peer that no channel of this allocation may have."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -25,13 +26,14 @@ from websockets.http11 import Request, Response
 
 from firezone.cli.program import run
 from firezone.explain.relay import RelayReport
-from firezone.model import Endpoint
+from firezone.model import Endpoint, IPAddress
 from firezone.phoenix import LoginUrl
 from firezone.relay import RelayRole
 from firezone.shell import relay_program
 from firezone.shell.health import HealthAddress
-from firezone.shell.relay_program import RelayProgram, RelaySettings
+from firezone.shell.relay_program import RelayError, RelayProgram, RelaySettings
 from firezone.shell.relay_users import read_users
+from firezone.shell.rtnetlink import RtNetlink
 from firezone.shell.status_socket import (
     RefusedError,
     StatusAddress,
@@ -286,6 +288,39 @@ def test_hangup_reads_the_users_again(tmp_path: Path, caplog: pytest.LogCaptureF
 def test_own_addresses_are_no_peers(secret: Path) -> None:
     program = asyncio.run(_made(settings(None)))
     assert V4 in program._server._permissions._peers.host_addresses
+
+
+def test_own_addresses_are_read_again(secret: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And stay as they were where that fails."""
+    monkeypatch.setattr(relay_program, "ADDRESSES_SECONDS", 0.01)
+    added = IPv4Address("192.0.2.99")
+
+    async def test() -> None:
+        program = RelayProgram(settings(None))
+        peers = program._server._permissions
+        running = asyncio.create_task(program.run())
+        assert peers._peers.allows(Endpoint(added, 22))
+        monkeypatch.setattr(RtNetlink, "all_addresses", lambda self: {added})
+        await until(lambda: not peers._peers.allows(Endpoint(added, 22)))
+        monkeypatch.setattr(RtNetlink, "all_addresses", _fails)
+        await until(lambda: program._server.counters["host_addresses_not_read"])
+        assert peers._peers.host_addresses == {added}
+        program._handle_signal(program._role.handle_interrupt)
+        assert await asyncio.wait_for(running, 5) == 0
+
+    asyncio.run(test())
+
+
+def test_does_not_start_without_knowing_own_addresses(
+    secret: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RtNetlink, "all_addresses", _fails)
+    with pytest.raises(RelayError, match="cannot tell the addresses of this host: No buffer"):
+        asyncio.run(_made(settings(None)))
+
+
+def _fails(netlink: RtNetlink) -> set[IPAddress]:
+    raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
 
 
 async def _made(settings: RelaySettings) -> RelayProgram:
