@@ -141,18 +141,23 @@ class Bridge(asyncio.Protocol):
         if transport is None or udp is None:
             return
         messages = []
+        room = MAX_BACKLOG - transport.get_write_buffer_size()
         for _ in range(BATCH):
             try:
-                messages.append(encode_on_stream(udp.recv(0x10000)))
+                message = encode_on_stream(udp.recv(0x10000))
             except BlockingIOError:
                 break
             except StreamError as error:
                 self.counters[error.reason] += 1
             except OSError:  # the partner is not there at the moment
                 self.counters["datagram_not_taken"] += 1
-        if transport.get_write_buffer_size() > MAX_BACKLOG:
-            self.counters["stream_full"] += len(messages)
-        elif messages:
+            else:
+                if len(message) > room:  # read all the same, or we would be called for it again
+                    self.counters["stream_full"] += 1
+                    continue
+                room -= len(message)
+                messages.append(message)
+        if messages:
             transport.write(b"".join(messages))
 
     # Time.
