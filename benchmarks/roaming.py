@@ -65,9 +65,9 @@ def _page(found: _Found) -> Iterable[str]:
 
 _REMARKS = [
     "Who moves while the portal is away has lost its connections, as only the portal can introduce",
-    "it anew. After that, TCP's own retransmissions are seconds apart. If the client is back at",
-    "the portal before the gateway is, it is refused once, and asks again with the next packet",
-    "that it sends: a program that only receives waits for ever.",
+    "it anew. If the client is back at the portal before the gateway is, it is refused, and asks",
+    "again 1, 2, 4, 8, then every 10 s, for 5 minutes; TCP's own retransmissions, seconds apart,",
+    "add to that.",
 ]
 
 

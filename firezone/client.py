@@ -2,9 +2,10 @@
 
 A packet that no flow covers comes here once. Its destination names a resource; a resource has a
 gateway or not. With one, the flow is installed and the packet goes on by itself. Without one it
-waits while we ask the portal for a flow (an *intent*), which names the gateway and the keys. Only
-traffic repeats an intent. When a gateway is lost, what it served is forgotten, and the next packet
-asks again; the portal may then choose another.
+waits while we ask the portal for a flow (an *intent*), which names the gateway and the keys.
+Traffic repeats an intent; the clock does so only for what was reached before we moved or the
+gateway came back with another key. When a gateway is lost, what it served is forgotten, and the
+next packet asks again; the portal may then choose another.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from firezone.model import (
     GatewayId,
     IPAddress,
     ResourceId,
+    Timeout,
+    earliest,
 )
 from firezone.node import (
     ActivityOf,
@@ -39,6 +42,7 @@ from firezone.policy import (
     Flow,
     PendingFlows,
     ResourceTable,
+    Resumptions,
     control_kind,
     forward,
     is_peer,
@@ -94,6 +98,7 @@ class Client(Role):
         self._gateway_of: dict[ResourceId, GatewayId] = {}
         self._remembered: dict[GatewayId, None] = {}
         self._interrupted: dict[ResourceId, None] = {}
+        self._resumptions = Resumptions()
 
     # Inputs.
 
@@ -138,18 +143,29 @@ class Client(Role):
             self._decide_down(slot, packet, now)
         self._drain_node()
 
+    def handle_timeout(self, now: int) -> None:
+        for resource in self._resumptions.due(now):
+            self._pending.expect(resource, now)
+            self._ask(resource)
+        super().handle_timeout(now)
+
     def reset(self, now: int) -> None:
         """The network changed: new key, new sockets, all connections anew.
 
         What was reached before is asked for again, without waiting for a packet: who downloads has
         nothing to send until more comes.
         """
-        self._interrupted |= dict.fromkeys(self._gateway_of)
+        self._interrupted |= dict.fromkeys([*self._gateway_of, *self._resumptions.take_all()])
         self.node.reset(now)
         self._drain_node()
         self._remembered.clear()
         self._events.append(Rebind())
         self._events.append(ReconnectPortal("network changed"))
+
+    # Outputs.
+
+    def poll_timeout(self) -> Timeout | None:
+        return earliest(super().poll_timeout(), self._resumptions.poll_timeout())
 
     # For whoever looks on.
 
@@ -236,9 +252,12 @@ class Client(Role):
     # Flows of the portal.
 
     def _resume(self, resources: Iterable[ResourceId], now: int) -> None:
+        """Ask for these now, and again while no gateway comes."""
         for resource in resources:
             is_ours = self._resources.get(resource) is not None
-            if is_ours and resource not in self._gateway_of and self._pending.expect(resource, now):
+            if is_ours and resource not in self._gateway_of:
+                self._resumptions.begin(resource, now)
+                self._pending.expect(resource, now)
                 self._ask(resource)
 
     def _want(self, resource: ResourceId, packet: bytes, now: int) -> None:
@@ -263,6 +282,7 @@ class Client(Role):
         addresses: frozenset[IPAddress] = frozenset({flow.gateway_ipv4, flow.gateway_ipv6})
         self._gateways[flow.gateway_id] = Gateway(flow.gateway_id, addresses)
         self._gateway_of[flow.resource_id] = flow.gateway_id
+        self._resumptions.settle(flow.resource_id)
         self._remember(flow.gateway_id)
         self._resources.rebuild()
         self._commands.append(BumpGeneration(NOBODY))
@@ -276,6 +296,7 @@ class Client(Role):
         """Tell the senders that wait, unless a gateway may yet come. The intent stays, so that
         further packets do not ask the portal more often than before."""
         if failure.reason is not messages.FailureReason.OFFLINE:
+            self._resumptions.settle(failure.resource_id)
             for packet in self._pending.waiting(failure.resource_id):
                 answer = prohibited(packet)
                 if answer is not None:
@@ -312,7 +333,7 @@ class Client(Role):
         """It comes back at once if only its gateway has another key now: then it is asked for
         without waiting for a packet, as after a change of network."""
         if self._resources.remove(resource):
-            if resource in self._gateway_of:
+            if resource in self._gateway_of or resource in self._resumptions:
                 self._interrupted[resource] = None
             self._revoke([resource])
 
@@ -327,6 +348,7 @@ class Client(Role):
         """Forget how these are reached, and have every flow decided anew."""
         for resource in resources:
             self._pending.take(resource)
+            self._resumptions.settle(resource)
             self._gateway_of.pop(resource, None)
         self._resources.rebuild()
         self._commands.append(BumpGeneration(NOBODY))

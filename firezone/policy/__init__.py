@@ -9,6 +9,7 @@ from firezone.policy.icmp import prohibited
 from firezone.policy.pending import PendingFlow, PendingFlows, UniquePackets
 from firezone.policy.prefixes import IPNetwork, PrefixTable
 from firezone.policy.resources import CidrResource, ResourceTable
+from firezone.policy.resumption import Resumptions
 
 __all__ = [
     "TUNNEL_IPV4",
@@ -27,6 +28,7 @@ __all__ = [
     "Protocol",
     "Refusal",
     "ResourceTable",
+    "Resumptions",
     "UniquePackets",
     "control_kind",
     "control_packet",

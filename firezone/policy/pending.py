@@ -1,7 +1,8 @@
 """Flows that wait for the portal's answer, and the packets that wait with them.
 
-An intent is repeated only by traffic, at most every two seconds: the portal answers it or not, and
-nobody asks for a resource that nobody uses any more.
+An intent is repeated by traffic, at most every two seconds: the portal answers it or not, and
+nobody asks for a resource that nobody uses any more. Only what a break interrupted is asked for
+without traffic (`resumption`).
 """
 
 from __future__ import annotations
@@ -77,12 +78,9 @@ class PendingFlows:
         flow.last_intent = now
         return True
 
-    def expect(self, resource: ResourceId, now: int) -> bool:
-        """Wait without a packet. True if the portal is to be asked now."""
-        if resource in self._flows:
-            return False
-        self._flows[resource] = PendingFlow(resource, last_intent=now)
-        return True
+    def expect(self, resource: ResourceId, now: int) -> None:
+        """Wait without a packet, or go on waiting: the portal is asked now."""
+        self._flows.setdefault(resource, PendingFlow(resource, last_intent=now)).last_intent = now
 
     def take(self, resource: ResourceId) -> PendingFlow | None:
         """End the wait, for better or worse."""
