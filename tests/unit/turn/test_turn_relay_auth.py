@@ -279,6 +279,30 @@ class TestUsers:
         assert error_of(client.allocate()) == 401
         assert client.world.relay.allocation_count == 0
 
+    def test_names_cannot_be_told_by_the_work_they_make(
+        self, client: Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Who is none is checked as well, and has no good key."""
+        keys = []
+        verify = Message.verify_integrity
+
+        def spy(message: Message, key: bytes) -> bool:
+            keys.append(key)
+            return verify(message, key)
+
+        client.learn_nonce()
+        monkeypatch.setattr(Message, "verify_integrity", spy)
+        for name in ("alice", "eve", "1:expired"):
+            client.username, client.password = name, "wrong"
+            assert error_of(client.refresh(600)) == 401
+        assert len(keys) == 3
+        request = client.request(Method.ALLOCATE).with_(stun.USERNAME, "eve")
+        request = request.with_(stun.REALM, client.world.realm)
+        assert client.nonce is not None
+        data = request.with_(stun.NONCE, client.nonce).encode(keys[1])
+        [response] = client.read(client.world.send(data))
+        assert error_of(response) == 401
+
     def test_nothing_is_signed_for_who_has_not_proved_to_be_one(self, client: Client) -> None:
         """A signature would let anybody try passwords without asking us again."""
         unsigned = [client.signed(client.request(Method.ALLOCATE))]
