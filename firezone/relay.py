@@ -176,6 +176,7 @@ class RelayRole:
     def _stop(self) -> None:
         if self.state is not State.STOPPED:
             self.state = State.STOPPED
+            self._progress("stopped", allocations=self.server.allocation_count)
             self._events.append(Stop(self._exit_code))
 
     def _tell_statistics(self, now: int) -> None:

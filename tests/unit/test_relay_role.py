@@ -103,7 +103,7 @@ def test_health_follows_the_portal_once_it_was_reached(role: RelayRole) -> None:
 
 def test_terminate_without_allocations_stops_at_once(role: RelayRole) -> None:
     role.handle_terminate(NOW)
-    assert names(role) == ["LeavePortal", "draining", "Stop"]
+    assert names(role) == ["LeavePortal", "draining", "stopped", "Stop"]
     assert role.state is State.STOPPED
 
 
@@ -114,7 +114,7 @@ def test_terminate_waits_for_the_last_allocation(role: RelayRole) -> None:
     assert request(role, Method.REFRESH, 900).get(stun.LIFETIME) == 900
     assert role.state is State.DRAINING
     request(role, Method.REFRESH, 0)
-    assert events(role) == [Stop(0)]
+    assert events(role) == [Progress("stopped", {"allocations": 0}), Stop(0)]
 
 
 def test_terminate_stops_when_the_last_allocation_expires(role: RelayRole) -> None:
@@ -130,13 +130,13 @@ def test_second_terminate_stops_at_once(role: RelayRole) -> None:
     role.handle_terminate(NOW)
     role.handle_terminate(NOW)
     role.handle_terminate(NOW)
-    assert names(role) == ["LeavePortal", "draining", "Stop"]
+    assert names(role) == ["LeavePortal", "draining", "stopped", "Stop"]
 
 
 def test_interrupt_stops_at_once(role: RelayRole) -> None:
     request(role, Method.ALLOCATE, 600)
     role.handle_interrupt(NOW)
-    assert events(role) == [Stop(0)]
+    assert events(role) == [Progress("stopped", {"allocations": 1}), Stop(0)]
 
 
 def test_ready_without_a_portal_until_it_drains(role: RelayRole) -> None:
@@ -159,7 +159,7 @@ def test_refused_by_the_portal_drains_and_fails(role: RelayRole) -> None:
     role.handle_portal_event(Failed("HTTP 401", True), NOW)
     assert names(role) == ["portal_refused", "draining"]
     request(role, Method.REFRESH, 0)
-    assert events(role) == [Stop(1)]
+    assert events(role) == [Progress("stopped", {"allocations": 0}), Stop(1)]
 
 
 def test_statistics_are_told_when_they_changed(role: RelayRole) -> None:
