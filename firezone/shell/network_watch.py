@@ -1,15 +1,16 @@
 """Notices that this host moved to another network, or lost the one it spoke through.
 
 The kernel tells of every address and route that comes or goes (rtnetlink(7)); once it has been
-quiet for a moment, the question is whether we still speak through the interface and from the
-address as before. An address that comes along, or that takes over from one which stays (RFC 8981),
-is no move. Nor is having no network at all: that is sat out, and what comes after it is compared
-with what was before.
+quiet for a moment, or was not for a second, the question is whether we still speak through the
+interface and from the address as before. An address that comes along, or that takes over from one
+which stays (RFC 8981), is no move. Nor is having no network at all: that is sat out, and what comes
+after it is compared with what was before.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -20,6 +21,10 @@ from firezone.shell.rtnetlink import RtNetlink
 from firezone.shell.sockets import set_mark
 
 QUIET_SECONDS = 0.1
+LONGEST_WAIT_SECONDS = 1.0
+RETRY_SECONDS = 1.0
+
+_log = logging.getLogger(__name__)
 
 Sources = dict[int, tuple[int, IPAddress]]
 """By family: the interface and the address that we speak through to the internet."""
@@ -33,6 +38,8 @@ class NetworkWatch:
         self._netlink = RtNetlink()
         self._before = outward_sources(self._netlink.owners())
         self._timer: asyncio.TimerHandle | None = None
+        self._look_by: float | None = None
+        self._is_blind = False
         self._loop = asyncio.get_running_loop()
         self._news = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
@@ -51,15 +58,35 @@ class NetworkWatch:
         with suppress(OSError):  # ENOBUFS: more than the buffer holds is news as well
             while self._news.recv(65536):
                 pass
+        now = self._loop.time()
+        if self._look_by is None:
+            self._look_by = now + LONGEST_WAIT_SECONDS
+        self._look_at(min(now + QUIET_SECONDS, self._look_by))
+
+    def _look_at(self, when: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_later(QUIET_SECONDS, self._look)
+        self._timer = self._loop.call_at(when, self._look)
 
     def _look(self) -> None:
-        owners = self._netlink.owners()
-        after = outward_sources(owners)
-        if not after:
+        self._look_by = None
+        try:
+            owners = self._netlink.owners()
+            after = outward_sources(owners)
+        except OSError as error:  # no file descriptor left, no memory: that passes
+            self._handle_blindness(error)
             return
+        self._is_blind = False
+        if after:
+            self._compare(after, owners)
+
+    def _handle_blindness(self, error: OSError) -> None:
+        if not self._is_blind:
+            _log.warning("cannot see which network this is; trying on", extra={"error": str(error)})
+        self._is_blind = True
+        self._look_at(self._loop.time() + RETRY_SECONDS)
+
+    def _compare(self, after: Sources, owners: Mapping[IPAddress, int]) -> None:
         before, self._before = self._before, after
         if has_moved(before, after, owners):
             self._on_move()

@@ -50,7 +50,9 @@ Rule = MarkRule | MainRule
 class RtNetlink:
     """A netlink socket in this network namespace.
 
-    Every method raises OSError as the kernel says it: PermissionError without CAP_NET_ADMIN.
+    Every method raises OSError as the kernel says it: PermissionError without CAP_NET_ADMIN. What
+    changes while it is read is read again; addresses that never hold still are BlockingIOError, of
+    routes the last reading counts.
     """
 
     def __init__(self) -> None:
@@ -87,7 +89,7 @@ class RtNetlink:
     def routes(self, index: int, table: int) -> set[IPNetwork]:
         """The destinations that a routing table sends through an interface."""
         found: set[IPNetwork] = set()
-        for body in self._dump(_RTM_GETROUTE, bytes(12)):
+        for body in self._dump(_RTM_GETROUTE, bytes(12))[0]:
             family, length = body[0], body[1]
             attributes = _attributes(body[12:])
             if (_u32(attributes, _RTA_OIF), _u32(attributes, _RTA_TABLE)) == (index, table):
@@ -97,7 +99,7 @@ class RtNetlink:
 
     def tables(self) -> set[int]:
         """The routing tables that have routes."""
-        dumped = self._dump(_RTM_GETROUTE, bytes(12))
+        dumped, _ = self._dump(_RTM_GETROUTE, bytes(12))
         found = {_u32(_attributes(body[12:]), _RTA_TABLE) for body in dumped}
         return {table for table in found if table is not None}
 
@@ -115,7 +117,10 @@ class RtNetlink:
         self._change_rule(_RTM_DELRULE, 0, rule)
 
     def _addresses(self) -> Iterator[tuple[int, IPInterface]]:
-        for body in self._dump(_RTM_GETADDR, struct.pack("=BBBBi", 0, 0, 0, 0, 0)):
+        dumped, is_whole = self._dump(_RTM_GETADDR, struct.pack("=BBBBi", 0, 0, 0, 0, 0))
+        if not is_whole:
+            raise BlockingIOError(errno.EAGAIN, "the addresses change faster than they are read")
+        for body in dumped:
             _family, length, _flags, _scope, owner = struct.unpack_from("=BBBBi", body)
             attributes = _attributes(body[8:])
             packed = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS)
@@ -160,32 +165,42 @@ class RtNetlink:
         self._request(kind, flags, header + _rule_attributes(rule))
 
     def _request(self, kind: int, flags: int, body: bytes) -> None:
-        for _ in self._exchange(kind, flags | _ACK, body):
-            pass
+        self._exchange(kind, flags | _ACK, body)
 
-    def _dump(self, kind: int, body: bytes) -> Iterator[bytes]:
-        return self._exchange(kind, _DUMP, body)
+    def _dump(self, kind: int, body: bytes) -> tuple[list[bytes], bool]:
+        """A table, and whether that is all of it at one time."""
+        for _ in range(_DUMP_TRIES):
+            found, is_whole = self._exchange(kind, _DUMP, body)
+            if is_whole:
+                break
+        return found, is_whole
 
-    def _exchange(self, kind: int, flags: int, body: bytes) -> Iterator[bytes]:
+    def _exchange(self, kind: int, flags: int, body: bytes) -> tuple[list[bytes], bool]:
+        """The answer, and whether nothing changed while the kernel wrote it."""
         self._sequence += 1
         header = struct.pack("=IHHII", 16 + len(body), kind, flags | _REQUEST, self._sequence, 0)
         self._socket.send(header + body)
+        found: list[bytes] = []
+        is_whole = True
         while True:
-            for answer, sequence, payload in _messages(self._socket.recv(65536)):
+            for answer, flags, sequence, payload in _messages(self._socket.recv(65536)):
                 if sequence != self._sequence:
-                    continue  # what is left of a dump that its caller broke off
+                    continue  # what is left of an answer that broke off with an error
+                is_whole = is_whole and not flags & _DUMP_INTR
                 if answer == _NLMSG_DONE:
-                    return
+                    return found, is_whole
                 if answer == _NLMSG_ERROR:
                     _raise_for(payload)
-                    return
-                yield payload
+                    return found, is_whole
+                found.append(payload)
 
 
 _NETLINK_ROUTE = 0
 _AF = {4: socket.AF_INET, 6: socket.AF_INET6}
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _REQUEST, _ACK, _DUMP, _EXCL, _REPLACE, _CREATE = 0x1, 0x4, 0x300, 0x200, 0x100, 0x400
+_DUMP_INTR = 0x10
+_DUMP_TRIES = 5
 _RTM_NEWLINK = 16
 _RTM_NEWADDR, _RTM_DELADDR, _RTM_GETADDR = 20, 21, 22
 _RTM_NEWROUTE, _RTM_DELROUTE, _RTM_GETROUTE = 24, 25, 26
@@ -231,12 +246,12 @@ def _attributes(data: bytes) -> dict[int, bytes]:
     return found
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+def _messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
     while len(data) >= 16:
-        length, kind, _flags, sequence, _port = struct.unpack_from("=IHHII", data)
+        length, kind, flags, sequence, _port = struct.unpack_from("=IHHII", data)
         if length < 16:
             break
-        yield kind, sequence, data[16:length]
+        yield kind, flags, sequence, data[16:length]
         data = data[length + 3 & ~3 :]
 
 

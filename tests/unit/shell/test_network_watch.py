@@ -1,12 +1,16 @@
-"""When a host has moved, and when it only got or lost an address."""
+"""When a host has moved, when it only got or lost an address, and when it looks."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 
-from firezone.shell.network_watch import Sources, has_moved
+from firezone.shell import network_watch
+from firezone.shell.network_watch import NetworkWatch, Sources, has_moved
 
 WIFI, CABLE = 2, 3
 HOME, OTHER = ip_address("192.168.1.2"), ip_address("192.168.1.3")
@@ -32,3 +36,98 @@ def test_moves(before: Sources, after: Sources, gone: set[object], moved: bool) 
     owners = {address: index for each in (before, after) for index, address in each.values()}
     left = {address: index for address, index in owners.items() if address not in gone}
     assert has_moved(before, after, left) is moved
+
+
+class FakeLoop:
+    """A clock that a test turns, with one timer."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.timer: FakeTimer | None = None
+
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when: float, action: Callable[[], None]) -> FakeTimer:
+        self.timer = FakeTimer(when, action)
+        return self.timer
+
+    def add_reader(self, *_: Any) -> None:
+        pass
+
+    def remove_reader(self, *_: Any) -> None:
+        pass
+
+    def run_until(self, when: float) -> None:
+        while (timer := self.timer) is not None and timer.when <= when and not timer.cancelled:
+            self.now, self.timer = timer.when, None
+            timer.action()
+        self.now = when
+
+
+class FakeTimer:
+    def __init__(self, when: float, action: Callable[[], None]) -> None:
+        self.when, self.action, self.cancelled = when, action, False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class Bench:
+    """A watch of a host whose network the test decides."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.loop = FakeLoop()
+        self.sources: Sources | OSError = AT_HOME
+        self.moves: list[float] = []
+        monkeypatch.setattr(asyncio, "get_running_loop", lambda: self.loop)
+        monkeypatch.setattr(network_watch, "outward_sources", self._look)
+        self.watch = NetworkWatch(lambda: self.moves.append(self.loop.now))
+        monkeypatch.setattr(self.watch._netlink, "owners", self._owners)
+
+    def news(self) -> None:
+        self.watch._handle_news()
+
+    def _look(self, _owners: object) -> Sources:
+        if isinstance(self.sources, OSError):
+            raise self.sources
+        return self.sources
+
+    def _owners(self) -> dict[object, int]:
+        if isinstance(self.sources, OSError):
+            return {}
+        return {address: index for index, address in self.sources.values()}
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    bench = Bench(monkeypatch)
+    yield bench
+    bench.watch.close()
+
+
+def test_it_looks_once_it_has_been_quiet(bench):
+    bench.sources = {4: (WIFI, OTHER)}
+    bench.news()
+    bench.loop.run_until(0.05)
+    bench.news()
+    bench.loop.run_until(5)
+    assert bench.moves == [pytest.approx(0.15)]
+
+
+def test_routes_that_never_stop_changing_do_not_postpone_it(bench):
+    bench.sources = {4: (WIFI, OTHER)}
+    for n in range(40):
+        bench.loop.run_until(n * 0.05)
+        bench.news()
+    assert bench.moves == [pytest.approx(1.0)]
+
+
+def test_a_look_that_fails_is_repeated(bench):
+    bench.sources = OSError(24, "Too many open files")
+    bench.news()
+    bench.loop.run_until(3)
+    assert bench.moves == []
+    bench.sources = {4: (WIFI, OTHER)}
+    bench.loop.run_until(5)
+    assert len(bench.moves) == 1
