@@ -189,6 +189,10 @@ class Role(ABC):
         self.node.handle_stream_closed(relay, now)
         self._drain_node()
 
+    @abstractmethod
+    def lose_family(self, now: int) -> None:
+        """IPv4 or IPv6 is gone from this host, the other is as it was."""
+
     def handle_timeout(self, now: int) -> None:
         self.node.handle_timeout(now)
         self._drain_node()

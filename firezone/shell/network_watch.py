@@ -4,7 +4,7 @@ The kernel tells of every address and route that comes or goes (rtnetlink(7)); o
 quiet for a moment, or was not for a second, the question is whether we still speak through the
 interface and from the address as before. An address that comes along, or that takes over from one
 which stays (RFC 8981), is no move. Nor is having no network at all: that is sat out, and what comes
-after it is compared with what was before.
+after it is compared with what was before. Losing one family while the other stays is told apart.
 """
 
 from __future__ import annotations
@@ -31,10 +31,14 @@ Sources = dict[int, tuple[int, IPAddress]]
 
 
 class NetworkWatch:
-    """Calls `on_move`, on the running loop, until it is closed. Raises OSError."""
+    """Calls `on_move`, or `on_family_lost`, on the running loop, until it is closed.
 
-    def __init__(self, on_move: Callable[[], None]) -> None:
+    Raises OSError.
+    """
+
+    def __init__(self, on_move: Callable[[], None], on_family_lost: Callable[[], None]) -> None:
         self._on_move = on_move
+        self._on_family_lost = on_family_lost
         self._netlink = RtNetlink()
         self._before = outward_sources(self._netlink.owners())
         self._timer: asyncio.TimerHandle | None = None
@@ -90,15 +94,18 @@ class NetworkWatch:
         before, self._before = self._before, after
         if has_moved(before, after, owners):
             self._on_move()
+        elif before.keys() - after.keys():
+            self._on_family_lost()
 
 
 def has_moved(before: Sources, after: Sources, owners: Mapping[IPAddress, int]) -> bool:
-    """Whether a path that was there may not be any more."""
-    if not before:
+    """Whether a family that we still speak is spoken from elsewhere, or none of them is left."""
+    kept = before.keys() & after.keys()
+    if not kept:
         return True
-    for family, (interface, address) in before.items():
-        now = after.get(family)
-        if now is None or now[0] != interface or owners.get(address) != interface:
+    for family in kept:
+        interface, address = before[family]
+        if after[family][0] != interface or owners.get(address) != interface:
             return True
     return False
 

@@ -396,7 +396,7 @@ class Program:
     def _watch_network(self) -> NetworkWatch | None:
         """None where the kernel does not tell."""
         try:
-            return NetworkWatch(self._handle_move)
+            return NetworkWatch(self._handle_move, self._handle_family_lost)
         except OSError as error:
             logger.warning("changes of network go unnoticed", extra={"error": str(error)})
             return None
@@ -404,6 +404,11 @@ class Program:
     def _handle_move(self) -> None:
         self._log_progress("network_changed", {})
         self.reset()
+
+    def _handle_family_lost(self) -> None:
+        self._log_progress("address_family_lost", {})
+        self._role.lose_family(boottime_ns())
+        self._pump()
 
     async def _serve_health(self) -> asyncio.Server | None:
         checks = {"/healthz": lambda: 200, "/readyz": lambda: 200 if self._watch.is_joined else 503}

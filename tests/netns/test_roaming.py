@@ -11,6 +11,7 @@ TELLING = [
     "client gets another address",
     "client gets another address, relayed",
     "client loses IPv6",
+    "gateway loses IPv6",
     "gateway gets another address",
     "client sleeps",
     "relay in use dies",

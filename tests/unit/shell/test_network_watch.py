@@ -26,7 +26,10 @@ BOTH: Sources = {4: (WIFI, HOME), 6: (WIFI, OLD6)}
         (AT_HOME, {4: (WIFI, OTHER)}, {HOME}, True),
         (AT_HOME, {4: (CABLE, OTHER)}, set(), True),
         (AT_HOME, BOTH, set(), False),
-        (BOTH, AT_HOME, {OLD6}, True),
+        (BOTH, AT_HOME, {OLD6}, False),
+        (BOTH, {4: (WIFI, OTHER)}, {HOME, OLD6}, True),
+        (BOTH, {4: (CABLE, OTHER)}, {OLD6}, True),
+        (AT_HOME, {6: (WIFI, NEW6)}, {HOME}, True),
         (BOTH, {4: (WIFI, HOME), 6: (WIFI, NEW6)}, set(), False),
         (BOTH, {4: (WIFI, HOME), 6: (WIFI, NEW6)}, {OLD6}, True),
         ({}, AT_HOME, set(), True),
@@ -80,9 +83,12 @@ class Bench:
         self.loop = FakeLoop()
         self.sources: Sources | OSError = AT_HOME
         self.moves: list[float] = []
+        self.losses: list[float] = []
         monkeypatch.setattr(asyncio, "get_running_loop", lambda: self.loop)
         monkeypatch.setattr(network_watch, "outward_sources", self._look)
-        self.watch = NetworkWatch(lambda: self.moves.append(self.loop.now))
+        self.watch = NetworkWatch(
+            lambda: self.moves.append(self.loop.now), lambda: self.losses.append(self.loop.now)
+        )
         monkeypatch.setattr(self.watch._netlink, "owners", self._owners)
 
     def news(self) -> None:
@@ -131,3 +137,13 @@ def test_a_look_that_fails_is_repeated(bench):
     bench.sources = {4: (WIFI, OTHER)}
     bench.loop.run_until(5)
     assert len(bench.moves) == 1
+
+
+def test_a_family_that_goes_away_is_no_move(bench):
+    bench.sources = BOTH
+    bench.news()
+    bench.loop.run_until(1)
+    bench.sources = AT_HOME
+    bench.news()
+    bench.loop.run_until(2)
+    assert (bench.moves, bench.losses) == ([], [pytest.approx(1.1)])
