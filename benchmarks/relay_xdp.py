@@ -132,6 +132,7 @@ class Relay(RelayProcess):
             "--auth-secret-path": path / "secret",
             "--status-socket": self._status,
             "--user-quota": 0,
+            "--user-peer-quota": 0,
         }
         options = [str(part) for pair in settings.items() for part in pair]
         options += {

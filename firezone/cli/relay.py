@@ -102,6 +102,14 @@ DEFAULT_REALM = "firezone"
     help="Allocations that one user may have at a time; 0 for any number.",
 )
 @click.option(
+    "--user-peer-quota",
+    envvar="FIREZONE_RELAY_USER_PEER_QUOTA",
+    type=click.IntRange(0),
+    default=4096,
+    show_default=True,
+    help="Channels that one user may have at a time, and permissions; 0 for any number.",
+)
+@click.option(
     "--total-quota",
     envvar="FIREZONE_RELAY_TOTAL_QUOTA",
     type=click.IntRange(0),
@@ -225,6 +233,7 @@ def relay(
     users_file: Path | None,
     realm: str,
     user_quota: int,
+    user_peer_quota: int,
     total_quota: int,
     alternates: tuple[str, ...],
     health_check_addr: str,
@@ -289,7 +298,11 @@ def relay(
             deny=_networks(deny_peers, "--deny-peer or FIREZONE_DENY_PEERS"),
         ),
         alternates=_alternates(alternates),
-        quotas=Quotas(per_user=user_quota or None, total=total_quota or None),
+        quotas=Quotas(
+            per_user=user_quota or None,
+            total=total_quota or None,
+            peers_per_user=user_peer_quota or None,
+        ),
         url=url,
         ssl_context=tls_context(ca) if ca is not None else None,
         auth_secret=None if auth_secret_path is None else _secret(auth_secret_path),

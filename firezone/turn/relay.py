@@ -124,6 +124,7 @@ class Relay:
             unix_now=unix_now,
             now=now,
         )
+        quotas = quotas or Quotas()
         self._table = RelayTable(ports)
         is_relayed = self._table.is_relayed
         policy = replace(peers or PeerPolicy(), own_addresses=own, is_relayed=is_relayed)
@@ -132,14 +133,20 @@ class Relay:
             self._table,
             self._outbox,
             public=self._public,
-            quotas=quotas or Quotas(),
+            quotas=quotas,
             alternates=alternates or {},
             entropy=entropy,
         )
-        self._permissions = Permissions(self._table, self._outbox, peers=policy, entropy=entropy)
+        self._channels_per_user = quotas.peers_per_user
+        self._permissions = Permissions(
+            self._table,
+            self._outbox,
+            peers=policy,
+            per_user=quotas.peers_per_user,
+            entropy=entropy,
+        )
         self._farewells = Farewells()
-        total = None if quotas is None else quotas.total
-        self._capacity = len(ports) if total is None else min(total, len(ports))
+        self._capacity = len(ports) if quotas.total is None else min(quotas.total, len(ports))
         self._listen_port = listen_port
         self._bridged: dict[Endpoint, Endpoint] = {}
 
@@ -387,12 +394,20 @@ class Relay:
             self._outbox.refuse(exchange, 437)
         elif number is None or number not in CHANNEL_NUMBERS or peer is None or peer.port == 0:
             self._outbox.refuse(exchange, 400)
-        elif (code := self._permissions.judge_channel(allocation, peer)) is not None:
+        elif (code := self._judge_channel(allocation, number, peer)) is not None:
             self._outbox.refuse(exchange, code)
-        elif number not in allocation.channels and len(allocation.channels) >= MAX_CHANNELS:
-            self._outbox.refuse(exchange, 508)
         else:
             self._bind(exchange, allocation, number, peer, now)
+
+    def _judge_channel(self, allocation: Allocation, number: int, peer: Endpoint) -> int | None:
+        """The error code for a peer that may have none, or for one channel too many."""
+        code = self._permissions.judge_channel(allocation, peer)
+        if code is not None or number in allocation.channels:
+            return code
+        if len(allocation.channels) >= MAX_CHANNELS:
+            return 508
+        present, limit = self._table.channels_of[allocation.user], self._channels_per_user
+        return 486 if limit is not None and present >= limit else None
 
     def _bind(
         self, exchange: Exchange, allocation: Allocation, number: int, peer: Endpoint, now: int

@@ -50,10 +50,15 @@ _NO_ROOM: Final = -1
 
 @dataclass(frozen=True, slots=True)
 class Quotas:
-    """How many allocations there may be at a time; None is no limit but the ports."""
+    """How many allocations there may be at a time; None is no limit but the ports.
+
+    `peers_per_user` limits the channels of all allocations of a user, those at rest included, and
+    likewise the permissions.
+    """
 
     per_user: int | None = None
     total: int | None = None
+    peers_per_user: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,11 +31,18 @@ class Permissions:
     """Who may send to whom without a channel."""
 
     def __init__(
-        self, table: RelayTable, outbox: Outbox, *, peers: PeerPolicy, entropy: Entropy
+        self,
+        table: RelayTable,
+        outbox: Outbox,
+        *,
+        peers: PeerPolicy,
+        per_user: int | None,
+        entropy: Entropy,
     ) -> None:
         self._table = table
         self._outbox = outbox
         self._peers = peers
+        self._per_user = per_user
         self._entropy = entropy
 
     def set_host_addresses(self, addresses: frozenset[IPAddress]) -> None:
@@ -55,7 +62,12 @@ class Permissions:
         if not all(self._peers.permits(peer.address) for peer in peers):
             return 403
         new = {peer.address for peer in peers} - allocation.permissions.keys()
-        return 508 if len(allocation.permissions) + len(new) > MAX_PERMISSIONS else None
+        if len(allocation.permissions) + len(new) > MAX_PERMISSIONS:
+            return 508
+        if not new or self._per_user is None:
+            return None
+        present = self._table.permissions_of[allocation.user]
+        return 486 if present + len(new) > self._per_user else None
 
     def install(self, allocation: Allocation, address: IPAddress, now: int) -> None:
         """Install the permission, or let it last anew."""

@@ -180,6 +180,10 @@ class RelayTable:
         self.by_port: dict[int, Allocation] = {}
         self.by_user: Counter[str] = Counter()
         """Ports that a user has, with those reserved."""
+        self.channels_of: Counter[str] = Counter()
+        """Channels that a user has, with those at rest."""
+        self.permissions_of: Counter[str] = Counter()
+        """Permissions that a user has."""
         self.reservations: dict[bytes, Reservation] = {}
         self.deadlines = Deadlines()
         self.bound_channels = 0
@@ -244,7 +248,7 @@ class RelayTable:
         allocation.is_gone = True
         del self.by_client[allocation.five_tuple]
         del self.by_port[allocation.port]
-        self._forget_use(allocation.user)
+        _take_one(self.by_user, allocation.user)
         return self.forget_all(allocation, [*allocation.channels.values()])
 
     def forget_all(self, allocation: Allocation, channels: list[Channel]) -> list[Channel]:
@@ -262,6 +266,7 @@ class RelayTable:
         if permission is None:
             permission = Permission(allocation, address, 0)
             allocation.permissions[address] = permission
+            self.permissions_of[allocation.user] += 1
         permission.until = now + PERMISSION_LIFETIME
         self.deadlines.schedule(permission)
         return is_new
@@ -270,6 +275,7 @@ class RelayTable:
         """Forget a permission."""
         permission.is_gone = True
         del permission.allocation.permissions[permission.address]
+        _take_one(self.permissions_of, permission.allocation.user)
 
     def reserve(self, reservation: Reservation) -> None:
         """Keep a port from others until it is claimed or time is up."""
@@ -284,12 +290,7 @@ class RelayTable:
             reservation.is_gone = True
             del self.reservations[reservation.token]
             self._reserved_ports.discard(reservation.port)
-            self._forget_use(reservation.user)
-
-    def _forget_use(self, user: str) -> None:
-        self.by_user[user] -= 1
-        if not self.by_user[user]:
-            del self.by_user[user]
+            _take_one(self.by_user, reservation.user)
 
     def bind(self, allocation: Allocation, number: int, peer: Endpoint, now: int) -> Channel | None:
         """Bind a channel or extend it. None if number or peer belong to another binding."""
@@ -298,6 +299,7 @@ class RelayTable:
             channel = Channel(allocation, number, peer, bound_until=0, is_bound=False)
             allocation.channels[number] = channel
             allocation.numbers[peer] = number
+            self.channels_of[allocation.user] += 1
         elif channel is None or channel.peer != peer:
             return None
         self.bound_channels += not channel.is_bound
@@ -317,6 +319,7 @@ class RelayTable:
         channel.is_gone = True
         del channel.allocation.channels[channel.number]
         del channel.allocation.numbers[channel.peer]
+        _take_one(self.channels_of, channel.allocation.user)
 
     def channel_from(self, port: int, peer: Endpoint) -> Channel | None:
         """The bound channel on which that peer's data goes to the client of that port."""
@@ -332,3 +335,9 @@ class RelayTable:
         allocation = self.by_client.get(five_tuple)
         channel = None if allocation is None else allocation.channels.get(number)
         return channel if channel is not None and channel.is_bound else None
+
+
+def _take_one(counts: Counter[str], user: str) -> None:
+    counts[user] -= 1
+    if not counts[user]:
+        del counts[user]

@@ -257,7 +257,7 @@ def test_peers_of_settings(
     assert run(["relay", *arguments, *options]) == 0
     (settings,) = told
     assert settings.peers.allows(Endpoint.of(peer, 53)) is allowed
-    assert settings.quotas == Quotas(per_user=64, total=None)
+    assert settings.quotas == Quotas(per_user=64, total=None, peers_per_user=4096)
 
 
 def test_hangup_reads_the_users_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from turn_relay_kit import CLIENT_4, CLIENT_6, SECRET, UNIX_NOW, Client, World, error_of
+from turn_relay_kit import CLIENT_4, CLIENT_6, PEER_4, SECRET, UNIX_NOW, Client, World, error_of
 
 from firezone import stun
 from firezone.model import Endpoint
@@ -165,6 +165,39 @@ class TestQuotas:
         assert error_of(client(world, 3).allocate()) == 486
         assert error_of(client(world, 4).allocate(token(value))) is None
         assert error_of(client(world, 5).allocate()) == 486
+
+    def test_channels_of_all_allocations_of_a_user(self) -> None:
+        world = World(quotas=Quotas(peers_per_user=2))
+        one, two = client(world, 0), client(world, 1)
+        for each, peer in ((one, PEER_4), (two, PEER_4)):
+            each.allocate()
+            assert error_of(each.bind(0x4000, peer)) is None
+        other = Endpoint(PEER_4.address, 9)
+        assert error_of(two.bind(0x4001, other)) == 486
+        assert error_of(two.bind(0x4000, PEER_4)) is None
+        stranger = client(world, 2, username=f"{UNIX_NOW + 60}:other")
+        stranger.allocate()
+        assert error_of(stranger.bind(0x4000, PEER_4)) is None
+        one.refresh(0)
+        assert error_of(two.bind(0x4001, other)) is None
+        world.wait(700)
+        assert not world.relay._table.channels_of
+        assert not world.relay._table.permissions_of
+
+    def test_permissions_of_all_allocations_of_a_user(self) -> None:
+        world = World(quotas=Quotas(peers_per_user=2))
+        one, two = client(world, 0), client(world, 1)
+        peers = [Endpoint.of(f"192.0.2.{n}", 1) for n in range(3)]
+        one.allocate()
+        two.allocate()
+        assert error_of(one.permit(*peers)) == 486
+        assert error_of(one.permit(peers[0])) is None
+        assert error_of(two.permit(*peers[:2])) == 486
+        assert error_of(two.permit(peers[1])) is None
+        assert error_of(two.bind(0x4000, peers[2])) == 486
+        assert error_of(one.permit(peers[0])) is None
+        world.wait(300)
+        assert error_of(two.permit(*peers[:2])) is None
 
     def test_of_all(self) -> None:
         world = World(quotas=Quotas(total=2))
