@@ -162,10 +162,6 @@ class Client(Role):
         self._events.append(Rebind())
         self._events.append(ReconnectPortal("network changed"))
 
-    def lose_family(self, now: int) -> None:
-        """With few connections, making them anew is faster than noticing which are dead."""
-        self.reset(now)
-
     # Outputs.
 
     def poll_timeout(self) -> Timeout | None:

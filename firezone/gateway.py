@@ -141,11 +141,6 @@ class Gateway(Role):
         self._events.append(Rebind())
         self._events.append(ReconnectPortal("network changed"))
 
-    def lose_family(self, now: int) -> None:
-        """Every session goes on: ICE notices the paths that are dead, and whose session has none
-        left is connected anew. Only the way to the portal may have gone, and that says nothing."""
-        self._events.append(ReconnectPortal("an address family is gone"))
-
     def handle_flow_missed(self, direction: Direction, slot: int, packet: bytes, now: int) -> None:
         """A packet whose flow is not decided: from a client (DOWN) or from the TUN (UP)."""
         if direction is Direction.DOWN:

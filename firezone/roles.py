@@ -189,9 +189,13 @@ class Role(ABC):
         self.node.handle_stream_closed(relay, now)
         self._drain_node()
 
-    @abstractmethod
-    def lose_family(self, now: int) -> None:
-        """IPv4 or IPv6 is gone from this host, the other is as it was."""
+    def lose_family(self) -> None:
+        """IPv4 or IPv6 is gone from this host, the other is as it was.
+
+        Every session goes on: ICE notices the paths that are dead. Only the way to the portal may
+        have gone, and that says nothing.
+        """
+        self._events.append(ReconnectPortal("an address family is gone"))
 
     def handle_timeout(self, now: int) -> None:
         self.node.handle_timeout(now)

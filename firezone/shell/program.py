@@ -407,7 +407,7 @@ class Program:
 
     def _handle_family_lost(self) -> None:
         self._log_progress("address_family_lost", {})
-        self._role.lose_family(boottime_ns())
+        self._role.lose_family()
         self._pump()
 
     async def _serve_health(self) -> asyncio.Server | None:

@@ -241,16 +241,18 @@ def test_reset_connects_anew_with_a_new_key():
     assert world.clock.run_until(lambda: request(3) in world.gateway.tun, 10 * SECOND)
 
 
-def test_a_gateway_that_loses_a_family_keeps_its_sessions():
+@pytest.mark.parametrize("who", ["client", "gateway"])
+def test_who_loses_a_family_keeps_its_sessions(who):
     world = connected(families=(4, 6))
-    key = world.gateway.role.node.public_key
+    peer = getattr(world, who)
+    key = peer.role.node.public_key
     installed = count_keypairs(world.client)
-    world.gateway.role.lose_family(world.clock.now)
-    world.gateway.pump()
+    peer.role.lose_family()
+    peer.pump()
     for n in range(1, 30):
         world.client.send_packet(request(n))
         world.clock.run_for(200 * MILLISECOND)
         assert request(n) in world.gateway.tun
-    assert world.gateway.role.node.public_key == key
+    assert peer.role.node.public_key == key
     assert not installed
     assert not world.client.events("connection_lost")
