@@ -52,6 +52,18 @@ table inet block {{
 UNBLOCK_RULES = "table inet block\ndelete table inet block\n"
 """Removes what `block_rules` added; fine if it was never there."""
 
+NO_ROUTE_RULES = """
+table inet no_route {
+  chain prerouting {
+    type filter hook prerouting priority filter;
+    ip daddr < 224.0.0.0 fib daddr oif missing reject with icmp net-unreachable
+  }
+}
+"""
+"""Say at once that there is no way to a destination. The kernel's own word for it is limited to five,
+and one more a second, for each sender; connectivity checks that lead nowhere use that up, and other
+programs wait for theirs in vain."""
+
 UDP_RULES = """
 table inet no_udp {
   chain forward {

@@ -105,7 +105,7 @@ class Network:
 
     def _make_router(self, host: str, rules: str) -> None:
         netns.set_sysctls(self.namespace(host), _ROUTER_PARAMETERS)
-        netns.load_rules(self.namespace(host), rules)
+        netns.load_rules(self.namespace(host), nat.NO_ROUTE_RULES + rules)
 
     def _add_default_routes(self, host: str, router: Addresses, families: frozenset[int]) -> None:
         defaults = (f"route add default via {a}" for a in router.addresses(families))
@@ -146,8 +146,7 @@ class Network:
 _ROUTER_PARAMETERS = {
     "net/ipv4/ip_forward": "1",
     "net/ipv6/conf/all/forwarding": "1",
-    # Else the connectivity checks, most of which lead nowhere, use up what the kernel grants each
-    # host of such answers in a second, and other programs wait for theirs in vain.
+    # For the same reason as NO_ROUTE_RULES.
     "net/ipv4/icmp_ratelimit": "0",
     "net/ipv6/icmp/ratelimit": "0",
 }
