@@ -60,9 +60,9 @@ table inet no_route {
   }
 }
 """
-"""Say at once that there is no way to a destination. The kernel's own word for it is limited to five,
-and one more a second, for each sender; connectivity checks that lead nowhere use that up, and other
-programs wait for theirs in vain."""
+"""Say at once that there is no way to a destination. The kernel's own word for it is limited to
+five, and one more a second, for each sender; connectivity checks that lead nowhere use that up, and
+other programs wait for theirs in vain."""
 
 UDP_RULES = """
 table inet no_udp {
