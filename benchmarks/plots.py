@@ -159,7 +159,7 @@ def _bars(axes: Axes, cases: Part, value: Callable[[dict[str, Any]], float]) -> 
             places, middles, width * 0.92, yerr=whiskers, label=name, color=COLOURS.get(name),
             error_kw={"elinewidth": 0.8, "ecolor": "#444444"},
         )  # fmt: skip
-    axes.set_xticks(range(len(cases)), list(cases))
+    axes.set_xticks(range(len(cases)), list(cases), fontsize=8)
     axes.margins(y=0.25)
     axes.legend(fontsize=7, frameon=False, ncols=3, loc="upper left")
 
