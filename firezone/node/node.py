@@ -529,28 +529,18 @@ class Node:
         if c.pair == pair:
             return
         c.pair, c.preliminary = pair, None
-        direct = self._is_direct(c, pair)
-        c.direct_retry.note_path(direct=direct, now=now)
+        c.direct_retry.note_path(direct=pair.is_direct, now=now)
         self._apply_path(c, now)
         if c.state is ConnectionState.CONNECTING:
             c.state = ConnectionState.CONNECTED
             c.touch(now)
-        c.paths.append(PathChange(now, direct, pair.local, pair.remote))
-        self._events.append(PathChosen(c.id, direct, pair.local, pair.remote))
+        c.paths.append(PathChange(now, pair.is_direct, pair.local, pair.remote))
+        self._events.append(PathChosen(c.id, pair.is_direct, pair.local, pair.remote))
         if c.fast_start is not None and not c.has_session:
             self._continue_fast(c, c.fast_start, now)
         else:
             self._rehandshake(c, now)
         self._establish(c, now)
-
-    def _is_direct(self, c: Connection, pair: Nominated) -> bool:
-        """Whether no end is a relay. A NAT may show us a relayed address of the peer's under
-        another port: then nobody has signalled it, and only its host tells what it is."""
-        if not pair.is_direct or pair.remote.kind is not CandidateKind.PEER_REFLEXIVE:
-            return pair.is_direct
-        host = pair.remote.address.address
-        relayed = [r.address.address for r in c.remotes if r.kind is CandidateKind.RELAYED]
-        return host not in relayed and not self.transport.relays.has_host(host)
 
     def _apply_path(self, c: Connection, now: int) -> None:
         way = c.way

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from firezone.durations import MILLISECOND
-from firezone.model import Endpoint, Entropy, IPAddress, RelayId
+from firezone.model import Endpoint, Entropy, RelayId
 from firezone.node.fallback import Fallback
 from firezone.turn import Allocation, RelayServer
 
@@ -129,11 +129,6 @@ class Relays:
             if trips:
                 measured[relay_id] = min(trips)
         return measured
-
-    def has_host(self, address: IPAddress) -> bool:
-        """Whether a relay of ours is at this address, under whatever port."""
-        known = (link.relay.server for link in self._links.values())
-        return any(s.address == address for server in known for s in server.sockets)
 
     def at(self, source: Endpoint) -> Allocation | None:
         """The allocation whose server sends from here."""

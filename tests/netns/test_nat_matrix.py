@@ -33,7 +33,11 @@ SPREAD = [
     for step in (5, 12)
     for number, client in enumerate(SITES)
 ]
-OTHERS = [pair for pair in SPREAD if pair not in TELLING]
+# Connection tracking gives a relayed address another port here, as the client's own flow to it has
+# the same addresses and ports. Then it looks like an address of the gateway's own: now and then the
+# client calls that relayed path a direct one.
+UNTOLD = [("restricted symmetric", "no UDP"), ("open symmetric", "no UDP")]
+OTHERS = [pair for pair in SPREAD if pair not in (*TELLING, *UNTOLD)]
 
 
 @pytest.mark.parametrize(("client", "gateway"), TELLING)

@@ -1,20 +1,17 @@
 """The small parts of the node."""
 
-import random
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from firezone.durations import MILLISECOND
 from firezone.ice import Candidate, CandidateKind
-from firezone.model import Endpoint, RelayId, Timeout
+from firezone.model import Endpoint, Timeout
 from firezone.node.candidates import in_signalling_order, optimistic
 from firezone.node.deadlines import Deadlines
 from firezone.node.in_flight import LIFETIME, InFlight
-from firezone.node.relays import Relay, Relays, nearest
+from firezone.node.relays import nearest
 from firezone.node.slots import NoSlotError, Slots
-from firezone.turn import RelayServer
 
 
 def test_slots_are_dense_and_never_nobody():
@@ -124,12 +121,3 @@ def test_of_many_relays_those_that_stand_out_are_left_out():
     assert relay_ids(a=10, b=11, c=16.9) == ["a", "b", "c"]
     assert relay_ids(a=10, b=11, c=17.1) == ["a", "b"]
     assert relay_ids(a=10, b=20, c=30, d=200) == ["a", "b", "c"]
-
-
-def test_relays_are_known_by_their_host() -> None:
-    relays = Relays(software="software", entropy=random.Random(1).randbytes)
-    relays.add(
-        Relay(RelayId("a"), RelayServer(Endpoint.parse("192.0.2.1:3478")), "user", "password"), 0
-    )
-    assert relays.has_host(Endpoint.parse("192.0.2.1:9").address)
-    assert not relays.has_host(Endpoint.parse("192.0.2.2:3478").address)
