@@ -208,7 +208,8 @@ class Agent:
             pair
             for pair in self._checklist
             if pair.state is CheckState.FAILED
-            and CandidateKind.RELAYED not in (pair.local.kind, pair.remote.kind)
+            and pair.local.is_direct
+            and pair.remote.is_direct
         ]
         for pair in failed:
             pair.revive(now)
@@ -299,7 +300,19 @@ class Agent:
             self._checklist.replace_remote(guess, candidate)
         else:
             self._remotes.add(candidate)
+        if candidate.kind is CandidateKind.RELAYED:
+            self._reconsider_guesses(candidate)
         self._checklist.form(self._locals, [candidate], now)
+
+    def _reconsider_guesses(self, relayed: Candidate) -> None:
+        """Peer-reflexive candidates on the host of a relay that the peer turns out to use."""
+        host = relayed.address.address
+        guesses = [c for c in self._remotes if c.kind is CandidateKind.PEER_REFLEXIVE]
+        for guess in guesses:
+            if guess.is_direct and guess.address.address == host:
+                found = guess.behind(relayed)
+                self._remotes.replace(guess, found)
+                self._checklist.replace_remote(guess, found)
 
     def _drop(self, candidate: Candidate, now: int) -> None:
         self._checklist.drop(candidate)
@@ -366,11 +379,21 @@ class Agent:
             if self._remotes.is_full or not is_usable(source):
                 self.counters["request from an unacceptable address"] += 1
                 return None
-            remote = Candidate.peer_reflexive(source, source, request.get(stun.PRIORITY) or 0)
+            remote = self._guess(source, request.get(stun.PRIORITY) or 0)
             self._remotes.add(remote)
         if self._checklist.pair_at(local.base, source) is None:
             self._checklist.form([local], [remote], now)
         return self._checklist.pair_at(local.base, source)
+
+    def _guess(self, source: Endpoint, priority: int) -> Candidate:
+        """What an address is that nobody has signalled.
+
+        A NAT in front of us may show a relayed address under another port: connection tracking
+        chooses one where two flows would look alike. It must not pass for a way around the relay.
+        """
+        guess = Candidate.peer_reflexive(source, source, priority)
+        relayed = self._remotes.best_on_host(source, CandidateKind.RELAYED)
+        return guess if relayed is None else guess.behind(relayed)
 
     def _note_request(self, pair: Pair, request: stun.Message, now: int) -> None:
         pair.trigger(now)

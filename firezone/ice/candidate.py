@@ -68,6 +68,8 @@ class Candidate:
     """For diagnosis only. Ours is always the unspecified address: the real one is private."""
     socket: Endpoint | None = None
     """Of a local relayed candidate: the address from which we talk to the relay."""
+    through_relay: bool = False
+    """Of a peer-reflexive candidate: its host is a relay of the peer's. No way leads around it."""
 
     @classmethod
     def host(cls, address: Endpoint) -> Candidate:
@@ -124,6 +126,15 @@ class Candidate:
     def family(self) -> int:
         """4 or 6."""
         return self.address.family
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether no relay stands behind this address."""
+        return self.kind is not CandidateKind.RELAYED and not self.through_relay
+
+    def behind(self, relayed: Candidate) -> Candidate:
+        """This peer-reflexive candidate, found to be on the host of a relayed one."""
+        return replace(self, priority=relayed.priority, through_relay=True)
 
     @property
     def peer_reflexive_priority(self) -> int:

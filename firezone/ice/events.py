@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from firezone.ice.candidate import Candidate, CandidateKind
+from firezone.ice.candidate import Candidate
 from firezone.ice.pair import CheckState, Tally
 from firezone.model import Endpoint
 
@@ -41,7 +41,7 @@ class Nominated:
     @property
     def is_direct(self) -> bool:
         """Whether no end is a relay."""
-        return CandidateKind.RELAYED not in (self.local.kind, self.remote.kind)
+        return self.local.is_direct and self.remote.is_direct
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,12 @@ class CandidatePool:
         matching = (c for c in self.live if c.address == address and (not kinds or c.kind in kinds))
         return max(matching, key=lambda c: c.priority, default=None)
 
+    def best_on_host(self, address: Endpoint, kind: CandidateKind) -> Candidate | None:
+        """The live candidate of this kind and of the highest priority, whatever its port is."""
+        host = address.address
+        matching = (c for c in self.live if c.address.address == host and c.kind is kind)
+        return max(matching, key=lambda c: c.priority, default=None)
+
     def invalidate(self, candidate: Candidate) -> Candidate | None:
         """Retire the live candidate that `candidate` names and return it, if there is one."""
         known = self.find(candidate)

@@ -80,6 +80,7 @@ def is_faster(a: Measured, b: Measured, *, share: int = 1) -> bool:
 
 def _kinds(pair: Measured) -> tuple[int, ...] | None:
     """The worse tier and the better one; None if an end is a relay."""
-    tiers = [_TIERS.get(candidate.kind) for candidate in (pair.local, pair.remote)]
-    known = [tier for tier in tiers if tier is not None]
-    return tuple(sorted(known, reverse=True)) if len(known) == 2 else None
+    ends = (pair.local, pair.remote)
+    if not all(end.is_direct for end in ends):
+        return None
+    return tuple(sorted((_TIERS[end.kind] for end in ends), reverse=True))

@@ -622,6 +622,55 @@ def test_a_peer_reflexive_candidate_lives_as_long_as_its_pair() -> None:
     assert agent.state is IceState.DISCONNECTED
 
 
+def test_a_relay_under_another_port_is_not_preferred_to_a_direct_path() -> None:
+    wire = Wire()
+    wire.nat |= {endpoint(RIGHT): endpoint("8.8.8.8:8"), endpoint(RIGHT_RELAY): shown_relay()}
+    wire.add(wire.right, host(RIGHT), srflx("8.8.8.8:8", RIGHT), relay(RIGHT_RELAY, RIGHT))
+    wire.add(wire.left, host(LEFT))
+    wire.run()
+    guessed = [c for c in wire.left.remote_candidates() if c.address == shown_relay()]
+    assert [c.kind for c in guessed] == [CandidateKind.PEER_REFLEXIVE]
+    assert wire.path(wire.left) == (LEFT, "8.8.8.8:8")
+    assert wire.nominations[wire.left][-1].is_direct
+
+
+@pytest.mark.parametrize("signalled_first", [True, False])
+def test_a_relay_under_another_port_is_relayed(signalled_first: bool) -> None:
+    agent = checking_agent(controlling=True)
+    relayed = relay(RIGHT_RELAY)
+    if signalled_first:
+        agent.add_remote_candidate(relayed, 0)
+    agent.handle_stun(endpoint(LEFT), shown_relay(), peer_request(controlling=False), 0)
+    if not signalled_first:
+        agent.add_remote_candidate(relayed, 0)
+    (way,) = [way for way in agent.ways() if way.remote.address == shown_relay()]
+    assert not way.is_direct
+    assert way.remote.priority == relayed.priority
+
+
+def test_it_is_forgotten_like_any_other_guess() -> None:
+    agent = checking_agent(controlling=True)
+    agent.add_remote_candidate(relay(RIGHT_RELAY), 0)
+    agent.handle_stun(endpoint(LEFT), shown_relay(), peer_request(controlling=False), 0)
+    while (timeout := agent.poll_timeout()) is not None:
+        drain(agent)
+        agent.handle_timeout(timeout.deadline)
+    assert shown_relay() not in [c.address for c in agent.remote_candidates()]
+
+
+def test_another_host_than_the_relay_is_no_relay() -> None:
+    agent = checking_agent(controlling=True)
+    agent.add_remote_candidate(relay(RIGHT_RELAY), 0)
+    agent.handle_stun(endpoint(LEFT), endpoint("7.7.7.7:7"), peer_request(controlling=False), 0)
+    (way,) = [way for way in agent.ways() if way.remote.address == endpoint("7.7.7.7:7")]
+    assert way.is_direct
+
+
+def shown_relay() -> Endpoint:
+    """The right side's relayed address, as a NAT in front of the left side may show it."""
+    return Endpoint(endpoint(RIGHT_RELAY).address, 45678)
+
+
 def test_made_up_source_addresses_do_not_pile_up() -> None:
     agent = checking_agent(controlling=False)
     for n in range(400):
