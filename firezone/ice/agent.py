@@ -207,9 +207,7 @@ class Agent:
         failed = [
             pair
             for pair in self._checklist
-            if pair.state is CheckState.FAILED
-            and pair.local.is_direct
-            and pair.remote.is_direct
+            if pair.state is CheckState.FAILED and pair.local.is_direct and pair.remote.is_direct
         ]
         for pair in failed:
             pair.revive(now)
