@@ -20,6 +20,7 @@ from firezone.durations import MINUTE, SECOND
 from firezone.errors import RemoteError
 from firezone.ice import Candidate
 from firezone.model import Endpoint, Entropy, Interface, IPAddress, RelayId, Timeout, Transmit
+from firezone.nat64 import Prefix
 from firezone.node import (
     ActivityOf,
     CandidateGathered,
@@ -187,6 +188,11 @@ class Role(ABC):
     def handle_stream_closed(self, relay: RelayId, now: int) -> None:
         """A stream could not be opened, or broke."""
         self.node.handle_stream_closed(relay, now)
+        self._drain_node()
+
+    def handle_nat64(self, prefix: Prefix | None, now: int) -> None:
+        """This network has IPv6 alone and translates IPv4 at that prefix; None: it does not."""
+        self.node.handle_nat64(prefix, now)
         self._drain_node()
 
     def lose_family(self) -> None:

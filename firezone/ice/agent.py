@@ -121,7 +121,7 @@ class Agent:
         Returns it for signalling if it is new to the agent or was invalidated before; None if it
         is redundant (RFC 8445 section 5.1.3) or unusable.
         """
-        if not is_usable(candidate.address) or candidate.family != candidate.base.family:
+        if not is_usable(candidate.address) or not candidate.has_fitting_base:
             self.counters["unusable local candidate"] += 1
             return None
         adopted = self._adopt(replace(candidate, ufrag=self._local.username))

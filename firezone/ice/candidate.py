@@ -137,6 +137,13 @@ class Candidate:
         return replace(self, priority=relayed.priority, through_relay=True)
 
     @property
+    def has_fitting_base(self) -> bool:
+        """Of our own. A NAT64 makes an IPv4 address of an IPv6 base, and nothing the reverse."""
+        if self.family == self.base.family:
+            return True
+        return self.kind is CandidateKind.SERVER_REFLEXIVE and self.base.family == 6
+
+    @property
     def peer_reflexive_priority(self) -> int:
         """The PRIORITY attribute of checks sent from this local candidate (RFC 8445 7.1.1)."""
         return priority_of(CandidateKind.PEER_REFLEXIVE, self.priority >> 8 & _MAX_LOCAL_PREFERENCE)

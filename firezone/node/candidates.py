@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from ipaddress import IPv4Address
 
 from firezone.ice import Candidate, CandidateKind
 from firezone.model import Endpoint
+from firezone.nat64 import Prefix
 from firezone.turn import CandidateAdded, CandidateInvalidated
 
 _MAX_OPTIMISTIC = 2
@@ -45,6 +48,16 @@ def optimistic(known: Iterable[Candidate], new: Candidate) -> Iterator[Candidate
     fresh = [g for g in dict.fromkeys(guesses) if g.family == 4 and g not in seen]
     for guess in fresh[:_MAX_OPTIMISTIC]:
         yield Candidate.server_reflexive(guess, guess)
+
+
+def translated(candidate: Candidate, nat64: Prefix | None) -> Iterator[Candidate]:
+    """As whom the network's NAT64 stands for a peer's IPv4 address."""
+    address = candidate.address.address
+    if nat64 is not None and isinstance(address, IPv4Address):
+        embedded = nat64.embed(address)
+        if embedded is not None:
+            there = Endpoint(embedded, candidate.address.port)
+            yield replace(candidate, address=there, base=there)
 
 
 def _of_kind(candidates: Iterable[Candidate], kind: CandidateKind) -> list[Candidate]:

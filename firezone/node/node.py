@@ -30,7 +30,8 @@ from firezone.commands import (
 from firezone.errors import LocalError
 from firezone.ice import Agent, Candidate, CandidateKind, Nominated, PathSilent, StateChanged
 from firezone.model import Endpoint, Entropy, RelayId, Timeout, Transmit, earliest
-from firezone.node.candidates import as_candidate, in_signalling_order, optimistic
+from firezone.nat64 import Prefix
+from firezone.node.candidates import as_candidate, in_signalling_order, optimistic, translated
 from firezone.node.connection import (
     Connection,
     ConnectionState,
@@ -138,6 +139,11 @@ class Node:
         """For the data plane."""
         return self._limiter.cookie_secret
 
+    @property
+    def nat64(self) -> Prefix | None:
+        """Where this network translates IPv4, if it has IPv6 alone."""
+        return self.transport.relays.nat64
+
     def slot_of(self, connection: str) -> int | None:
         """The data plane's slot of a connection, if there is one."""
         c = self._connections.get(connection)
@@ -192,7 +198,8 @@ class Node:
             return
         c.touch(now)
         c.agent.add_remote_candidate(candidate, now)
-        for guess in optimistic(c.remotes, candidate):
+        guesses = (*optimistic(c.remotes, candidate), *translated(candidate, self.nat64))
+        for guess in guesses:
             c.agent.add_remote_candidate(guess, now)
         if candidate.kind is not CandidateKind.HOST:
             self.transport.bind(c.relay, candidate.address, now)
@@ -203,13 +210,25 @@ class Node:
         c = self._connections.get(connection)
         if c is not None:
             c.forget_remote(candidate)
-            c.agent.invalidate_remote_candidate(candidate, now)
+            for gone in (candidate, *translated(candidate, self.nat64)):
+                c.agent.invalidate_remote_candidate(gone, now)
             c.touch(now)
             self._settle(c, now)
 
     def update_relays(self, remove: Iterable[RelayId], add: Iterable[Relay], now: int) -> None:
         """Take and drop relays as the portal says."""
         self.transport.update(remove, add, now)
+        self._settle_relays(now)
+        self._leave_lost_relays(now)
+
+    def handle_nat64(self, prefix: Prefix | None, now: int) -> None:
+        """This network has IPv6 alone and translates IPv4 at that prefix; None: it does not."""
+        self.transport.handle_nat64(prefix, now)
+        for c in tuple(self._connections.values()):
+            for remote in tuple(c.remotes):
+                for there in translated(remote, prefix):
+                    c.agent.add_remote_candidate(there, now)
+            self._settle(c, now)
         self._settle_relays(now)
         self._leave_lost_relays(now)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address
 from statistics import median
 
 from firezone.durations import MILLISECOND
 from firezone.model import Endpoint, Entropy, RelayId
+from firezone.nat64 import Prefix
 from firezone.node.fallback import Fallback
 from firezone.turn import Allocation, RelayServer
 
@@ -31,6 +33,8 @@ class Link:
     """One relay and our allocations on it: over UDP, and over a stream where UDP is blocked."""
 
     relay: Relay
+    server: RelayServer
+    """Where it is reached from this network, which may be through a NAT64."""
     fallback: Fallback
     udp: Allocation | None = None
     """None while UDP is known not to work; it is tried anew at `udp_retry_at`."""
@@ -40,6 +44,10 @@ class Link:
     @property
     def allocations(self) -> tuple[Allocation, ...]:
         return tuple(a for a in (self.udp, self.stream) if a is not None)
+
+    @property
+    def answers(self) -> bool:
+        return any(allocation.active_socket is not None for allocation in self.allocations)
 
 
 def nearest(round_trips: Mapping[RelayId, int]) -> list[RelayId]:
@@ -62,6 +70,8 @@ class Relays:
         self._software = software
         self._entropy = entropy
         self._links: dict[RelayId, Link] = {}
+        self.nat64: Prefix | None = None
+        """Where this network, which has IPv6 alone, translates to IPv4."""
 
     def __iter__(self) -> Iterator[tuple[RelayId, Allocation]]:
         """Every allocation, with its relay's id."""
@@ -91,8 +101,19 @@ class Relays:
 
     def add(self, relay: Relay, now: int) -> None:
         """Raises LocalError for credentials that STUN cannot bear."""
-        udp = self.allocate(relay, relay.server, now)
-        self._links[relay.id] = Link(relay, Fallback(now), udp)
+        server = self.reached_at(relay)
+        udp = self.allocate(relay, server, now)
+        self._links[relay.id] = Link(relay, server, Fallback(now), udp)
+
+    def reached_at(self, relay: Relay) -> RelayServer:
+        """Where a relay is reached now: its IPv6 address is better than what a NAT64 makes up."""
+        v4 = relay.server.ipv4
+        if self.nat64 is None or v4 is None or relay.server.ipv6 is not None:
+            return relay.server
+        address = self.nat64.embed(IPv4Address(v4.address))
+        if address is None:
+            return relay.server
+        return RelayServer(ipv6=Endpoint(address, v4.port), is_translated=True)
 
     def allocate(
         self, relay: Relay, server: RelayServer, now: int, *, over_stream: bool = False

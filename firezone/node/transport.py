@@ -15,6 +15,7 @@ from firezone.commands import CloseChannel, Command, OpenChannel, Path
 from firezone.errors import LocalError
 from firezone.ice import Nominated
 from firezone.model import Endpoint, Entropy, RelayId, Timeout, Transmit, earliest
+from firezone.nat64 import Prefix
 from firezone.node.events import StreamEvent, StreamUnwanted, StreamWanted
 from firezone.node.fallback import UDP_RETRY, Step
 from firezone.node.relays import Link, Relay, Relays
@@ -154,6 +155,15 @@ class Transport:
                 self.counters["relay with unusable credentials"] += 1
         self.relays.refresh(named, now)
 
+    def handle_nat64(self, prefix: Prefix | None, now: int) -> None:
+        """IPv4 is reached through a NAT64 at this prefix, or without one. A relay that answers
+        stays where it is reached."""
+        self.relays.nat64 = prefix
+        for relay_id, link in self.relays.links():
+            if link.server != self.relays.reached_at(link.relay) and not link.answers:
+                self._drop(relay_id)
+                self.relays.add(link.relay, now)
+
     def probe(self, now: int) -> None:
         """See which relays are still there: no path works at the moment."""
         for _, allocation in self.relays:
@@ -243,7 +253,7 @@ class Transport:
         if link.fallback.is_hopeless or (udp_answers and not link.fallback.is_in_use):
             return NO_RESPONSE
         if now >= link.udp_retry_at:
-            link.udp = self.relays.allocate(link.relay, link.relay.server, now)
+            link.udp = self.relays.allocate(link.relay, link.server, now)
         return None
 
     def _tend_udp(self, relay_id: RelayId, link: Link, udp: Allocation, now: int) -> str | None:
@@ -257,7 +267,7 @@ class Transport:
         return None
 
     def _want_stream(self, relay_id: RelayId, link: Link) -> None:
-        wanted = StreamWanted(relay_id, link.relay.server.sockets, link.fallback.kind)
+        wanted = StreamWanted(relay_id, link.server.sockets, link.fallback.kind)
         self._streams.append(wanted)
 
     def _leave_stream(self, relay_id: RelayId, link: Link, now: int) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from enum import Enum, auto
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 from firezone.durations import MILLISECOND
 from firezone.model import Endpoint, IPAddress, Transmit
+from firezone.nat64 import Prefix
 from firezone.sim.clock import Clock
 
 Handler = Callable[[Endpoint, Endpoint, bytes], None]
@@ -67,6 +68,14 @@ class Nat:
             return None
         return self._in[destination]
 
+    def reached_at(self, destination: Endpoint) -> Endpoint:
+        """Where what is sent to `destination` goes."""
+        return destination
+
+    def seen_as(self, source: Endpoint) -> Endpoint:
+        """Where what a public address sent seems to come from."""
+        return source
+
     def _distinguished(self, destination: Endpoint) -> Endpoint | IPAddress | None:
         """What of a destination has a port of its own."""
         match self.kind:
@@ -76,6 +85,28 @@ class Nat:
                 return destination.address
             case NatKind.SYMMETRIC:
                 return destination
+
+
+class Nat64(Nat):
+    """Before a network that has IPv6 alone: translates what is sent to its prefix, drops others."""
+
+    def __init__(self, kind: NatKind, prefix: Prefix, public: IPv4Address) -> None:
+        super().__init__(kind)
+        self._public = {6: public}
+        self._prefix = prefix
+
+    def outbound(self, source: Endpoint, destination: Endpoint) -> Endpoint | None:
+        return super().outbound(source, destination) if destination.family == 4 else None
+
+    def reached_at(self, destination: Endpoint) -> Endpoint:
+        address = destination.address
+        inner = self._prefix.extract(address) if isinstance(address, IPv6Address) else None
+        return destination if inner is None else Endpoint(inner, destination.port)
+
+    def seen_as(self, source: Endpoint) -> Endpoint:
+        address = source.address
+        outer = self._prefix.embed(address) if isinstance(address, IPv4Address) else None
+        return source if outer is None else Endpoint(outer, source.port)
 
 
 class Host:
@@ -137,7 +168,10 @@ class Network:
         if stream is not None:
             self.clock.at(self.clock.now + self.latency, lambda: stream(payload))
             return
-        public = host.nat.outbound(source, destination) if host.nat else source
+        public: Endpoint | None = source
+        if host.nat is not None:
+            destination = host.nat.reached_at(destination)
+            public = host.nat.outbound(source, destination)
         if public is None or self.blocked(public, destination):
             self.counters["blocked"] += 1
             return
@@ -155,7 +189,7 @@ class Network:
         if local is None:
             self.counters["filtered by a NAT"] += 1
             return
-        host.handler(local, source, payload)
+        host.handler(local, host.nat.seen_as(source) if host.nat else source, payload)
 
     def _hand_over(self, host: Host, source: Endpoint, payload: bytes) -> None:
         if host.handler is not None:

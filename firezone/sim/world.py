@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from firezone.client import Client
 from firezone.durations import SECOND
 from firezone.gateway import Gateway
 from firezone.model import Endpoint, IPAddress, RelayId
+from firezone.nat64 import Prefix
 from firezone.roles import Role
 from firezone.sim.clock import Clock
 from firezone.sim.entropy import SeededEntropy
-from firezone.sim.network import Host, Nat, NatKind, Network
+from firezone.sim.network import Host, Nat, Nat64, NatKind, Network
 from firezone.sim.peers import Peer, RelayHost
 from firezone.sim.portal import Portal, Resource
 
@@ -30,6 +31,7 @@ class World:
         gateway_nat: NatKind | None = NatKind.ENDPOINT_INDEPENDENT,
         relays: int = 2,
         families: tuple[int, ...] = (4,),
+        client_nat64: Prefix | None = None,
     ) -> None:
         self.entropy = SeededEntropy(seed)
         self.clock = Clock()
@@ -38,9 +40,13 @@ class World:
         self.portal = Portal(self.clock, self.relays)
         self.portal.resources = {r.id: r for r in (RESOURCE, RESOURCE_V6)}
         self._gateway_host = self._make_host(gateway_nat, "198.51.100", "2001:db8:2", families)
-        self._client_host = self._make_host(client_nat, "192.0.2", "2001:db8:1", families)
+        if client_nat64 is None:
+            self._client_host = self._make_host(client_nat, "192.0.2", "2001:db8:1", families)
+        else:
+            self._client_host = self._make_nat64_host(client_nat, client_nat64)
         self.gateway = self._start(Gateway, self._gateway_host)
         self.client = self._start(Client, self._client_host)
+        self.client.role.handle_nat64(client_nat64, self.clock.now)
         self.portal.join_gateway(self.gateway)
         self.portal.join_client(self.client)
         self.clock.run_for(1 * SECOND)
@@ -76,6 +82,11 @@ class World:
             return Host(self.network, *public)
         private = _addresses("10.0." + ipv4.split(".")[0], "fd" + ipv6[2:], 2, families)
         return Host(self.network, *private, nat=Nat(kind, *public))
+
+    def _make_nat64_host(self, kind: NatKind | None, prefix: Prefix) -> Host:
+        """In a network that has IPv6 alone."""
+        nat = Nat64(kind or NatKind.ENDPOINT_INDEPENDENT, prefix, IPv4Address("192.0.2.1"))
+        return Host(self.network, IPv6Address("fd00:db8:1::2"), nat=nat)
 
 
 def _addresses(ipv4: str, ipv6: str, host: int, families: tuple[int, ...]) -> list[IPAddress]:

@@ -369,12 +369,16 @@ class Allocation:
         mapped = response.get(stun.XOR_MAPPED_ADDRESS)
         if _is_candidate(local) and not self.over_stream:
             self._set_candidate(CandidateAdded("host", local, base=local))
-            if mapped is not None and mapped.family == local.family and _is_candidate(mapped):
+            if mapped is not None and self._may_map(local, mapped):
                 self._set_candidate(CandidateAdded("srflx", mapped, base=local))
         if self._active is None and self.credentials is not None:
             self._active = request.destination
             self._keepalive_at = now + KEEPALIVE_INTERVAL
             self._send(self._requests.allocate(), now)
+
+    def _may_map(self, local: Endpoint, mapped: Endpoint) -> bool:
+        same_family = mapped.family == local.family
+        return _is_candidate(mapped) and (same_family or self.server.is_translated)
 
     def _handle_allocated(self, response: Message, now: int) -> None:
         lifetime = response.get(stun.LIFETIME)

@@ -19,6 +19,8 @@ class RelayServer:
 
     ipv4: Endpoint | None = None
     ipv6: Endpoint | None = None
+    is_translated: bool = False
+    """Whether a NAT64 is on the way, so that we speak IPv6 and the relay sees IPv4."""
 
     @property
     def sockets(self) -> tuple[Endpoint, ...]:

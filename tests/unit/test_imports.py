@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2] / "firezone"
 LEVELS = [
     {"_ext"},
     {"errors", "durations"},
-    {"model", "aead"},
+    {"model", "aead", "nat64"},
     {"commands"},
     {"stun"},
     {"noise", "ice", "turn", "xdp"},

@@ -343,13 +343,20 @@ def test_a_known_local_candidate_is_not_new() -> None:
 
 @pytest.mark.parametrize(
     "candidate",
-    [host("0.0.0.0:1"), host("10.0.0.1:0"), srflx("9.9.9.9:9", "[::1]:1"), host("224.0.0.1:1")],
+    [host("0.0.0.0:1"), host("10.0.0.1:0"), srflx("[::9]:9", "10.0.0.1:1"), host("224.0.0.1:1")],
     ids=str,
 )
 def test_unusable_local_candidates_are_refused(candidate: Candidate) -> None:
     agent = make_agent(True)
     assert agent.add_local_candidate(candidate, 0) is None
     assert agent.counters["unusable local candidate"] == 1
+
+
+def test_a_nat64_gives_an_ipv6_base_an_ipv4_address() -> None:
+    agent = make_agent(True)
+    adopted = agent.add_local_candidate(srflx("9.9.9.9:9", "[2001:db8::1]:1"), 0)
+    assert adopted is not None
+    assert adopted.base.family == 6
 
 
 def test_unsuitable_remote_candidates_are_dropped() -> None:
