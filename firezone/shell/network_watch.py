@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from ipaddress import ip_address
 
@@ -33,12 +33,19 @@ Sources = dict[int, tuple[int, IPAddress]]
 class NetworkWatch:
     """Calls `on_move`, or `on_family_lost`, on the running loop, until it is closed.
 
-    Raises OSError.
+    Before both, and also at first and when a family comes along, it calls `on_families` with those
+    that lead to the internet. Raises OSError.
     """
 
-    def __init__(self, on_move: Callable[[], None], on_family_lost: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        on_move: Callable[[], None],
+        on_family_lost: Callable[[], None],
+        on_families: Callable[[Collection[int]], None],
+    ) -> None:
         self._on_move = on_move
         self._on_family_lost = on_family_lost
+        self._on_families = on_families
         self._netlink = RtNetlink()
         self._before = outward_sources(self._netlink.owners())
         self._timer: asyncio.TimerHandle | None = None
@@ -50,6 +57,7 @@ class NetworkWatch:
         )
         self._news.bind((0, _GROUPS))
         self._loop.add_reader(self._news, self._handle_news)
+        on_families(self._before.keys())
 
     def close(self) -> None:
         self._loop.remove_reader(self._news)
@@ -92,7 +100,10 @@ class NetworkWatch:
 
     def _compare(self, after: Sources, owners: Mapping[IPAddress, int]) -> None:
         before, self._before = self._before, after
-        if has_moved(before, after, owners):
+        moved = has_moved(before, after, owners)
+        if moved or before.keys() != after.keys():
+            self._on_families(after.keys())
+        if moved:
             self._on_move()
         elif before.keys() - after.keys():
             self._on_family_lost()
@@ -108,6 +119,15 @@ def has_moved(before: Sources, after: Sources, owners: Mapping[IPAddress, int]) 
         if after[family][0] != interface or owners.get(address) != interface:
             return True
     return False
+
+
+def outward_families() -> Collection[int]:
+    """The families that lead to the internet, past the tunnel. Raises OSError."""
+    netlink = RtNetlink()
+    try:
+        return outward_sources(netlink.owners()).keys()
+    finally:
+        netlink.close()
 
 
 def outward_sources(owners: Mapping[IPAddress, int]) -> Sources:

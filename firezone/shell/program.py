@@ -23,6 +23,7 @@ from firezone import commands
 from firezone.durations import MILLISECOND, SECOND
 from firezone.errors import FirezoneError, LocalError
 from firezone.model import Endpoint, RelayId
+from firezone.nat64 import Prefix
 from firezone.node import StreamUnwanted, StreamWanted
 from firezone.phoenix import Channel, Failed, Hiccup, Inbound, Joined, LoginUrl
 from firezone.roles import ConfigureTun, Progress, Rebind, ReconnectPortal, Role, TellPortal
@@ -30,6 +31,7 @@ from firezone.shell.clock import boottime_ns, unix_ns
 from firezone.shell.dataplane import Dataplane
 from firezone.shell.health import HealthAddress, start_health
 from firezone.shell.introspection import Introspection, PortalWatch
+from firezone.shell.nat64 import PrefixDiscovery
 from firezone.shell.netlink import NetlinkError, TunnelRoutes
 from firezone.shell.network_watch import NetworkWatch
 from firezone.shell.offload import ALL, Offloads, describe
@@ -121,6 +123,7 @@ class Program:
             unix_now=unix_ns(),
             now=self._started,
         )
+        self._discovery = PrefixDiscovery(self._handle_nat64)
         self._portal = self._make_link(url)
         self._introspection = Introspection(
             role=self._role,
@@ -152,6 +155,7 @@ class Program:
             await self._say_goodbye()
         finally:
             self._portal.close()
+            self._discovery.close()
             if moves is not None:
                 moves.close()
             if link is not None:
@@ -396,7 +400,9 @@ class Program:
     def _watch_network(self) -> NetworkWatch | None:
         """None where the kernel does not tell."""
         try:
-            return NetworkWatch(self._handle_move, self._handle_family_lost)
+            return NetworkWatch(
+                self._handle_move, self._handle_family_lost, self._discovery.handle_network
+            )
         except OSError as error:
             logger.warning("changes of network go unnoticed", extra={"error": str(error)})
             return None
@@ -404,6 +410,11 @@ class Program:
     def _handle_move(self) -> None:
         self._log_progress("network_changed", {})
         self.reset()
+
+    def _handle_nat64(self, prefix: Prefix | None) -> None:
+        self._log_progress("nat64", {"prefix": None if prefix is None else str(prefix)})
+        self._role.handle_nat64(prefix, boottime_ns())
+        self._pump()
 
     def _handle_family_lost(self) -> None:
         self._log_progress("address_family_lost", {})

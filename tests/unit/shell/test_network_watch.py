@@ -86,8 +86,11 @@ class Bench:
         self.losses: list[float] = []
         monkeypatch.setattr(asyncio, "get_running_loop", lambda: self.loop)
         monkeypatch.setattr(network_watch, "outward_sources", self._look)
+        self.families: list[list[int]] = []
         self.watch = NetworkWatch(
-            lambda: self.moves.append(self.loop.now), lambda: self.losses.append(self.loop.now)
+            lambda: self.moves.append(self.loop.now),
+            lambda: self.losses.append(self.loop.now),
+            lambda families: self.families.append(sorted(families)),
         )
         monkeypatch.setattr(self.watch._netlink, "owners", self._owners)
 
@@ -147,3 +150,19 @@ def test_a_family_that_goes_away_is_no_move(bench):
     bench.news()
     bench.loop.run_until(2)
     assert (bench.moves, bench.losses) == ([], [pytest.approx(1.1)])
+
+
+def test_it_tells_the_families_at_first_and_when_they_or_the_network_change(bench):
+    def families_after(sources):
+        bench.families.clear()
+        bench.sources = sources
+        bench.news()
+        bench.loop.run_until(bench.loop.now + 2)
+        return bench.families
+
+    assert bench.families == [[4]]
+    assert families_after(AT_HOME) == []
+    assert families_after(BOTH) == [[4, 6]]
+    assert families_after({6: BOTH[6]}) == [[6]]
+    assert families_after({6: (CABLE, NEW6)}) == [[6]]
+    assert len(bench.moves) == len(bench.losses) == 1
