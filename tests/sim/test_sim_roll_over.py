@@ -5,6 +5,7 @@ from packets import udp
 
 from firezone.commands import InstallKeypair
 from firezone.durations import MILLISECOND, MINUTE, SECOND
+from firezone.noise import RateLimiter
 from firezone.sim import NatKind, World
 from firezone.sim.portal import CLIENT_ADDRESSES
 from firezone.sim.world import RESOURCE
@@ -110,12 +111,11 @@ def test_a_gateway_that_restarted_with_the_same_key_is_found_by_a_handshake():
     """The connection is the same one to the client: only a new session heals it."""
     world = connected()
     world.clock.run_for(30 * SECOND)
-    old = world.gateway.role.node.static
+    old = world.gateway.role.node.handshakes.static
     world.restart_gateway()
-    world.gateway.role.node.static = old
-    world.gateway.role.node._limiter = type(world.gateway.role.node._limiter)(
-        old.public, world.entropy, now=world.clock.now
-    )
+    handshakes = world.gateway.role.node.handshakes
+    handshakes.static = old
+    handshakes.limiter = RateLimiter(old.public, world.entropy, now=world.clock.now)
     world.gateway.dataplane = world.gateway._make_dataplane()
     world.clock.run_for(100 * MILLISECOND)
     start = world.clock.now

@@ -73,7 +73,7 @@ def test_packets_wait_until_there_is_a_relay():
 
 def test_a_full_data_plane_is_told_of_once(caplog):
     world = World()
-    world.gateway.role.node._slots = Slots(1)
+    world.gateway.role.node._directory.slots = Slots(1)
     with caplog.at_level(logging.WARNING):
         for n in range(10):
             world.client.send_packet(request(n))
@@ -81,7 +81,7 @@ def test_a_full_data_plane_is_told_of_once(caplog):
     assert world.gateway.role.counters["no room for a peer"] > 2
     assert [r.message for r in caplog.records] == ["no room for another peer"]
     assert world.gateway.role.node.slot_of(CLIENT_ID) is None
-    world.gateway.role.node._slots = Slots()
+    world.gateway.role.node._directory.slots = Slots()
     assert passes(world, request(99)), "room comes back"
 
 

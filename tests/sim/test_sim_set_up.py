@@ -85,35 +85,35 @@ def test_data_flows_over_the_relay_first_and_directly_later():
 def drops_until_nominated(world):
     """A peer that takes handshakes only once ICE has nominated."""
     node = world.gateway.role.node
-    take = node._handle_handshake
+    take = node.handshakes.handle_message
     dropped = []
 
     def handle(arrival, now):
         if all(c.pair is not None for c in node.connections()):
-            take(arrival, now)
-        else:
-            dropped.append(arrival)
+            return take(arrival, now)
+        dropped.append(arrival)
+        return None
 
-    node._handle_handshake = handle
+    node.handshakes.handle_message = handle
     return dropped
 
 
 def keeps_until_nominated(world):
     """A peer that takes handshakes at once, but answers only once ICE has nominated, and answers
     nothing twice."""
-    node = world.gateway.role.node
-    node._answer_again = lambda arrival, now: False
-    node._adopt_preliminary = lambda c, way, now: None
-    drain = node._drain_tunnel
+    handshakes = world.gateway.role.node.handshakes
+    handshakes._answer_again = lambda arrival, now: False
+    handshakes._adopt_preliminary = lambda c, way, now: None
+    drain = handshakes.drain
     kept = []
 
-    def drain_tunnel(c, arrival, now):
+    def drain_later(c, arrival, now):
         if c.pair is None:
             kept.append(c)
         else:
             drain(c, None, now)
 
-    node._drain_tunnel = drain_tunnel
+    handshakes.drain = drain_later
     return kept
 
 
