@@ -203,6 +203,12 @@ class Role(ABC):
         """
         self._events.append(ReconnectPortal("an address family is gone"))
 
+    def set_host_addresses(self, addresses: Iterable[Endpoint], now: int) -> None:
+        """Where this host can be reached by those around it, the best first. To be told anew after
+        `reset`."""
+        self.node.set_host_addresses(addresses, now)
+        self._drain_node()
+
     def handle_timeout(self, now: int) -> None:
         self.node.handle_timeout(now)
         self._drain_node()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from firezone.ice.candidate import Candidate, CandidateKind
@@ -117,14 +118,23 @@ class Checklist:
             existing.upgrade(local, remote, self.controlling)
 
     def _limit(self) -> None:
-        """Drop the worst pair of too many, but a failed one first and a working one last."""
+        """Drop a pair of too many: a failed one first and a working one last, else the worst of the
+        most frequent kinds, so that many addresses of two hosts leave the relays their place."""
         if len(self._pairs) > MAX_PAIRS:
-            self.remove(min(self, key=_worth))
+            crowds = Counter(_kinds(pair) for pair in self)
+            self.remove(min(self, key=lambda pair: _worth(pair, crowds)))
 
     def _forget(self, checks: Iterable[Check]) -> None:
         for check in checks:
             self._checks.pop(check.transaction_id, None)
 
 
-def _worth(pair: Pair) -> tuple[bool, bool, int]:
-    return pair.state is CheckState.SUCCEEDED, pair.is_viable, pair.priority
+def _kinds(pair: Pair) -> tuple[CandidateKind, CandidateKind]:
+    return pair.local.kind, pair.remote.kind
+
+
+def _worth(
+    pair: Pair, crowds: Counter[tuple[CandidateKind, CandidateKind]]
+) -> tuple[bool, bool, int, int]:
+    works = pair.state is CheckState.SUCCEEDED
+    return works, pair.is_viable, -crowds[_kinds(pair)], pair.priority

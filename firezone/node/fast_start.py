@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from firezone.durations import MILLISECOND, SECOND
-from firezone.ice import Nominated
+from firezone.ice import CandidateKind, Nominated
 from firezone.model import Endpoint, Timeout
 
 GAPS = tuple(n * MILLISECOND for n in (50, 50, 50, 100, 200, 400, 800, 1600))
@@ -32,6 +32,9 @@ MAX_REPEATS = (MAX_RELAYED + MAX_DIRECT) * (len(GAPS) + 1)
 
 Way = tuple[Endpoint, Endpoint]
 """Our base and the peer's address."""
+_Lane = tuple[Endpoint | int, Endpoint | int]
+"""Of what our host's addresses of a family lead to, and what leads to the peer's, one way is tried.
+The best of them are those that face the internet; a dozen others must not keep out all the rest."""
 T = TypeVar("T")
 _MAC2_SIZE = 16
 
@@ -43,6 +46,7 @@ class FastStart:
     began_at: int
     tried: dict[Way, bool] = field(default_factory=dict)
     """And whether they are direct."""
+    lanes: set[_Lane] = field(default_factory=set)
     repeats: int = 0
 
     def take_due(self, pairs: Iterable[Nominated], now: int) -> list[Way]:
@@ -52,8 +56,9 @@ class FastStart:
             way = pair.local.base, pair.remote.address
             if way in self.tried:
                 known.append(way)
-            elif self._admits(pair.is_direct):
+            elif self._admits(pair):
                 self.tried[way] = pair.is_direct
+                self.lanes.add(_lane(pair))
                 fresh.append(way)
         due = self._next_at()
         if due is None or now < due:
@@ -72,12 +77,22 @@ class FastStart:
         """Whether the initiation is not repeated any more."""
         return self.repeats >= len(GAPS)
 
-    def _admits(self, direct: bool) -> bool:
+    def _admits(self, pair: Nominated) -> bool:
+        if _lane(pair) in self.lanes:
+            return False
+        direct = pair.is_direct
         tried = sum(is_direct is direct for is_direct in self.tried.values())
         return tried < (MAX_DIRECT if direct else MAX_RELAYED)
 
     def _next_at(self) -> int | None:
         return None if self.is_over else self.began_at + sum(GAPS[: self.repeats + 1])
+
+
+def _lane(pair: Nominated) -> _Lane:
+    local, remote = pair.local, pair.remote
+    ours = local.base if local.kind is CandidateKind.RELAYED else local.family
+    theirs = remote.family if remote.kind is CandidateKind.HOST else remote.address
+    return ours, theirs
 
 
 @dataclass(slots=True)

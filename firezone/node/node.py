@@ -220,6 +220,13 @@ class Node:
         self._settle_relays(now)
         self._leave_lost_relays(now)
 
+    def set_host_addresses(self, addresses: Iterable[Endpoint], now: int) -> None:
+        """Where this host can be reached by those around it, the best first, until told anew or
+        `reset`. A few at most; what relays see of us counts beside them."""
+        self._candidates.set_hosts(addresses, self.connections(), now)
+        for c in self.connections():
+            self._deadlines.set(c.id, Timeout(now, "host addresses"))
+
     def send_packet(self, slot: int, packet: bytes, now: int) -> None:
         """Seal an inner packet to a peer, past the flow table. It waits for the connection to be
         established; if the data plane has no session left, it hands the packet back."""
@@ -242,6 +249,7 @@ class Node:
         self._drain_relay_commands()
         while self.transport.poll_event() is not None:
             pass
+        self._candidates.reset()
         self.handshakes.reset(now)
 
     def handle_wall_clock(self, unix_now: int, now: int) -> None:

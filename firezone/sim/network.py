@@ -117,12 +117,28 @@ class Host:
         self.nat = nat
         self.handler: Handler | None = None
         self.addresses: dict[int, IPAddress] = {a.version: a for a in addresses}
+        self.more: list[IPAddress] = []
+        """Those on other links than the one to the internet."""
+        self.neighbours: dict[tuple[IPAddress, IPAddress], Host] = {}
+        """Who is reached directly between an address of ours and one of theirs."""
         network.attach(self)
+
+    def link(self, own: IPAddress, other: Host, address: IPAddress) -> None:
+        """Share a link with another host, past all NATs."""
+        for one, mine, peer, theirs in ((self, own, other, address), (other, address, self, own)):
+            one.more.append(mine)
+            one.neighbours[mine, theirs] = peer
+
+    def unlink(self, own: IPAddress) -> None:
+        """Lose an address, and whoever was reached from it."""
+        self.more.remove(own)
+        self.neighbours = {pair: host for pair, host in self.neighbours.items() if pair[0] != own}
 
     def send(self, transmit: Transmit, port: int) -> None:
         """Send from `port`, and from the source's address if there is one."""
         source = transmit.source
-        if source is None or source.address not in self.addresses.values():
+        own = (*self.addresses.values(), *self.more)
+        if source is None or source.address not in own:
             address = self.addresses.get(transmit.destination.family)
             if address is None:
                 self.network.counters["no address of the family"] += 1
@@ -148,7 +164,8 @@ class Network:
         number = 1 + len(self._streams)
         near, far = Endpoint(LOOPBACK, number), Endpoint(FAR_END, number)
         self._streams[near] = lambda payload: self._deliver(far, relay, payload)
-        self._streams[far] = lambda payload: self._hand_over(host, near, payload)
+        back = Endpoint(LOOPBACK, near.port)
+        self._streams[far] = lambda payload: self._hand_over(host, back, near, payload)
         return near
 
     def close_stream(self, near: Endpoint) -> None:
@@ -167,6 +184,12 @@ class Network:
         stream = self._streams.get(destination)
         if stream is not None:
             self.clock.at(self.clock.now + self.latency, lambda: stream(payload))
+            return
+        neighbour = host.neighbours.get((source.address, destination.address))
+        if neighbour is not None:
+            self.counters["sent"] += 1
+            arrive = self.clock.now + self.latency
+            self.clock.at(arrive, lambda: self._hand_over(neighbour, destination, source, payload))
             return
         public: Endpoint | None = source
         if host.nat is not None:
@@ -191,6 +214,6 @@ class Network:
             return
         host.handler(local, host.nat.seen_as(source) if host.nat else source, payload)
 
-    def _hand_over(self, host: Host, source: Endpoint, payload: bytes) -> None:
+    def _hand_over(self, host: Host, local: Endpoint, source: Endpoint, payload: bytes) -> None:
         if host.handler is not None:
-            host.handler(Endpoint(LOOPBACK, source.port), source, payload)
+            host.handler(local, source, payload)

@@ -57,6 +57,11 @@ class Peer:
         self.role.handle_message(message, self.clock.now)
         self.pump()
 
+    def find_host_addresses(self) -> None:
+        """Look at the interfaces, as the programs do from the start and after each change."""
+        self._tell_host_addresses()
+        self.pump()
+
     def events(self, name: str) -> list[Progress]:
         """What the role reported under that name."""
         return [p for p in self.progress if p.event == name]
@@ -127,10 +132,15 @@ class Peer:
             case Rebind():
                 self.port += 1
                 self.dataplane = self._make_dataplane()
+                self._tell_host_addresses()
             case StreamWanted():
                 self.clock.at(self.clock.now + 2 * self.host.network.latency, self._answer(event))
             case StreamUnwanted(relay):
                 self.cut_stream(relay)
+
+    def _tell_host_addresses(self) -> None:
+        found = [Endpoint(a, self.port) for a in (*self.host.addresses.values(), *self.host.more)]
+        self.role.set_host_addresses(found, self.clock.now)
 
     def cut_stream(self, relay: RelayId) -> bool:
         """Whether there was one."""

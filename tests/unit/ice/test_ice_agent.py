@@ -391,6 +391,23 @@ def test_the_number_of_pairs_is_bounded() -> None:
     assert any(pair.nominated for pair in pairs)
 
 
+def test_many_hosts_at_both_ends_leave_the_other_kinds_their_pairs() -> None:
+    agent = make_agent(True)
+    agent.add_local_candidate(relay(LEFT_RELAY, LEFT), 0)
+    for n in range(20):
+        agent.add_local_candidate(host(f"10.1.0.{n}:1"), 0)
+    agent.add_remote_candidate(relay(RIGHT_RELAY, RIGHT), 0)
+    agent.add_remote_candidate(srflx("8.8.8.8:1009", RIGHT), 0)
+    for n in range(20):
+        agent.add_remote_candidate(host(f"10.2.0.{n}:2"), 0)
+    pairs = agent.pairs()
+    kinds = {(pair.local.kind, pair.remote.kind) for pair in pairs}
+    assert len(pairs) == 100
+    assert len(kinds) == 6
+    best = pairs[0]
+    assert (best.local, best.remote) == (agent.local_candidates()[1], host("10.2.0.0:2"))
+
+
 def test_the_number_of_remote_candidates_is_bounded() -> None:
     agent = make_agent(True)
     for n in range(300):

@@ -33,6 +33,7 @@ from firezone.node import (
     Relay,
 )
 from firezone.node.connection import WAITING_PACKETS
+from firezone.node.local_candidates import MAX_HOST_ADDRESSES
 from firezone.noise import StaticKeypair, Tunnel
 from firezone.noise.cookie import HANDSHAKES_PER_SECOND
 from firezone.turn import RelayServer
@@ -208,6 +209,69 @@ def test_what_was_sent_twice_tells_no_round_trip() -> None:
     assert allocation.has_allocation
     assert allocation.round_trip == 0  # of Allocate, which was sent once
     assert bench.node.transport.relays.round_trips() == {RELAY.id: 0}
+
+
+# Addresses of the host itself.
+
+
+LAN, LAN6 = Endpoint.parse("10.7.0.5:52625"), Endpoint.parse("[fd07::5]:52625")
+
+
+def test_new_connections_and_old_ones_get_the_hosts_addresses() -> None:
+    bench = asked()
+    bench.events.clear()
+    bench.node.set_host_addresses([LAN, LAN6], bench.now)
+    bench.node.upsert_connection(
+        "other", keys(StaticKeypair.generate(random.Random(1).randbytes)), bench.now
+    )
+    bench.drain()
+    of = {"peer": [], "other": []}
+    for event in bench.of(CandidateGathered):
+        of[event.connection].append(event.candidate.address)
+    assert of == {"peer": [LAN, LAN6], "other": [LAN6, LOCAL, LAN, MAPPED, RELAYED]}
+
+
+def test_an_address_that_the_relay_saw_is_signalled_once() -> None:
+    bench = asked()
+    before = gathered(bench)
+    bench.node.set_host_addresses([LOCAL], bench.now)
+    bench.drain()
+    assert gathered(bench) == before
+
+
+def test_an_address_that_goes_is_withdrawn_unless_the_relay_sees_it() -> None:
+    bench = asked()
+    bench.node.set_host_addresses([LOCAL, LAN, LAN6], bench.now)
+    bench.node.set_host_addresses([LAN6], bench.now)
+    bench.drain()
+    assert [e.candidate.address for e in bench.of(CandidateWithdrawn)] == [LAN]
+    (c,) = bench.node.connections()
+    hosts = [x.address for x in c.agent.local_candidates() if x.kind is HOST]
+    assert hosts == [LOCAL, LAN6]
+
+
+def test_an_address_that_returns_is_signalled_as_it_was() -> None:
+    bench = asked()
+    for addresses in ([LAN], [], [LAN]):
+        bench.node.set_host_addresses(addresses, bench.now)
+    bench.drain()
+    first, again = [e.candidate for e in bench.of(CandidateGathered) if e.candidate.address == LAN]
+    assert first == again
+
+
+def test_the_hosts_addresses_are_few_and_gone_with_a_reset() -> None:
+    bench = asked()
+    many = [Endpoint.parse(f"10.7.0.{n}:52625") for n in range(20)]
+    bench.events.clear()
+    bench.node.set_host_addresses(many, bench.now)
+    bench.drain()
+    assert gathered(bench) == [(HOST, address) for address in many[:MAX_HOST_ADDRESSES]]
+    bench.node.reset(bench.now)
+    bench.with_relay()
+    bench.events.clear()
+    bench.node.upsert_connection("peer", keys(), bench.now)
+    bench.drain()
+    assert gathered(bench) == [(HOST, LOCAL), (SRFLX, MAPPED), (RELAYED_KIND, RELAYED)]
 
 
 def test_a_reset_leaves_nothing() -> None:

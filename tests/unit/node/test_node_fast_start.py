@@ -40,11 +40,15 @@ ELSEWHERE = Endpoint.parse("203.0.113.99:9")
 
 
 def relayed_pair(n: int) -> Nominated:
-    return Nominated(Candidate.relayed(RELAYED), host(f"192.0.2.{n}:1"))
+    return Nominated(Candidate.relayed(RELAYED), reflexive(f"192.0.2.{n}:1"))
 
 
 def direct_pair(n: int) -> Nominated:
-    return Nominated(Candidate.host(LOCAL), host(f"192.0.2.{n}:1"))
+    return Nominated(Candidate.host(LOCAL), reflexive(f"192.0.2.{n}:1"))
+
+
+def reflexive(text: str) -> Candidate:
+    return Candidate.server_reflexive(Endpoint.parse(text), Endpoint.parse(text))
 
 
 # The schedule.
@@ -74,6 +78,23 @@ def test_ways_are_few_and_direct_ones_take_no_room_of_the_others() -> None:
     fast = FastStart(0)
     pairs = [direct_pair(n) for n in range(20)] + [relayed_pair(n) for n in range(20)]
     assert len(fast.take_due(pairs, 0)) == MAX_DIRECT + MAX_RELAYED
+    assert fast.take_due(pairs, 1) == []
+
+
+def test_the_best_of_many_addresses_of_two_hosts_take_part() -> None:
+    fast = FastStart(0)
+    ours = [host(f"10.1.0.{n}:1") for n in range(8)] + [host("[2001:db8::1]:1")]
+    theirs = [host(f"10.2.0.{n}:1") for n in range(8)] + [host("[2001:db8::2]:1")]
+    theirs.append(reflexive("192.0.2.1:1"))
+    pairs = [Nominated(o, t) for o in ours for t in theirs if o.family == t.family]
+    pairs += [Nominated(Candidate.relayed(RELAYED), t) for t in theirs if t.family == 4]
+    assert fast.take_due(pairs, 0) == [
+        (ours[0].base, theirs[0].address),
+        (ours[0].base, Endpoint.parse("192.0.2.1:1")),
+        (ours[8].base, theirs[8].address),
+        (RELAYED, theirs[0].address),
+        (RELAYED, Endpoint.parse("192.0.2.1:1")),
+    ]
     assert fast.take_due(pairs, 1) == []
 
 
