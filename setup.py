@@ -28,7 +28,12 @@ KERNELS: dict[str, list[str]] = {
     "lanes": [],
     "pipeline": [],
     "loops": [],
-    "relay": ["ext/c/relay_table.c", "ext/c/relay_forward.c"],
+    "relay": [
+        "ext/c/relay_table.c",
+        "ext/c/relay_answers.c",
+        "ext/c/relay_forward.c",
+        "ext/c/blake2s.c",
+    ],
 }
 
 DIRECTIVES = {

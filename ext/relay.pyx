@@ -10,6 +10,7 @@ from posix.unistd cimport close
 from firezone._ext.atomics cimport (
     load_acquire_pointer,
     load_relaxed_u64,
+    store_relaxed_u8,
     store_relaxed_u32,
     store_release_pointer,
 )
@@ -231,6 +232,46 @@ cdef class Forwarder:
         _retire(&self.retired, &permit.block)
         return True
 
+    def answer_strangers(
+        self, bytes binding not None, bytes challenge not None, bytes nonce_key not None
+    ):
+        cdef relay_answers* answers = self.tables.answers
+        if len(nonce_key) != RELAY_NONCE_KEY:
+            raise ValueError(f"a key for nonces has {RELAY_NONCE_KEY} bytes")
+        if any(self.workers[i].running for i in range(self.count)):
+            raise ValueError("the forwarder runs already")
+        _prologue(&answers.of[<int>RELAY_BINDING], binding)
+        _prologue(&answers.of[<int>RELAY_CHALLENGE], challenge)
+        memcpy(answers.nonce_key, <const char*>nonce_key, RELAY_NONCE_KEY)
+        answers.is_set = True
+
+    def defer(self, int family, int port, bint is_deferred):
+        if family not in (4, 6) or not 0 < port <= 0xFFFF:
+            raise ValueError("no family and port")
+        store_relaxed_u8(&self.tables.answers.deferred[family == 6][port], is_deferred)
+
+    def answer(
+        self,
+        bytes request not None,
+        tuple client not None,
+        tuple local not None,
+        int64_t now,
+    ):
+        cdef relay_key key
+        cdef relay_kind kind
+        cdef uint8_t out[RELAY_ANSWER]
+        cdef const char* data = request
+        cdef uint32_t size
+        _key(&key, client, local, local[2])
+        size = relay_answer(
+            self.tables.answers, &key, <const uint8_t*>data, <uint32_t>len(request),
+            <uint64_t>(now // 1_000_000_000), out, &kind,
+        )
+        return out[:size] if size else None
+
+    def answered(self):
+        return (self._answered(RELAY_BINDING), self._answered(RELAY_CHALLENGE))
+
     def settle(self, int64_t timeout=100_000_000):
         cdef EpochMark mark
         cdef timespec nap
@@ -290,6 +331,12 @@ cdef class Forwarder:
         for i in range(self.count):
             _drops(found, &self.workers[i].path)
         return {reason: count for reason, count in found.items() if count}
+
+    cdef uint64_t _answered(self, relay_kind kind):
+        cdef uint64_t total = 0
+        for i in range(self.count):
+            total += load_relaxed_u64(&self.workers[i].path.answered[<int>kind])
+        return total
 
     cdef tuple _traffic(self, int direction):
         cdef const relay_counts* counts
@@ -516,6 +563,14 @@ cdef void _free_owner(relay_node* node) noexcept nogil:
     free(node.owner)
 
 
+cdef int _prologue(relay_prologue* prologue, bytes data) except -1:
+    if not 20 <= len(data) <= RELAY_PROLOGUE:
+        raise ValueError(f"an answer begins with 20 to {RELAY_PROLOGUE} bytes")
+    prologue.size = <uint32_t>len(data)
+    memcpy(prologue.bytes, <const char*>data, prologue.size)
+    return 0
+
+
 cdef int _permit_key(relay_key* key, int family, bytes address, int port) except -1:
     _key(key, (family, address, 1), None, port)
     key.port = 0
@@ -544,6 +599,7 @@ cdef int _key(relay_key* key, tuple remote, tuple local, int number) except -1:
 
 
 cdef int _drops(found, const relay_worker* w) except -1:
+    found["control_overflow"] += load_relaxed_u64(&w.unanswered)
     found["unbound_channel"] += load_relaxed_u64(&w.counts[RELAY_TO_PEER].unbound)
     found["unbound_peer"] += load_relaxed_u64(&w.counts[RELAY_TO_CLIENT].unbound)
     found["truncated"] += load_relaxed_u64(&w.counts[RELAY_TO_PEER].malformed)

@@ -5,6 +5,7 @@
 #include <netinet/udp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "atomics.h"
 
@@ -34,19 +35,27 @@ typedef struct {
 } buffer;
 
 static void receive_all(relay_worker *w, relay_socket *s, uint32_t count);
-static void from_client(relay_worker *w, const buffer *b, const relay_key *key);
+static void from_client(relay_worker *w, const relay_socket *s, const buffer *b,
+                        const relay_key *key);
 static void from_peer(relay_worker *w, const relay_socket *s, const buffer *b,
                       const relay_key *key);
 static void append(relay_worker *w, relay_channel *c, uint8_t *data, uint32_t size, uint8_t ecn);
 static void flush(relay_worker *w);
+static int reply(relay_worker *w, const relay_socket *s, const relay_key *key, const uint8_t *data,
+                 uint32_t size);
+static void send_replies(relay_worker *w, const relay_socket *s);
 
 static inline void add(uint64_t *counter, uint64_t amount) {
     store_relaxed_u64(counter, *counter + amount);
 }
 
+/* Buffers of one read. */
+static inline uint32_t room(const relay_worker *w) {
+    return w->merged ? RELAY_FEW_BUFFERS : RELAY_BUFFERS;
+}
+
 int relay_read(relay_worker *w, relay_socket *s) {
-    unsigned room = w->merged ? RELAY_FEW_BUFFERS : RELAY_BUFFERS;
-    int count = recvmmsg(s->fd, w->incoming, room, MSG_DONTWAIT, NULL);
+    int count = recvmmsg(s->fd, w->incoming, room(w), MSG_DONTWAIT, NULL);
     if (count < 0) {
         if (errno == EAGAIN || errno == EINTR)
             return 0;
@@ -108,6 +117,8 @@ static void receive_all(relay_worker *w, relay_socket *s, uint32_t count) {
     uint64_t bytes = 0;
     w->direction = s->listens ? RELAY_TO_PEER : RELAY_TO_CLIENT;
     w->last_key.family = 0;
+    w->replies_left = w->carried && count == room(w) ? RELAY_FEW_REPLIES : UINT32_MAX;
+    w->carried = s->listens ? 0 : w->carried;
     for (uint32_t i = 0; i < count; i++) {
         struct mmsghdr *m = &w->incoming[i];
         buffer b = {w->buffers[i].iov_base, m->msg_len, m->msg_len, 0};
@@ -116,12 +127,13 @@ static void receive_all(relay_worker *w, relay_socket *s, uint32_t count) {
         read_control(&m->msg_hdr, &key, &b);
         bytes += b.size;
         if (s->listens)
-            from_client(w, &b, &key);
+            from_client(w, s, &b, &key);
         else
             from_peer(w, s, &b, &key);
         expect(w, i);
     }
     flush(w);
+    send_replies(w, s);
     if (count != 0)
         w->merged = bytes / count > LARGE;
 }
@@ -169,7 +181,8 @@ static int is_stun(const uint8_t *data, uint32_t size) {
     return size >= STUN_HEADER && data[0] < 4 && memcmp(data + 4, cookie, 4) == 0;
 }
 
-static void from_client(relay_worker *w, const buffer *b, const relay_key *key) {
+static void from_client(relay_worker *w, const relay_socket *s, const buffer *b,
+                        const relay_key *key) {
     relay_counts *counts = &w->counts[RELAY_TO_PEER];
     relay_key whole = *key;
     uint32_t size;
@@ -179,10 +192,10 @@ static void from_client(relay_worker *w, const buffer *b, const relay_key *key) 
         uint8_t *data = b->data + at;
         size = b->size - at < b->stride ? b->size - at : b->stride;
         if (data[0] < 0x40 || data[0] >= 0x80) {
-            if (is_stun(data, size) && key->port != 0)
-                w->control(w, key, data, size);
-            else
+            if (!is_stun(data, size) || key->port == 0)
                 add(&w->no_protocol, 1);
+            else if (!reply(w, s, key, data, size))
+                w->control(w, key, data, size);
             continue;
         }
         uint32_t length = size < HEADER ? size : (uint32_t)(data[2] << 8 | data[3]);
@@ -196,6 +209,7 @@ static void from_client(relay_worker *w, const buffer *b, const relay_key *key) 
             add(&counts->unbound, 1);
         else
             append(w, channel, data + HEADER, length, b->ecn);
+        w->carried |= channel != NULL;
     }
 }
 
@@ -270,6 +284,34 @@ static size_t put(uint8_t *control, int level, int type, const void *data, size_
     return CMSG_SPACE(size);
 }
 
+/* The address that a client sends to, as the one that it is sent from. */
+static size_t put_source(uint8_t *control, const relay_key *client) {
+    struct in_pktinfo v4 = {0};
+    struct in6_pktinfo v6 = {0};
+    if (client->family == 4) {
+        memcpy(&v4.ipi_spec_dst, client->local, 4);
+        return put(control, IPPROTO_IP, IP_PKTINFO, &v4, sizeof(v4));
+    }
+    memcpy(&v6.ipi6_addr, client->local, 16);
+    return put(control, IPPROTO_IPV6, IPV6_PKTINFO, &v6, sizeof(v6));
+}
+
+static void compose_name(relay_name *name, uint8_t family, const uint8_t *address, uint16_t port) {
+    struct sockaddr_in *v4 = (struct sockaddr_in *)&name->address;
+    memset(name, 0, sizeof(*name));
+    if (family == 4) {
+        v4->sin_family = AF_INET;
+        v4->sin_port = htons(port);
+        memcpy(&v4->sin_addr, address, 4);
+        name->size = sizeof(*v4);
+    } else {
+        name->address.sin6_family = AF_INET6;
+        name->address.sin6_port = htons(port);
+        memcpy(&name->address.sin6_addr, address, 16);
+        name->size = sizeof(name->address);
+    }
+}
+
 static void compose(const relay_worker *w, struct msghdr *m, uint8_t *control, const relay_run *r,
                     struct iovec *vectors) {
     const relay_channel *c = r->channel;
@@ -304,9 +346,9 @@ static void count_sent(relay_worker *w, const relay_run *r) {
     add(&counts->sends, 1);
 }
 
-static void count_failed(relay_worker *w, uint32_t packets, int error) {
+static void count_failed(relay_worker *w, int direction, uint32_t packets, int error) {
     error = error > 0 && error < RELAY_ERRNOS ? error : 0;
-    add(&w->counts[w->direction].failed[error], packets);
+    add(&w->counts[direction].failed[error], packets);
 }
 
 /* A run that the kernel would not cut up, datagram by datagram. */
@@ -321,7 +363,7 @@ static void send_apart(relay_worker *w, const relay_run *whole) {
         one.payload = (uint32_t)vectors[one.vectors - 1].iov_len;
         compose(w, &message, control, &one, vectors);
         if (sendmsg(sender(w, one.channel)->fd, &message, MSG_DONTWAIT) < 0)
-            count_failed(w, 1, errno);
+            count_failed(w, w->direction, 1, errno);
         else
             count_sent(w, &one);
     }
@@ -332,7 +374,7 @@ static void send_apart(relay_worker *w, const relay_run *whole) {
 static void on_failure(relay_worker *w, relay_run *r, int error) {
     int is_mtu = error == EINVAL || error == EMSGSIZE;
     if (r->count == 1 || !(is_mtu || error == EIO)) {
-        count_failed(w, r->count, error);
+        count_failed(w, w->direction, r->count, error);
         return;
     }
     if (is_mtu) {
@@ -378,37 +420,66 @@ static void flush(relay_worker *w) {
     w->runs = 0;
 }
 
-/* Channels and sockets */
+/* Replies */
 
-static void compose_name(relay_name *name, uint8_t family, const uint8_t *address, uint16_t port) {
-    struct sockaddr_in *v4 = (struct sockaddr_in *)&name->address;
-    memset(name, 0, sizeof(*name));
-    if (family == 4) {
-        v4->sin_family = AF_INET;
-        v4->sin_port = htons(port);
-        memcpy(&v4->sin_addr, address, 4);
-        name->size = sizeof(*v4);
-    } else {
-        name->address.sin6_family = AF_INET6;
-        name->address.sin6_port = htons(port);
-        memcpy(&name->address.sin6_addr, address, 16);
-        name->size = sizeof(name->address);
-    }
+static uint64_t boottime_seconds(void) {
+    struct timespec t = {0, 0};
+    clock_gettime(CLOCK_BOOTTIME, &t);
+    return (uint64_t)t.tv_sec;
 }
+
+/* Whether the request needs nothing of Python. A full read says that more waits: if that may be
+ * data, a flood gets no more than a part of the time. */
+static int reply(relay_worker *w, const relay_socket *s, const relay_key *key, const uint8_t *data,
+                 uint32_t size) {
+    relay_reply *r = &w->reply[w->replies];
+    relay_kind kind;
+    uint32_t length =
+        relay_answer(w->tables->answers, key, data, size, boottime_seconds(), r->data, &kind);
+    if (length == 0)
+        return 0;
+    if (w->replies_left == 0) {
+        add(&w->unanswered, 1);
+        return 1;
+    }
+    w->replies_left--;
+    compose_name(&r->to, key->family, key->remote, key->port);
+    r->payload = (struct iovec){r->data, length};
+    w->replying[w->replies].msg_hdr = (struct msghdr){
+        .msg_name = &r->to.address,
+        .msg_namelen = r->to.size,
+        .msg_iov = &r->payload,
+        .msg_iovlen = 1,
+        .msg_control = r->control,
+        .msg_controllen = put_source(r->control, key),
+    };
+    add(&w->answered[kind], 1);
+    if (++w->replies == RELAY_REPLIES)
+        send_replies(w, s);
+    return 1;
+}
+
+static void send_replies(relay_worker *w, const relay_socket *s) {
+    for (uint32_t done = 0; done < w->replies;) {
+        int sent = sendmmsg(s->fd, w->replying + done, w->replies - done, MSG_DONTWAIT);
+        if (sent < 0 && errno == EINTR)
+            continue;
+        if (sent < 0) { /* the first one */
+            count_failed(w, RELAY_TO_CLIENT, 1, errno);
+            sent = 1;
+        }
+        done += (uint32_t)sent;
+    }
+    w->replies = 0;
+}
+
+/* Channels and sockets */
 
 void relay_channel_compose(relay_channel *c) {
     const relay_key *client = &c->forward.key, *peer = &c->back.key;
-    struct in_pktinfo v4 = {0};
-    struct in6_pktinfo v6 = {0};
     compose_name(&c->client, client->family, client->remote, client->port);
     compose_name(&c->peer, peer->family, peer->remote, peer->port);
-    if (client->family == 4) {
-        memcpy(&v4.ipi_spec_dst, client->local, 4);
-        c->source_size = put(c->source, IPPROTO_IP, IP_PKTINFO, &v4, sizeof(v4));
-    } else {
-        memcpy(&v6.ipi6_addr, client->local, 16);
-        c->source_size = put(c->source, IPPROTO_IPV6, IPV6_PKTINFO, &v6, sizeof(v6));
-    }
+    c->source_size = (uint32_t)put_source(c->source, client);
     c->header[0] = (uint8_t)(client->number >> 8);
     c->header[1] = (uint8_t)client->number;
     c->forward.owner = c->back.owner = c;
@@ -439,7 +510,8 @@ int relay_knows_gso(int fd) {
 int relay_tables_init(relay_tables *t, const uint64_t secret[2]) {
     memset(t, 0, sizeof(*t));
     return relay_table_init(&t->forward, secret) < 0 || relay_table_init(&t->back, secret) < 0 ||
-                   relay_table_init(&t->permits, secret) < 0
+                   relay_table_init(&t->permits, secret) < 0 ||
+                   (t->answers = calloc(1, sizeof(*t->answers))) == NULL
                ? -1
                : 0;
 }
@@ -448,6 +520,9 @@ void relay_tables_free(relay_tables *t) {
     relay_table_free(&t->forward);
     relay_table_free(&t->back);
     relay_table_free(&t->permits);
+    if (t->answers != NULL)
+        wipe(t->answers->nonce_key, sizeof(t->answers->nonce_key));
+    free(t->answers);
 }
 
 int relay_worker_init(relay_worker *w, const relay_tables *tables) {
@@ -461,9 +536,11 @@ int relay_worker_init(relay_worker *w, const relay_tables *tables) {
     w->buffers = calloc(RELAY_BUFFERS, sizeof(*w->buffers));
     w->names = calloc(RELAY_BUFFERS, sizeof(*w->names));
     w->incoming_control = calloc(RELAY_BUFFERS, RELAY_CONTROL);
+    w->reply = calloc(RELAY_REPLIES, sizeof(*w->reply));
+    w->replying = calloc(RELAY_REPLIES, sizeof(*w->replying));
     w->arena = malloc((size_t)RELAY_BUFFERS * STRIDE);
     if (!w->run || !w->vectors || !w->outgoing || !w->outgoing_control || !w->incoming ||
-        !w->buffers || !w->names || !w->incoming_control || !w->arena)
+        !w->buffers || !w->names || !w->incoming_control || !w->reply || !w->replying || !w->arena)
         return -1;
     for (uint32_t i = 0; i < RELAY_BUFFERS; i++) {
         w->buffers[i] = (struct iovec){w->arena + (size_t)i * STRIDE, 0x10000};
@@ -481,5 +558,7 @@ void relay_worker_free(relay_worker *w) {
     free(w->buffers);
     free(w->names);
     free(w->incoming_control);
+    free(w->reply);
+    free(w->replying);
     free(w->arena);
 }

@@ -13,6 +13,7 @@
 #include <stdint.h>
 #include <sys/socket.h>
 
+#include "relay_answers.h"
 #include "relay_table.h"
 
 enum {
@@ -23,6 +24,8 @@ enum {
     RELAY_RUNS = 256,
     RELAY_SEGMENTS = 64,     /* of a run: UDP_MAX_SEGMENTS of all kernels */
     RELAY_CONTROL = 128,     /* bytes of ancillary data per message */
+    RELAY_REPLIES = 64,      /* that leave together */
+    RELAY_FEW_REPLIES = 32,  /* of one read, where data waits behind them */
     RELAY_ERRNOS = 136
 };
 
@@ -82,9 +85,17 @@ typedef struct relay_run {
     uint8_t headers[2][4]; /* of datagrams of that size, and of the shorter one */
 } relay_run;
 
+/* Answers to strangers that wait to be sent, from the socket that the requests came to. */
+typedef struct relay_reply {
+    relay_name to;
+    struct iovec payload;
+    uint8_t control[40]; /* the address that was asked */
+    uint8_t data[RELAY_ANSWER];
+} relay_reply;
+
 typedef struct relay_worker relay_worker;
 
-/* A STUN message on a listening socket; or, if `direction` is RELAY_TO_CLIENT, data of a permitted
+/* A STUN message on a listening socket that was not answered already; or, if `direction` is RELAY_TO_CLIENT, data of a permitted
  * peer without a channel. The key has its addresses, and with the latter the allocation's port. */
 typedef void (*relay_control)(relay_worker *w, const relay_key *from, const uint8_t *data,
                               uint32_t size);
@@ -92,6 +103,7 @@ typedef void (*relay_control)(relay_worker *w, const relay_key *from, const uint
 /* What all workers read and one other thread writes. */
 typedef struct relay_tables {
     relay_table forward, back, permits;
+    relay_answers *answers;
 } relay_tables;
 
 /* A thread's own. Nothing in it is shared but the counts, which others may read. */
@@ -106,7 +118,13 @@ struct relay_worker {
     relay_counts counts[2];
     uint64_t no_protocol; /* from clients, neither STUN nor ChannelData */
     uint64_t receive_errors;
+    uint64_t answered[RELAY_ANSWER_KINDS];
+    uint64_t unanswered; /* strangers' requests that were more than there was time for */
 
+    uint32_t replies, replies_left; /* that wait, and that this read may still give */
+    int carried;                    /* clients' last read had data of channels */
+    relay_reply *reply;
+    struct mmsghdr *replying;
     relay_key last_key; /* of this read's last lookup */
     relay_channel *last_channel;
     uint32_t runs;

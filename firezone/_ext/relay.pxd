@@ -25,6 +25,27 @@ cdef extern from "relay_table.h" nogil:
     void relay_table_remove(relay_table*, relay_node*, relay_block**) noexcept
     void relay_table_each(const relay_table*, void (*)(relay_node*) noexcept) noexcept
 
+cdef extern from "relay_answers.h" nogil:
+    enum:
+        RELAY_PROLOGUE
+        RELAY_ANSWER
+        RELAY_NONCE_KEY
+    ctypedef enum relay_kind:
+        RELAY_BINDING
+        RELAY_CHALLENGE
+    ctypedef struct relay_prologue:
+        uint32_t size
+        uint8_t bytes[1]
+    ctypedef struct relay_answers:
+        relay_prologue of[1]
+        uint8_t nonce_key[1]
+        uint8_t is_set
+        uint8_t deferred[2][65536]
+    uint32_t relay_answer(
+        const relay_answers*, const relay_key*, const uint8_t*, uint32_t, uint64_t, uint8_t*,
+        relay_kind*
+    ) noexcept
+
 cdef extern from "relay_forward.h" nogil:
     enum:
         RELAY_TO_PEER
@@ -61,6 +82,7 @@ cdef extern from "relay_forward.h" nogil:
         relay_table forward
         relay_table back
         relay_table permits
+        relay_answers* answers
     ctypedef struct relay_worker:
         void (*control)(
             relay_worker*, const relay_key*, const uint8_t*, uint32_t
@@ -72,6 +94,8 @@ cdef extern from "relay_forward.h" nogil:
         relay_counts counts[2]
         uint64_t no_protocol
         uint64_t receive_errors
+        uint64_t answered[1]
+        uint64_t unanswered
     int relay_tables_init(relay_tables*, const uint64_t*) noexcept
     void relay_tables_free(relay_tables*) noexcept
     int relay_worker_init(relay_worker*, const relay_tables*) noexcept
@@ -107,6 +131,7 @@ cdef class Forwarder:
     cdef Epoch epoch
     cdef tuple _rings
     cdef int _gro
+    cdef uint64_t _answered(self, relay_kind kind)
     cdef tuple _traffic(self, int direction)
     cdef Worker* _worker(self, int number) except NULL
     cdef relay_socket* _socket(self, int family, int port) except? NULL

@@ -71,6 +71,22 @@ class Forwarder:
     def forbid(self, family: int, address: bytes, port: int) -> bool:
         """Stop. False if it was not permitted."""
 
+    def answer_strangers(self, binding: bytes, challenge: bytes, nonce_key: bytes) -> None:
+        """From now on let the workers answer Binding, and Allocate without credentials.
+
+        The first two are what each answer begins with: a header, whose transaction id does not
+        matter, and attributes, of at most 1088 bytes. Call it before `run`; `answered` counts.
+        """
+
+    def defer(self, family: int, port: int, is_deferred: bool) -> None:
+        """Whether clients of that port get their answers through the ring all the same."""
+
+    def answer(self, request: bytes, client: _Address, local: _Address, now: int) -> bytes | None:
+        """What a worker would answer to a request that is sent to `local`, None if nothing."""
+
+    def answered(self) -> tuple[int, int]:
+        """Answers that workers gave by themselves: to Binding, and to Allocate."""
+
     def settle(self, timeout: int = 100_000_000) -> bool:
         """Wait until no loop uses anything that was removed, at most `timeout` nanoseconds.
 

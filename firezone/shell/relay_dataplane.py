@@ -1,9 +1,10 @@
 """Runs a relay role on sockets: threads for data, asyncio for everything else.
 
 The threads, or workers, forward what arrives on bound channels, in both directions, in compiled
-code without the GIL (`ext/relay.pyx`). STUN messages come up through a bounded ring of each worker,
-announced by an eventfd, and so does what permitted peers send without a channel: a flood of either
-makes the ring overflow and delays no data of channels. What cannot be sent at once is dropped, as
+code without the GIL (`ext/relay.pyx`); and they answer what strangers ask. All other STUN messages
+come up through a bounded ring of each worker, announced by an eventfd, and so does what permitted
+peers send without a channel: a flood of either makes the ring overflow and delays no data of
+channels. What cannot be sent at once is dropped, as
 any router does, and counted. One socket that breaks costs its allocation and no other.
 
 Each worker has a listening socket of its own. The kernel gives all that a client sends to the same
@@ -84,7 +85,8 @@ class RelayDataplane:
         gro: bool = True,
         entropy: Entropy = os.urandom,
     ) -> None:
-        """`public` are the relay's public addresses: their families are those it serves. `workers`
+        """`public` are the relay's public addresses: their families are those it serves. `clock` is
+        that of the nonces which threads hand out: CLOCK_BOOTTIME, or ahead of it. `workers`
         are threads for data. Beyond `max_sockets` none is opened for an allocation. `gso` and `gro`
         allow to let the kernel split and merge datagrams, where it can."""
         self._role = role
@@ -118,6 +120,12 @@ class RelayDataplane:
         return self._counters + Counter(self._forwarder.drops()) + xdp
 
     @property
+    def answered(self) -> Counter[str]:
+        """Requests of strangers that the role did not see, as it would have counted them."""
+        binding, challenge = self._forwarder.answered()
+        return Counter(binding_success=binding, error_401=challenge)
+
+    @property
     def traffic(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
         """Sent to peers, and to clients: packets, payload bytes, and calls they took."""
         return self._forwarder.traffic()
@@ -144,6 +152,8 @@ class RelayDataplane:
             for worker, listener in enumerate(self._listeners[family]):
                 self._forwarder.add(listener.fileno(), family, port, listens=True, worker=worker)
         self._tell_missing()
+        answers = self._role.server.stranger_answers
+        self._forwarder.answer_strangers(answers.binding, answers.challenge, answers.nonce_key)
         loop = asyncio.get_running_loop()
         loop.add_reader(self._wake_fd, self._on_wake)
         for worker in range(len(self._rings)):
@@ -173,6 +183,17 @@ class RelayDataplane:
         os.close(self._wake_fd)
         if self._timer is not None:
             self._timer.cancel()
+
+    def handle_stream_opened(self, bridge: Endpoint, client: Endpoint) -> None:
+        """See `Relay.handle_stream_opened`: only the role knows where that client really is."""
+        self._forwarder.defer(bridge.family, bridge.port, True)
+        self._role.server.handle_stream_opened(bridge, client)
+
+    def handle_stream_closed(self, bridge: Endpoint) -> None:
+        """See `Relay.handle_stream_closed`."""
+        self._forwarder.defer(bridge.family, bridge.port, False)
+        self._role.handle_stream_closed(bridge, self._clock())
+        self.flush()
 
     def flush(self) -> None:
         """Carry out what the role wants. Call it after every input it got from elsewhere."""

@@ -44,7 +44,8 @@ class RelayIntrospection:
         server, xdp = self._role.server, self._dataplane.xdp
         to_peers, to_clients = self._dataplane.traffic
         kernel = Counter[str]() if xdp is None else xdp.counters
-        counters = server.counters + (self._dataplane.counters - kernel) + self._streams.counters
+        counters = server.counters + self._dataplane.answered + self._streams.counters
+        counters += self._dataplane.counters - kernel
         indication_bytes = counters.pop("relayed_bytes", 0)
         return RelayReport(
             uptime_seconds=seconds(now - self._started_at),

@@ -144,8 +144,8 @@ class RelayProgram:
             public=settings.public,
             port=settings.listen_port,
             clock=boottime_ns,
-            on_opened=self._server.handle_stream_opened,
-            on_closed=self._handle_stream_closed,
+            on_opened=self._dataplane.handle_stream_opened,
+            on_closed=self._dataplane.handle_stream_closed,
             has_allocation=self._server.has_allocation,
         )
         self._addresses_reader: asyncio.TimerHandle | None = None
@@ -286,10 +286,6 @@ class RelayProgram:
             self._watch.handle_event(event, boottime_ns())
         self._dataplane.flush()
 
-    def _handle_stream_closed(self, bridge: Endpoint) -> None:
-        self._role.handle_stream_closed(bridge, boottime_ns())
-        self._dataplane.flush()
-
     def _handle_failure(self, error: OSError) -> None:
         self._fail(RelayError(f"the data path has stopped: {error.strerror}"))
 
@@ -331,7 +327,8 @@ class RelayProgram:
 
     def _log_drops(self) -> None:
         loads = {f"worker_{i}_packets": n for i, n in enumerate(self._dataplane.loads)}
-        counters = self._server.counters + self._dataplane.counters + self._streams.counters
+        counters = self._server.counters + self._dataplane.answered
+        counters += self._dataplane.counters + self._streams.counters
         logger.debug("counters", extra={**counters, **loads})
 
 

@@ -60,6 +60,7 @@ from firezone.turn.relay_farewells import Farewells
 from firezone.turn.relay_outbox import Outbox
 from firezone.turn.relay_peers import PeerPolicy
 from firezone.turn.relay_permissions import Permissions
+from firezone.turn.relay_strangers import StrangerAnswers
 from firezone.turn.relay_table import Allocation, Channel, Permission, RelayTable, Reservation
 
 MAX_CHANNELS: Final = 4096
@@ -184,6 +185,11 @@ class Relay:
     def capacity(self) -> int:
         """Allocations there can be."""
         return self._capacity
+
+    @property
+    def stranger_answers(self) -> StrangerAnswers:
+        """For a shell that answers strangers by itself; what it says so is not in `counters`."""
+        return StrangerAnswers.of(self._software, self._auth.realm, self._auth.nonce_key)
 
     @property
     def is_draining(self) -> bool:

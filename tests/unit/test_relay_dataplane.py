@@ -339,7 +339,7 @@ def test_flood_on_data_does_not_starve_control() -> None:
         await client.bind(0x4000, Endpoint.of(*peer.socket.getsockname()))
         for _ in range(2000):
             client.send(0x4000, bytes(1200))
-        assert (await other.ask(request(Method.BINDING))).class_ is stun.Class.SUCCESS
+        assert (await other.ask(request(Method.REFRESH))).get(stun.NONCE)
 
     with_relay(test)
 
@@ -350,7 +350,7 @@ def test_flood_of_indications_does_not_starve_control() -> None:
         await client.allocate()
         for _ in range(2000):
             client.indicate(peer.address, bytes(1200))
-        assert (await other.ask(request(Method.BINDING))).class_ is stun.Class.SUCCESS
+        assert (await other.ask(request(Method.REFRESH))).get(stun.NONCE)
         assert running.server.counters["send_without_permission"] > 0
 
     with_relay(test)
@@ -366,9 +366,39 @@ def test_flood_of_a_permitted_peer_does_not_starve_control() -> None:
         await client.permit(peer.address)
         for _ in range(2000):
             peer.socket.sendto(bytes(1200), relayed.sockaddr)
-        assert (await other.ask(request(Method.BINDING))).class_ is stun.Class.SUCCESS
+        assert (await other.ask(request(Method.REFRESH))).get(stun.NONCE)
         data, _ = await client.receive()
         assert stun.decode(data).method == Method.DATA
+
+    with_relay(test)
+
+
+def test_strangers_do_not_reach_python() -> None:
+    async def test(running: Running) -> None:
+        client = Client(running)
+        response = await client.ask(request(Method.BINDING))
+        assert response.get(stun.XOR_MAPPED_ADDRESS) == client.address
+        for _ in range(3):
+            challenge = await client.ask(request(Method.ALLOCATE, (stun.REQUESTED_TRANSPORT, 17)))
+        assert running.server.counters == {}
+        assert running.dataplane.answered == {"binding_success": 1, "error_401": 3}
+        client.nonce = challenge.get(stun.NONCE) or ""
+        response = await client.ask(request(Method.ALLOCATE, (stun.REQUESTED_TRANSPORT, 17)))
+        assert response.class_ is stun.Class.SUCCESS
+
+    with_relay(test)
+
+
+def test_client_over_a_stream_is_told_its_own_address() -> None:
+    async def test(running: Running) -> None:
+        client, elsewhere = Client(running), Endpoint.of("203.0.113.5", 40000)
+        running.dataplane.handle_stream_opened(client.address, elsewhere)
+        response = await client.ask(request(Method.BINDING))
+        assert response.get(stun.XOR_MAPPED_ADDRESS) == elsewhere
+        running.dataplane.handle_stream_closed(client.address)
+        response = await client.ask(request(Method.BINDING))
+        assert response.get(stun.XOR_MAPPED_ADDRESS) == client.address
+        assert running.dataplane.answered["binding_success"] == 1
 
     with_relay(test)
 
