@@ -87,14 +87,15 @@ def test_host_to_host_though_both_could_relay(net: Net, program: str, controllin
 @ROLES
 def test_they_are_behind_a_nat(net: Net, program: str, controlling: bool) -> None:
     """They learn their address outside from the relay's answer to an Allocate: libnice's Binding
-    requests are those of RFC 3489, without a cookie, which we do not answer. A controlling agent of
+    requests are those of RFC 3489, without a cookie, which we do not answer. They have it before we
+    check: libnice does not signal an address that checks have shown it. A controlling agent of
     theirs nominates once, and maybe before it finds the NAT open; ours moves up."""
     net.hide(THEM)
     net.start([program, net.turn("udp")], controlling)
-    net.us.use(net.relay, HOST)
-    net.connect()
     theirs = {HOST, SERVER_REFLEXIVE, RELAYED}
     assert net.run(lambda: {c.kind for c in net.them.candidates} == theirs), net.them.lines
+    net.us.use(net.relay, HOST)
+    net.connect()
     assert not controlling or net.run(lambda: str(remote(net).address) == THEM_OUTSIDE)
     net.exchange()
 
