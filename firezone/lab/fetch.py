@@ -11,7 +11,7 @@ import json
 import socket
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from urllib.parse import urlsplit
 
 
@@ -27,7 +27,7 @@ class Fetched:
     first_byte_ms: float = 0
     total_ms: float = 0
     body_bytes: int = 0
-    page: str = ""
+    page: str = field(default="", repr=False)
     """The start of the body."""
 
     @property

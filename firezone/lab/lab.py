@@ -14,7 +14,7 @@ from typing import Self
 import msgspec
 
 from firezone.durations import SECOND
-from firezone.lab import fetch, netns, registry, topology, web_server
+from firezone.lab import dns64, fetch, nat64, netns, registry, topology, web_server
 from firezone.lab.errors import LabError
 from firezone.lab.fetch import Fetched
 from firezone.lab.network import Network
@@ -32,7 +32,7 @@ class Lab:
 
     Needs the rights of `userns.sufficient()`. `directory` receives configuration and logs, and is
     kept; without it they go to a temporary directory, which is removed. Sites that have both
-    families reach the portal over `portal_family`.
+    families reach the portal over `portal_family`. Portal and relays have the `public_families`.
     """
 
     def __init__(
@@ -42,13 +42,14 @@ class Lab:
         gateway: Site | None = None,
         relays: int = 1,
         portal_family: int = 4,
+        public_families: frozenset[int] = BOTH,
         directory: Path | None = None,
         log_level: str = "info",
     ) -> None:
         self.portal_file = PortalFile.usual()
         self.log_level = log_level
         self._portal_family = portal_family
-        self.plan = topology.plan(client or Site(), gateway or Site(), relays)
+        self.plan = topology.plan(client or Site(), gateway or Site(), relays, public_families)
         self.programs: dict[str, Program] = {}
         self._keep = directory is not None
         self._directory = directory
@@ -68,7 +69,8 @@ class Lab:
         return self._directory
 
     def __enter__(self) -> Self:
-        netns.require_tools()
+        translated = [site for site in self.plan.sites if site.site.nat64]
+        netns.require_tools(netns.TRANSLATOR if translated else None)
         self._claim = registry.claim()
         try:
             if self._directory is None:
@@ -76,6 +78,8 @@ class Lab:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._network = Network(self._claim.name, self.plan)
             self._network.build()
+            for site in translated:
+                self._start_nat64(site)
         except BaseException:
             self.close()
             raise
@@ -111,7 +115,7 @@ class Lab:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command on a host to its end. A failure is for the caller to look at."""
         return subprocess.run(
-            [*netns.prefix_argv(self.namespace(host)), *argv],
+            [*netns.prefix_argv(self.namespace(host), self._etc(host)), *argv],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -132,6 +136,7 @@ class Lab:
             argv,
             log=self.directory / f"{name}.log",
             environment=environment or {},
+            etc=self._etc(host),
         )
         self.programs[name] = program
         return program
@@ -148,9 +153,9 @@ class Lab:
         """Start a relay and wait until the portal knows it. `environment` adds settings."""
         name = topology.relay_name(number)
         addresses = self.plan.internet[name]
+        public = addresses.addresses(self.plan.public_families)
         settings = {
-            "PUBLIC_IP4_ADDR": str(addresses.v4),
-            "PUBLIC_IP6_ADDR": str(addresses.v6),
+            **{f"PUBLIC_IP{address.version}_ADDR": str(address) for address in public},
             "FIREZONE_API_URL": self.portal_url(BOTH),
             "FIREZONE_TOKEN": self.portal_file.tokens["relay"],
             "FIREZONE_NAME": name,
@@ -180,10 +185,17 @@ class Lab:
         self.programs["portal"].signal(signal.SIGHUP)
 
     def portal_url(self, families: frozenset[int]) -> str:
-        """Where a host of these families reaches the portal."""
+        """Where a host of these families reaches the portal, by its address."""
+        families &= self.plan.public_families
         family = {self._portal_family} & families or families
         address = self.plan.internet[PORTAL].addresses(frozenset(family))[0]
         return f"ws://{Endpoint(address, PORTAL_PORT)}"
+
+    def portal_url_of(self, site: SitePlan) -> str:
+        """Where the host of a site reaches the portal; by its name where DNS has to help."""
+        if site.site.nat64:
+            return f"ws://{PORTAL}.{nat64.DOMAIN}:{PORTAL_PORT}"
+        return self.portal_url(site.site.families)
 
     def fetch(self, url: str, host: str = CLIENT, *, timeout: int = 10 * SECOND) -> Fetched:
         """Get a URL from a host, as a program there would. Never raises for what happens to it."""
@@ -222,13 +234,32 @@ class Lab:
     def _portal_path(self) -> Path:
         return self.directory / "portal.toml"
 
+    def _etc(self, host: str) -> Path | None:
+        """Files that a host has in /etc instead of the machine's."""
+        own = any(site.host == host and site.site.nat64 for site in self.plan.sites)
+        return self.directory / f"{host}.etc" if own else None
+
+    def _start_nat64(self, site: SitePlan) -> None:
+        etc = self._etc(site.host)
+        assert etc is not None
+        nat64.write_resolver_files(site, etc)
+        settings = self.directory / f"{site.host}.tayga"
+        settings.write_text(nat64.configuration())
+        tayga = [netns.tool("tayga"), "--config", str(settings)]
+        netns.run(self.namespace(site.router), [*tayga, "--mktun"])
+        netns.ip_batch(nat64.device_commands(), self.namespace(site.router))
+        self.start(f"{site.host}-nat64", site.router, [*tayga, "--nodetach"])
+        names = nat64.resolver_arguments(site, self.plan.internet, self.plan.public_families)
+        dns = self.start(f"{site.host}-dns64", site.router, _script(dns64, *names))
+        dns.wait_for_event("ready")
+
     def _start_peer(
         self, kind: str, site: SitePlan, added: Mapping[str, str] | None = None
     ) -> Program:
         token = self.directory / f"{kind}.token"
         self.portal_file.write_token(kind, token)
         environment = {
-            "FIREZONE_API_URL": self.portal_url(site.site.families),
+            "FIREZONE_API_URL": self.portal_url_of(site),
             "FIREZONE_TOKEN_PATH": str(token),
             "FIREZONE_ID": f"{kind}-of-{self.name}",
             "FIREZONE_NAME": kind,

@@ -12,7 +12,7 @@ from firezone.lab.lab import Lab
 from firezone.lab.nat_kinds import Nat
 from firezone.lab.paths import expected_path
 from firezone.lab.programs import Program
-from firezone.lab.topology import RESOURCE_ALLOWED, Site
+from firezone.lab.topology import BOTH, RESOURCE_ALLOWED, Site
 
 SITES = {
     "none": Site(Nat.NONE),
@@ -51,9 +51,9 @@ class Cell:
         return complete and self.path == self.expected and self.fetched[-1].body_bytes == LARGE
 
 
-def run_cell(client: Site, gateway: Site) -> Cell:
+def run_cell(client: Site, gateway: Site, public_families: frozenset[int] = BOTH) -> Cell:
     """Start the whole system between these sites, and use it."""
-    with Lab(client=client, gateway=gateway) as lab:
+    with Lab(client=client, gateway=gateway, public_families=public_families) as lab:
         lab.start_resource()
         lab.start_portal()
         lab.start_relay()

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from firezone.lab.nat_kinds import Depends, Nat
 from firezone.lab.topology import SitePlan
 
-OUTSIDE, INSIDE = '"eth0"', '{ "eth1", "eth2" }'
+OUTSIDE, INSIDE = '"eth0"', '{ "eth1", "eth2", "nat64" }'
 
 
 def router_rules(kind: Nat, *, hairpin: bool = False, mtu_hole: int | None = None) -> str:
@@ -84,7 +84,7 @@ table inet router {{
 {_block(_memory(kind, hairpin))}
   chain input {{
     type filter hook input priority filter; policy drop;
-    iifname {{ "lo", "eth1", "eth2" }} accept
+    iifname {{ "lo", "eth1", "eth2", "nat64" }} accept
     meta l4proto {{ icmp, ipv6-icmp }} accept
     ct state established,related accept
   }}

@@ -35,7 +35,7 @@ class Network:
         netns.ip_batch(self._cables())
         self._configure(INTERNET, self._bridge())
         for host, addresses in self.plan.internet.items():
-            self._configure(host, _interface("eth0", addresses, _families(self.plan, host)))
+            self._configure(host, _interface("eth0", addresses, self.plan.families_of(host)))
         for site in self.plan.sites:
             self._build_site(site)
         self._build_resource()
@@ -97,7 +97,7 @@ class Network:
 
     def _build_carrier(self, site: SitePlan, carrier: str) -> None:
         assert site.site.carrier is not None
-        families = site.site.families
+        families = site.site.outside_families
         self._make_router(carrier, nat.router_rules(site.site.carrier))
         self._configure(carrier, _interface("eth1", site.carrier_inside, families))
         self._configure(site.router, _interface("eth0", site.router_outside, families))
@@ -131,7 +131,7 @@ class Network:
 
     def _make_routable(self, site: SitePlan) -> None:
         for host in self.plan.internet.keys() - {site.router}:
-            families = site.site.families & _families(self.plan, host)
+            families = site.site.families & self.plan.families_of(host)
             networks = site.router_inside.networks(families)
             routers = site.outside.addresses(families)
             routes = zip(networks, routers, strict=True)
@@ -157,8 +157,3 @@ def _interface(name: str, addresses: Addresses, families: frozenset[int] = BOTH)
     for address in addresses.interfaces(families):
         # Without duplicate address detection a new IPv6 address serves at once.
         yield f"address add {address} dev {name}" + (" nodad" if ":" in address else "")
-
-
-def _families(plan: Plan, host: str) -> frozenset[int]:
-    """The families that a host on the internet segment has there."""
-    return next((site.site.families for site in plan.sites if site.edge == host), BOTH)

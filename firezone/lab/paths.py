@@ -15,7 +15,7 @@ DIRECT, RELAYED = "direct", "relayed"
 
 def expected_path(client: Site, gateway: Site) -> str:
     """`direct` or `relayed`; the latter over a stream for a site without UDP."""
-    if not client.families & gateway.families:
+    if not client.outside_families & gateway.outside_families:
         return RELAYED
     if Nat.UDP_BLOCKED in (*_nats(client), *_nats(gateway)):
         return RELAYED

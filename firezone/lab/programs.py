@@ -21,7 +21,8 @@ Line = dict[str, Any]
 
 
 class Program:
-    """A program that runs in a namespace. What it writes goes to the file `log`."""
+    """A program that runs in a namespace. What it writes goes to the file `log`; it sees the files
+    of the directory `etc` in the place of those in /etc."""
 
     def __init__(
         self,
@@ -31,6 +32,7 @@ class Program:
         *,
         log: Path,
         environment: Mapping[str, str],
+        etc: Path | None = None,
     ) -> None:
         self.name = name
         self.log = log
@@ -38,7 +40,7 @@ class Program:
         with log.open("ab") as output:
             self._read_to = output.tell()  # past what an earlier run of this program wrote
             self._process = subprocess.Popen(
-                [*netns.prefix_argv(namespace), *argv],
+                [*netns.prefix_argv(namespace, etc), *argv],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

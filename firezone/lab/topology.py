@@ -50,12 +50,21 @@ class Site:
     """The router says so to senders of larger packets, and fragments where they allow it."""
     mtu_hole: int | None = None
     """Larger packets vanish without a word. Fragments count as what they are part of."""
+    nat64: bool = False
+    """Whether the router translates to IPv4, for a site that has IPv6 alone."""
 
     def __post_init__(self) -> None:
         if self.carrier is Nat.NONE or (self.carrier is not None and self.nat is Nat.NONE):
             raise LabError("a carrier's NAT takes a site with a NAT of its own")
         if self.hairpin and not _can_hairpin(self.nat):
             raise LabError("only a NAT that maps independently of endpoints turns packets round")
+        if self.nat64 and (self.families != frozenset({6}) or self.nat is Nat.NONE):
+            raise LabError("a NAT64 takes a site with IPv6 alone, and a NAT")
+
+    @property
+    def outside_families(self) -> frozenset[int]:
+        """The IP families its router has towards the internet."""
+        return BOTH if self.nat64 else self.families
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +122,8 @@ class Plan:
     client: SitePlan
     gateway: SitePlan
     relays: int
+    public_families: frozenset[int]
+    """Of the portal and the relays."""
     internet: dict[str, Addresses] = field(init=False)
     """The hosts on the bridge, with their addresses there."""
 
@@ -125,6 +136,11 @@ class Plan:
     @property
     def sites(self) -> tuple[SitePlan, SitePlan]:
         return (self.client, self.gateway)
+
+    def families_of(self, host: str) -> frozenset[int]:
+        """The IP families that a host on the internet segment has there."""
+        edges = {site.edge: site.site.outside_families for site in self.sites}
+        return edges.get(host, self.public_families)
 
     @property
     def hosts(self) -> list[str]:
@@ -139,12 +155,13 @@ RESOURCE_ALLOWED = Addresses(IPv4Address("10.20.0.80"), IPv6Address("fd20::80"))
 RESOURCE_DENIED = Addresses(IPv4Address("10.20.0.81"), IPv6Address("fd20::81"))
 
 
-def plan(client: Site, gateway: Site, relays: int) -> Plan:
+def plan(client: Site, gateway: Site, relays: int, public_families: frozenset[int] = BOTH) -> Plan:
     """Lay out a lab of one client site, one gateway site and that many relays (at most 9)."""
     return Plan(
         client=_site(client, CLIENT, CLIENT_NAT, 1),
         gateway=_site(gateway, GATEWAY, GATEWAY_NAT, 2),
         relays=relays,
+        public_families=public_families,
     )
 
 

@@ -20,10 +20,13 @@ from firezone.shell.rights import Capability, has
 
 _INSIDE = "FIREZONE_LAB_USERNS"
 
-# The tmpfs hides the machine's own /run, which belongs to the real root.
+# The tmpfs hides the machine's own /run, which belongs to the real root. A lab may want to put its
+# own resolv.conf in the place of one there.
 _SCRIPT = """
 mount -t tmpfs tmpfs /run
 mkdir /run/netns
+resolv=$(readlink -m /etc/resolv.conf)
+case $resolv in /run/*) mkdir -p "${resolv%/*}"; : > "$resolv" ;; esac
 PATH="$PATH:/usr/sbin:/sbin"
 ip link set lo up
 exec "$@"

@@ -412,7 +412,7 @@ class Program:
         self.reset()
 
     def _handle_nat64(self, prefix: Prefix | None) -> None:
-        self._log_progress("nat64", {"prefix": None if prefix is None else str(prefix)})
+        self._log_progress("nat64_prefix", {"prefix": None if prefix is None else str(prefix)})
         self._role.handle_nat64(prefix, boottime_ns())
         self._pump()
 

@@ -33,6 +33,8 @@ CASES = [
     (Site(Nat.UDP_BLOCKED), Site(Nat.NONE), RELAYED),
     (Site(Nat.NONE, V4), Site(Nat.NONE, V6), RELAYED),
     (Site(Nat.CONE, V6), Site(Nat.CONE), DIRECT),
+    (Site(Nat.CONE, V6, nat64=True), Site(Nat.CONE, V4), DIRECT),
+    (Site(Nat.CONE, V6, nat64=True), Site(Nat.SYMMETRIC, V4), RELAYED),
 ]
 
 
@@ -52,3 +54,9 @@ def test_the_path_to_expect(client: Site, gateway: Site, path: str) -> None:
 def test_sites_that_cannot_be(nat: Nat, carrier: Nat | None, hairpin: bool) -> None:
     with pytest.raises(LabError):
         Site(nat, carrier=carrier, hairpin=hairpin)
+
+
+@pytest.mark.parametrize(("nat", "families"), [(Nat.CONE, V4), (Nat.CONE, V4 | V6), (Nat.NONE, V6)])
+def test_a_nat64_is_for_ipv6_alone_and_is_a_nat(nat: Nat, families: frozenset[int]) -> None:
+    with pytest.raises(LabError):
+        Site(nat, families, nat64=True)
