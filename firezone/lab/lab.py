@@ -33,6 +33,7 @@ class Lab:
     Needs the rights of `userns.sufficient()`. `directory` receives configuration and logs, and is
     kept; without it they go to a temporary directory, which is removed. Sites that have both
     families reach the portal over `portal_family`. Portal and relays have the `public_families`.
+    With `shared_nat` the gateway is behind the client's NAT, too, and there is no other.
     """
 
     def __init__(
@@ -43,13 +44,19 @@ class Lab:
         relays: int = 1,
         portal_family: int = 4,
         public_families: frozenset[int] = BOTH,
+        shared_nat: bool = False,
         directory: Path | None = None,
         log_level: str = "info",
     ) -> None:
         self.portal_file = PortalFile.usual()
         self.log_level = log_level
         self._portal_family = portal_family
-        self.plan = topology.plan(client or Site(), gateway or Site(), relays, public_families)
+        if shared_nat and gateway is not None:
+            raise LabError("with a shared NAT the gateway's site is the client's")
+        if shared_nat:
+            self.plan = topology.shared_plan(client or Site(), relays, public_families)
+        else:
+            self.plan = topology.plan(client or Site(), gateway or Site(), relays, public_families)
         self.programs: dict[str, Program] = {}
         self._keep = directory is not None
         self._directory = directory
@@ -69,8 +76,8 @@ class Lab:
         return self._directory
 
     def __enter__(self) -> Self:
-        translated = [site for site in self.plan.sites if site.site.nat64]
-        netns.require_tools(netns.TRANSLATOR if translated else None)
+        has_nat64 = any(site.site.nat64 for site in self.plan.sites)
+        netns.require_tools(netns.TRANSLATOR if has_nat64 else None)
         self._claim = registry.claim()
         try:
             if self._directory is None:
@@ -78,8 +85,7 @@ class Lab:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._network = Network(self._claim.name, self.plan)
             self._network.build()
-            for site in translated:
-                self._start_nat64(site)
+            self._start_nat64()
         except BaseException:
             self.close()
             raise
@@ -239,19 +245,29 @@ class Lab:
         own = any(site.host == host and site.site.nat64 for site in self.plan.sites)
         return self.directory / f"{host}.etc" if own else None
 
-    def _start_nat64(self, site: SitePlan) -> None:
-        etc = self._etc(site.host)
-        assert etc is not None
-        nat64.write_resolver_files(site, etc)
-        settings = self.directory / f"{site.host}.tayga"
+    def _start_nat64(self) -> None:
+        for site in self.plan.routed:
+            if site.site.nat64:
+                self._start_translator(site)
+        for site in self.plan.sites:
+            if site.site.nat64:
+                self._start_resolver(site)
+
+    def _start_translator(self, site: SitePlan) -> None:
+        settings = self.directory / f"{site.router}.tayga"
         settings.write_text(nat64.configuration())
         tayga = [netns.tool("tayga"), "--config", str(settings)]
         netns.run(self.namespace(site.router), [*tayga, "--mktun"])
         netns.ip_batch(nat64.device_commands(), self.namespace(site.router))
         self.start(f"{site.host}-nat64", site.router, [*tayga, "--nodetach"])
+
+    def _start_resolver(self, site: SitePlan) -> None:
+        etc = self._etc(site.host)
+        assert etc is not None
+        nat64.write_resolver_files(site, etc)
         names = nat64.resolver_arguments(site, self.plan.internet, self.plan.public_families)
-        dns = self.start(f"{site.host}-dns64", site.router, _script(dns64, *names))
-        dns.wait_for_event("ready")
+        program = self.start(f"{site.host}-dns64", site.router, _script(dns64, *names))
+        program.wait_for_event("ready")
 
     def _start_peer(
         self, kind: str, site: SitePlan, added: Mapping[str, str] | None = None

@@ -10,7 +10,7 @@ from firezone.lab.errors import WaitTimeout
 from firezone.lab.fetch import Fetched
 from firezone.lab.lab import Lab
 from firezone.lab.nat_kinds import Nat
-from firezone.lab.paths import expected_path
+from firezone.lab.paths import path_of
 from firezone.lab.programs import Program
 from firezone.lab.topology import BOTH, RESOURCE_ALLOWED, Site
 
@@ -53,14 +53,24 @@ class Cell:
 
 def run_cell(client: Site, gateway: Site, public_families: frozenset[int] = BOTH) -> Cell:
     """Start the whole system between these sites, and use it."""
-    with Lab(client=client, gateway=gateway, public_families=public_families) as lab:
+    return use(Lab(client=client, gateway=gateway, public_families=public_families))
+
+
+def run_shared(site: Site) -> Cell:
+    """The same between two networks behind one NAT."""
+    return use(Lab(client=site, shared_nat=True))
+
+
+def use(lab: Lab) -> Cell:
+    """Start the whole system in a lab that is not open yet, and use it."""
+    expected = path_of(lab.plan)
+    with lab:
         lab.start_resource()
         lab.start_portal()
         lab.start_relay()
         lab.start_gateway()
         lab.start_client()
         fetched = [lab.fetch(f"http://{RESOURCE_ALLOWED.v4}{path}") for path in _PAGES]
-        expected = expected_path(client, gateway)
         path = _settled_path(lab.programs["client"], expected)
     return Cell(expected, path, fetched[0].first_byte_ms, tuple(fetched))
 

@@ -16,16 +16,21 @@ from collections.abc import Iterable, Iterator
 from firezone.lab.nat_kinds import Depends, Nat
 from firezone.lab.topology import SitePlan
 
+NETWORKS = '{ "eth1", "eth2" }'
 OUTSIDE, INSIDE = '"eth0"', '{ "eth1", "eth2", "nat64" }'
 
 
-def router_rules(kind: Nat, *, hairpin: bool = False, mtu_hole: int | None = None) -> str:
+def router_rules(
+    kind: Nat, *, hairpin: bool = False, mtu_hole: int | None = None, isolating: bool = False
+) -> str:
     """The ruleset of a router that translates so. A plain router needs none.
 
     With `hairpin` the site reaches itself by the outer address (RFC 4787 section 6); forwarded
-    packets larger than `mtu_hole` vanish.
+    packets larger than `mtu_hole` vanish. `isolating` keeps the networks inside apart.
     """
     parts = [] if kind is Nat.NONE else [_nat_table(kind, hairpin)]
+    if isolating and kind is not Nat.NONE:
+        parts.append(_ISOLATION)
     if mtu_hole is not None:
         parts.append(_hole_table(mtu_hole))
     return "".join(parts)
@@ -44,6 +49,18 @@ table inet block {{
     meta l4proto udp ip daddr {v4} drop
     meta l4proto udp ip6 saddr {v6} drop
     meta l4proto udp ip6 daddr {v6} drop
+  }}
+}}
+"""
+
+
+def block_inside_rules() -> str:
+    """Drop all UDP between the networks inside."""
+    return f"""
+table inet block {{
+  chain forward {{
+    type filter hook forward priority filter - 10;
+    iifname {NETWORKS} oifname {NETWORKS} meta l4proto udp drop
   }}
 }}
 """
@@ -188,6 +205,17 @@ def _port_key(kind: Nat, ip: str) -> str | None:
         return None
     inner = f"{ip} saddr . udp sport"
     return inner if kind.behaviour.mapping is Depends.NOTHING else f"{inner} . {ip} daddr"
+
+
+# What has come by the outer address is let through.
+_ISOLATION = f"""
+table inet isolation {{
+  chain forward {{
+    type filter hook forward priority filter - 5;
+    iifname {NETWORKS} oifname {NETWORKS} ct status & dnat == 0 drop
+  }}
+}}
+"""
 
 
 def _hole_table(largest: int) -> str:

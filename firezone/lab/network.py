@@ -36,6 +36,8 @@ class Network:
         self._configure(INTERNET, self._bridge())
         for host, addresses in self.plan.internet.items():
             self._configure(host, _interface("eth0", addresses, self.plan.families_of(host)))
+        for site in self.plan.routed:
+            self._build_router(site)
         for site in self.plan.sites:
             self._build_site(site)
         self._build_resource()
@@ -47,11 +49,12 @@ class Network:
     def block_direct(self, blocked: bool) -> None:
         """Drop, or let through again, all UDP between the two sites."""
         for site, other in (self.plan.sites, self.plan.sites[::-1]):
-            rules = nat.UNBLOCK_RULES + (nat.block_rules(other) if blocked else "")
+            block = nat.block_inside_rules() if self.plan.shared_nat else nat.block_rules(other)
+            rules = nat.UNBLOCK_RULES + (block if blocked else "")
             netns.load_rules(self.namespace(site.router), rules)
 
     def block_udp(self, site: SitePlan, blocked: bool) -> None:
-        """Drop, or let through again, all UDP of a site."""
+        """Drop, or let through again, all UDP of a site, or of both behind a shared NAT."""
         rules = nat.NO_UDP_RULES + (nat.UDP_RULES if blocked else "")
         netns.load_rules(self.namespace(site.router), rules)
 
@@ -59,7 +62,8 @@ class Network:
         for host in self.plan.internet:
             yield self._cable(host, "eth0", INTERNET, host)
         for site in self.plan.sites:
-            yield self._cable(site.host, "eth0", site.router, "eth1")
+            yield self._cable(site.host, "eth0", site.router, site.inside_device)
+        for site in self.plan.routed:
             if site.carrier is not None:
                 yield self._cable(site.router, "eth0", site.carrier, "eth1")
         yield self._cable(RESOURCE, "eth0", self.plan.gateway.host, "eth1")
@@ -79,20 +83,28 @@ class Network:
     def _configure(self, host: str, commands: Iterator[str]) -> None:
         netns.ip_batch(["link set lo up", *commands], self.namespace(host))
 
-    def _build_site(self, site: SitePlan) -> None:
-        kind, families = site.site.nat, site.site.families
+    def _build_router(self, site: SitePlan) -> None:
         if site.carrier is not None:
             self._build_carrier(site, site.carrier)
-        rules = nat.router_rules(kind, hairpin=site.site.hairpin, mtu_hole=site.site.mtu_hole)
+        rules = nat.router_rules(
+            site.site.nat,
+            hairpin=site.site.hairpin,
+            mtu_hole=site.site.mtu_hole,
+            isolating=self.plan.shared_nat,
+        )
         self._make_router(site.router, rules)
-        self._configure(site.router, _interface("eth1", site.router_inside, families))
+
+    def _build_site(self, site: SitePlan) -> None:
+        families = site.site.families
+        inside = _interface(site.inside_device, site.router_inside, families)
+        self._configure(site.router, inside)
         self._configure(site.host, _interface("eth0", site.host_inside, families))
         self._add_default_routes(site.host, site.router_inside, families)
         if site.site.path_mtu is not None:
             self._narrow(site, site.site.path_mtu)
         if site.site.mtu_hole is not None:
             self._split(site)
-        if kind is Nat.NONE:
+        if site.site.nat is Nat.NONE:
             self._make_routable(site)
 
     def _build_carrier(self, site: SitePlan, carrier: str) -> None:
@@ -113,7 +125,10 @@ class Network:
 
     def _narrow(self, site: SitePlan, mtu: int) -> None:
         """Routes carry the limit: a router minds it for packets that it forwards, both ways."""
-        sides = (("eth0", site.router_outside), ("eth1", site.router_inside))
+        sides = (
+            ("eth0", site.router_outside),
+            (site.inside_device, site.router_inside),
+        )
         netns.ip_batch(
             (
                 f"route replace {network} dev {device} mtu lock {mtu}"

@@ -8,9 +8,23 @@ back the way it came.
 from __future__ import annotations
 
 from firezone.lab.nat_kinds import Depends, Nat
-from firezone.lab.topology import Site
+from firezone.lab.topology import Plan, Site
 
 DIRECT, RELAYED = "direct", "relayed"
+
+
+def path_of(plan: Plan) -> str:
+    """The path to expect in a lab laid out so."""
+    if plan.shared_nat:
+        return shared_path(plan.client.site)
+    return expected_path(plan.client.site, plan.gateway.site)
+
+
+def shared_path(site: Site) -> str:
+    """Between two networks behind one NAT that does not join them: by its outer address, if it is
+    the outermost, or not at all. A plain router joins them."""
+    turns_round = site.hairpin and site.carrier is None
+    return DIRECT if site.nat is Nat.NONE or turns_round else RELAYED
 
 
 def expected_path(client: Site, gateway: Site) -> str:

@@ -11,6 +11,9 @@
 A site may have a carrier's NAT (RFC 6598) between its own and the internet; then that one has the
 address on the bridge, and client-nat or gateway-nat is 100.64.1.2 or 100.64.2.2 behind it.
 
+With a shared NAT both networks are client-nat's, which joins them to the internet but not to each
+other, as with a guest network: only by its outer address, and only if it hairpins.
+
 Each host is a network namespace of its own, so addresses and interface names are the same in every
 lab and nothing appears in the machine's own namespace. In all hosts eth0 leads towards the
 internet; eth1 of a router or the gateway leads away from it. The resource knows no way back but
@@ -19,7 +22,7 @@ the segment it is on, so whatever reaches it has been masqueraded by the gateway
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from firezone.lab.errors import LabError
@@ -108,6 +111,8 @@ class SitePlan:
     router_outside: Addresses
     router_inside: Addresses
     host_inside: Addresses
+    inside_device: str = "eth1"
+    """The router's, towards the site."""
 
     @property
     def edge(self) -> str:
@@ -124,18 +129,25 @@ class Plan:
     relays: int
     public_families: frozenset[int]
     """Of the portal and the relays."""
+    shared_nat: bool = False
+    """Whether both sites are behind the client's router."""
     internet: dict[str, Addresses] = field(init=False)
     """The hosts on the bridge, with their addresses there."""
 
     def __post_init__(self) -> None:
         hosts = {PORTAL: internet_addresses(10)}
         hosts |= {relay_name(n): internet_addresses(20 + n) for n in range(1, self.relays + 1)}
-        hosts |= {site.edge: site.outside for site in self.sites}
+        hosts |= {site.edge: site.outside for site in self.routed}
         object.__setattr__(self, "internet", hosts)
 
     @property
     def sites(self) -> tuple[SitePlan, SitePlan]:
         return (self.client, self.gateway)
+
+    @property
+    def routed(self) -> tuple[SitePlan, ...]:
+        """A site of each router."""
+        return self.sites[:1] if self.shared_nat else self.sites
 
     def families_of(self, host: str) -> frozenset[int]:
         """The IP families that a host on the internet segment has there."""
@@ -145,7 +157,7 @@ class Plan:
     @property
     def hosts(self) -> list[str]:
         """Every namespace."""
-        routers = [site.router for site in self.sites if site.carrier is not None]
+        routers = [site.router for site in self.routed if site.carrier is not None]
         behind = [site.host for site in self.sites]
         return [INTERNET, *self.internet, *routers, *behind, RESOURCE]
 
@@ -163,6 +175,21 @@ def plan(client: Site, gateway: Site, relays: int, public_families: frozenset[in
         relays=relays,
         public_families=public_families,
     )
+
+
+def shared_plan(site: Site, relays: int, public_families: frozenset[int] = BOTH) -> Plan:
+    """Lay out a lab whose client and gateway are in two networks behind one NAT."""
+    client = _site(site, CLIENT, CLIENT_NAT, 1)
+    gateway = _site(site, GATEWAY, CLIENT_NAT, 2)
+    gateway = replace(
+        gateway,
+        carrier=client.carrier,
+        outside=client.outside,
+        carrier_inside=client.carrier_inside,
+        router_outside=client.router_outside,
+        inside_device="eth2",
+    )
+    return Plan(client, gateway, relays, public_families, shared_nat=True)
 
 
 def relay_name(number: int) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from firezone.lab import LabError, Nat, Site
-from firezone.lab.paths import DIRECT, RELAYED, expected_path
+from firezone.lab import Lab, LabError, Nat, Site, topology
+from firezone.lab.paths import DIRECT, RELAYED, expected_path, path_of
 
 V4, V6 = frozenset({4}), frozenset({6})
 CARRIED = Site(Nat.CONE, carrier=Nat.CONE)
@@ -43,6 +43,21 @@ def test_the_path_to_expect(client: Site, gateway: Site, path: str) -> None:
     assert expected_path(client, gateway) == expected_path(gateway, client) == path
 
 
+SHARED = [
+    (Site(), RELAYED),
+    (Site(hairpin=True), DIRECT),
+    (Site(hairpin=True, carrier=Nat.CONE), RELAYED),
+    (Site(Nat.FULL_CONE), RELAYED),
+    (Site(Nat.NONE), DIRECT),
+    (Site(Nat.UDP_BLOCKED), RELAYED),
+]
+
+
+@pytest.mark.parametrize(("site", "path"), SHARED)
+def test_the_path_behind_one_nat(site: Site, path: str) -> None:
+    assert path_of(topology.shared_plan(site, relays=1)) == path
+
+
 @pytest.mark.parametrize(
     ("nat", "carrier", "hairpin"),
     [
@@ -60,3 +75,8 @@ def test_sites_that_cannot_be(nat: Nat, carrier: Nat | None, hairpin: bool) -> N
 def test_a_nat64_is_for_ipv6_alone_and_is_a_nat(nat: Nat, families: frozenset[int]) -> None:
     with pytest.raises(LabError):
         Site(nat, families, nat64=True)
+
+
+def test_a_shared_nat_is_one_site() -> None:
+    with pytest.raises(LabError):
+        Lab(client=Site(), gateway=Site(), shared_nat=True)

@@ -72,3 +72,31 @@ def test_blocking_names_the_other_site_and_no_relay() -> None:
     assert "203.0.113.41" in rules
     assert "192.168.2.0/24" in rules
     assert str(plan.internet["relay1"].v4) not in rules
+
+
+@pytest.mark.parametrize("carrier", [None, Nat.CONE])
+def test_a_shared_nat_is_one_router_with_two_networks(carrier: Nat | None) -> None:
+    plan = topology.shared_plan(Site(carrier=carrier), relays=1)
+    assert plan.client.router == plan.gateway.router == "client-nat"
+    assert plan.client.inside_device != plan.gateway.inside_device
+    assert plan.client.router_inside != plan.gateway.router_inside
+    assert plan.client.outside == plan.gateway.outside
+    assert "gateway-nat" not in plan.hosts
+    assert len(set(plan.hosts)) == len(plan.hosts)
+
+
+def test_a_router_with_two_networks_keeps_them_apart_unless_it_is_plain() -> None:
+    assert "ct status & dnat == 0 drop" in router_rules(Nat.CONE, isolating=True)
+    assert router_rules(Nat.NONE, isolating=True) == ""
+
+
+def test_portal_and_relays_may_have_one_family() -> None:
+    site = Site(families=frozenset({6}), nat64=True)
+    plan = topology.plan(site, Site(), relays=1, public_families=frozenset({4}))
+    families = {host: sorted(plan.families_of(host)) for host in plan.internet}
+    assert families == {
+        "portal": [4],
+        "relay1": [4],
+        "client-nat": [4, 6],
+        "gateway-nat": [4, 6],
+    }
