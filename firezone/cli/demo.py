@@ -8,16 +8,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import click
 
-from firezone.cli.lab import ensure_rights, site, site_options
+from firezone.cli.lab import ensure_rights
+from firezone.cli.lab_options import EPILOG, lab_options
 from firezone.durations import MILLISECOND, SECOND
 from firezone.errors import FirezoneError
 from firezone.lab import Lab, Program, userns
 from firezone.lab.fetch import Fetched
-from firezone.lab.paths import expected_path
+from firezone.lab.paths import path_of
 from firezone.lab.programs import Line
 from firezone.lab.topology import RESOURCE, RESOURCE_ALLOWED, RESOURCE_DENIED
 
@@ -35,28 +35,20 @@ class StepFailed(FirezoneError):
         self.program = program
 
 
-@click.command()
-@site_options
+@click.command(epilog=EPILOG)
+@lab_options
 @click.option("--megabytes", default=50, show_default=True, help="How much to download each time.")
-def demo(
-    client_nat: str,
-    client_outside: str,
-    gateway_nat: str,
-    gateway_outside: str,
-    directory: Path | None,
-    megabytes: int,
-) -> int:
+def demo(wanted: Lab, megabytes: int) -> int:
     """Show the whole system at work on this machine.
 
     Builds a network with a client and a gateway behind NATs of their own, starts the real programs,
     and fetches a page through the tunnel: directly, then over a relay. Needs root, or a system that
     lets users have namespaces of their own. Everything it makes is gone when it ends.
     """
-    sites = site(client_nat, client_outside), site(gateway_nat, gateway_outside)
     try:
         ensure_rights()
         userns.require_tun()
-        with Lab(client=sites[0], gateway=sites[1], directory=directory) as lab:
+        with wanted as lab:
             try:
                 Demo(lab, megabytes).run()
             except StepFailed as failure:
@@ -81,7 +73,7 @@ class Demo:
         _heading("A private network on this machine")
         self._start_world()
         _heading("Through the tunnel")
-        self._connect(expected_path(*(each.site for each in self._lab.plan.sites)))
+        self._connect(path_of(self._lab.plan))
         self._measure()
         _heading("Over the relay: direct traffic is blocked, the client starts anew")
         self._lab.stop("client")

@@ -90,6 +90,8 @@ def lost_lines(lost: Iterable[LostStatus]) -> Iterator[str]:
 
 def _overview(status: Status) -> Iterator[tuple[str, str]]:
     yield from portal_fields(status.portal)
+    if status.nat64 is not None:
+        yield "NAT64", f"no IPv4 here; it is reached at {status.nat64}"
     yield "flows", f"{status.flows.entries} of {status.flows.capacity} each way"
     t = status.traffic
     for name, kind in (("received", "udp_received"), ("sent data", "udp_sent")):

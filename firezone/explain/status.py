@@ -79,6 +79,7 @@ def status(role: Role, around: Surroundings, now: int) -> Status:
         drops=_drops(role, connections, around),
         offloads=around.offloads,
         workers=around.workers,
+        nat64=None if node.nat64 is None else str(node.nat64),
     )
 
 

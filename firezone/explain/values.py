@@ -146,6 +146,8 @@ class Status:
     """What the kernel does for many packets at once."""
     workers: tuple[WorkerStatus, ...] = ()
     """The pairs of threads that carry packets."""
+    nat64: str | None = None
+    """The prefix by which IPv4 is reached; None where there is IPv4, or no way to it."""
 
 
 @dataclass(frozen=True, slots=True)

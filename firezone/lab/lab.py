@@ -116,6 +116,10 @@ class Lab:
         """The network namespace of a host of `topology`."""
         return self._built().namespace(host)
 
+    def enter_argv(self, host: str) -> list[str]:
+        """What to put before a command to run it on a host."""
+        return netns.enter_argv(self.namespace(host), self._etc(host))
+
     def exec(
         self, host: str, argv: Sequence[str], *, timeout: int = 30 * SECOND
     ) -> subprocess.CompletedProcess[str]:

@@ -135,6 +135,9 @@ class Plan:
     """The hosts on the bridge, with their addresses there."""
 
     def __post_init__(self) -> None:
+        for site in self.sites:
+            if not site.site.outside_families & self.public_families:
+                raise LabError(f"the {site.host} has no IP family to reach the portal by")
         hosts = {PORTAL: internet_addresses(10)}
         hosts |= {relay_name(n): internet_addresses(20 + n) for n in range(1, self.relays + 1)}
         hosts |= {site.edge: site.outside for site in self.routed}

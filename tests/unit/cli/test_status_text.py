@@ -96,6 +96,12 @@ def test_a_status_fits_and_says_what_is_wrong() -> None:
     assert "reason 20" not in text
 
 
+def test_a_network_without_ipv4_is_told() -> None:
+    assert not any("NAT64" in line for line in status_lines(STATUS))
+    lines = status_lines(replace(STATUS, nat64="64:ff9b::/96"))
+    assert any("NAT64" in line and "reached at 64:ff9b::/96" in line for line in lines)
+
+
 def test_workers_are_told_where_there_are_several() -> None:
     two = (WorkerStatus(7, 1, 0), WorkerStatus(5, 3, 2))
     lines = list(status_lines(replace(STATUS, workers=two)))

@@ -1,5 +1,7 @@
 """The report on a client and a gateway, on a virtual network."""
 
+from ipaddress import IPv6Network
+
 import msgspec
 import pytest
 from packets import udp
@@ -19,6 +21,7 @@ from firezone.explain import (
 from firezone.explain.pairs import verdict
 from firezone.ice import Candidate, CheckState, PairReport, Tally
 from firezone.model import Endpoint, IceCredentials
+from firezone.nat64 import Prefix
 from firezone.node import PeerKeys
 from firezone.noise import StaticKeypair
 from firezone.sim import NatKind, World
@@ -119,6 +122,18 @@ def test_relays_are_reported_with_state_and_lifetime():
         assert relay.active_address in relay.addresses
         assert relay.mapped[0].startswith("192.0.2.1:")
         assert relay.relayed
+
+
+def test_a_nat64_is_reported_and_the_relay_where_it_is_reached():
+    prefix = Prefix(IPv6Network("2001:db8:64::/96"))
+    world = connected(World(client_nat64=prefix))
+    report = status_of(world, world.client)
+    assert report.nat64 == "2001:db8:64::/96"
+    for relay in report.relays:
+        assert relay.addresses[0].startswith("203.0.113.")
+        assert relay.active_address.startswith("[2001:db8:64::cb00:71")
+        assert relay.mapped[0].startswith("192.0.2.1:")
+    assert status_of(world, world.gateway).nat64 is None
 
 
 def test_a_relay_that_does_not_answer_is_named():
