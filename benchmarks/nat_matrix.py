@@ -16,21 +16,24 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from firezone.lab.matrix import SITES, Cell, run_cell
+from firezone.lab.matrix import OTHERS, SITES, Cell, run_cell, use
 
 
 def main() -> int:
     arguments = _parse()
     cells = dict(_run_all(arguments.rounds))
-    text = "\n".join(_page(cells)) + "\n"
+    others = dict(_run_others(arguments.rounds))
+    text = "\n".join(_page(cells, others)) + "\n"
     if arguments.output is not None:
         arguments.output.write_text(text)
     else:
         print(text)
-    return 0 if all(cell.ok for each in cells.values() for cell in each) else 1
+    every = [*cells.values(), *others.values()]
+    return 0 if all(cell.ok for each in every for cell in each) else 1
 
 
 _Cells = dict[tuple[str, str], list[Cell]]
+_Others = dict[str, list[Cell]]
 
 
 def _parse() -> argparse.Namespace:
@@ -48,7 +51,14 @@ def _run_all(rounds: int) -> Iterable[tuple[tuple[str, str], list[Cell]]]:
             yield (client, gateway), cells
 
 
-def _page(cells: _Cells) -> Iterable[str]:
+def _run_others(rounds: int) -> Iterable[tuple[str, list[Cell]]]:
+    for name, lab in OTHERS.items():
+        cells = [use(lab()) for _ in range(rounds)]
+        print(f"{name}: {_entry(cells)}", file=sys.stderr, flush=True)
+        yield name, cells
+
+
+def _page(cells: _Cells, others: _Others) -> Iterable[str]:
     yield "# Paths through NATs\n"
     yield "Made by `make nat-matrix` on real network namespaces; do not edit.\n"
     yield (
@@ -64,6 +74,13 @@ def _page(cells: _Cells) -> Iterable[str]:
         yield f"| {client} | " + " | ".join(entries) + " |"
     yield ""
     yield from _LEGEND
+    yield ""
+    yield "## Other networks\n"
+    yield "| network | path |\n|---|---|"
+    for name, each in others.items():
+        yield f"| {name} | {_entry(each)} |"
+    yield ""
+    yield from _OTHER_LEGEND
 
 
 _LEGEND = [
@@ -80,6 +97,13 @@ _LEGEND = [
     "- *MTU 1280*: a port-restricted cone; the path takes no larger packets, and says so.",
     "- *no UDP*: only TCP passes, so the relay is reached over a stream. The programs have just "
     "been started here, and first wait 2.5 s for answers over UDP.",
+]
+
+_OTHER_LEGEND = [
+    "- *NAT64*: the site has IPv6 alone and its router translates to IPv4, then applies the NAT, a "
+    "port-restricted cone where nothing else is said. Portal and relay have IPv4 alone, too.",
+    "- *one NAT*: client and gateway are in two networks of one router that does not join them. "
+    "Without hairpinning, or with another NAT outside, nothing leads from one to the other.",
 ]
 
 

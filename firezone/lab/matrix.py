@@ -12,7 +12,7 @@ from firezone.lab.lab import Lab
 from firezone.lab.nat_kinds import Nat
 from firezone.lab.paths import path_of
 from firezone.lab.programs import Program
-from firezone.lab.topology import BOTH, RESOURCE_ALLOWED, Site
+from firezone.lab.topology import RESOURCE_ALLOWED, Site
 
 SITES = {
     "none": Site(Nat.NONE),
@@ -32,6 +32,19 @@ SITES = {
     "MTU 1280": Site(Nat.CONE, path_mtu=1280),
     "no UDP": Site(Nat.UDP_BLOCKED),
 }
+_V4 = frozenset({4})
+_NAT64, _NAT64_SYMMETRIC = (
+    Site(kind, frozenset({6}), nat64=True) for kind in (Nat.CONE, Nat.SYMMETRIC)
+)
+OTHERS = {
+    "client behind a NAT64, all others IPv4 only": lambda: between(_NAT64, Site(Nat.CONE, _V4)),
+    "the same, symmetric": lambda: between(_NAT64_SYMMETRIC, Site(Nat.CONE, _V4)),
+    "gateway behind a NAT64, all others IPv4 only": lambda: between(Site(Nat.CONE, _V4), _NAT64),
+    "one NAT before both, no hairpinning": lambda: behind_one_nat(Site()),
+    "one NAT before both, which hairpins": lambda: behind_one_nat(Site(hairpin=True)),
+    "the same behind a carrier's NAT": lambda: behind_one_nat(Site(hairpin=True, carrier=Nat.CONE)),
+}
+"""What is no pair of sites that may be any: the labs, not opened yet."""
 LARGE = 2_000_000
 
 
@@ -51,14 +64,18 @@ class Cell:
         return complete and self.path == self.expected and self.fetched[-1].body_bytes == LARGE
 
 
-def run_cell(client: Site, gateway: Site, public_families: frozenset[int] = BOTH) -> Cell:
+def between(client: Site, gateway: Site) -> Lab:
+    """The portal and the relay have IPv4 alone."""
+    return Lab(client=client, gateway=gateway, public_families=_V4)
+
+
+def behind_one_nat(site: Site) -> Lab:
+    return Lab(client=site, shared_nat=True)
+
+
+def run_cell(client: Site, gateway: Site) -> Cell:
     """Start the whole system between these sites, and use it."""
-    return use(Lab(client=client, gateway=gateway, public_families=public_families))
-
-
-def run_shared(site: Site) -> Cell:
-    """The same between two networks behind one NAT."""
-    return use(Lab(client=site, shared_nat=True))
+    return use(Lab(client=client, gateway=gateway))
 
 
 def use(lab: Lab) -> Cell:

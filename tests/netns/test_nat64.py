@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from firezone.lab import Nat, Site
-from firezone.lab.matrix import run_cell
+from firezone.lab.matrix import between, use
 from firezone.lab.paths import DIRECT, RELAYED, expected_path
 
 V4, V6 = frozenset({4}), frozenset({6})
@@ -25,6 +25,6 @@ CASES = [
 @pytest.mark.parametrize(("client", "gateway", "path"), CASES)
 def test_the_path(client: Site, gateway: Site, path: str) -> None:
     assert expected_path(client, gateway) == path
-    cell = run_cell(client, gateway, V4)
+    cell = use(between(client, gateway))
     assert cell.path == path, cell
     assert cell.ok, cell
