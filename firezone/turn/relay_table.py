@@ -19,6 +19,7 @@ from typing import Final
 from firezone.durations import SECOND
 from firezone.model import Endpoint, Entropy, IPAddress, Transmit
 from firezone.turn.relay_commands import FiveTuple
+from firezone.turn.relay_ports import Ports
 
 CHANNEL_LIFETIME: Final = 600 * SECOND
 CHANNEL_COOL_DOWN: Final = 300 * SECOND
@@ -174,8 +175,7 @@ class RelayTable:
     """Allocations by client and by port. Says nothing about sockets or messages."""
 
     def __init__(self, ports: range) -> None:
-        self._ports = ports
-        self._reserved_ports: set[int] = set()
+        self._ports = Ports(ports)
         self.by_client: dict[FiveTuple, Allocation] = {}
         self.by_port: dict[int, Allocation] = {}
         self.by_user: Counter[str] = Counter()
@@ -191,7 +191,7 @@ class RelayTable:
     @property
     def ports_in_use(self) -> int:
         """Those of allocations, and those reserved."""
-        return len(self.by_port) + len(self._reserved_ports)
+        return len(self.by_port) + len(self.reservations)
 
     def free_port(
         self,
@@ -201,22 +201,9 @@ class RelayTable:
         even: bool = False,
         with_next: bool = False,
     ) -> int | None:
-        """A random port that nobody has, None if there is none. An `even` one if wanted; or one
-        whose successor is free, too."""
-        count = len(self._ports)
-        start = int.from_bytes(entropy(8), "big") % count
-        if self.ports_in_use >= count:
-            return None
-        for step in range(count):
-            port = self._ports[(start + step) % count]
-            if (even and port % 2) or port in excluded or not self._is_free(port):
-                continue
-            if not with_next or self._is_free(port + 1):
-                return port
-        return None
-
-    def _is_free(self, port: int) -> bool:
-        return port in self._ports and not (port in self.by_port or port in self._reserved_ports)
+        """A random port that nobody has, None if there is none. An `even` one if wanted; or an
+        even one whose successor is free, too."""
+        return self._ports.draw(entropy, excluded, even=even, with_next=with_next)
 
     def is_relayed(self, endpoint: Endpoint) -> bool:
         """Whether an allocation has that port in that family, its socket open. The address has to
@@ -230,6 +217,7 @@ class RelayTable:
         """Take the allocation's client and port. It does not expire before `start`."""
         self.by_client[allocation.five_tuple] = allocation
         self.by_port[allocation.port] = allocation
+        self._ports.take(allocation.port)
         self.by_user[allocation.user] += 1
 
     def start(self, allocation: Allocation, expires_at: int) -> None:
@@ -239,6 +227,8 @@ class RelayTable:
 
     def move(self, allocation: Allocation, port: int) -> None:
         """Give an allocation another port."""
+        self._ports.take(port)
+        self._ports.give(allocation.port)
         del self.by_port[allocation.port]
         allocation.port = port
         self.by_port[port] = allocation
@@ -248,6 +238,7 @@ class RelayTable:
         allocation.is_gone = True
         del self.by_client[allocation.five_tuple]
         del self.by_port[allocation.port]
+        self._ports.give(allocation.port)
         _take_one(self.by_user, allocation.user)
         return self.forget_all(allocation, [*allocation.channels.values()])
 
@@ -280,7 +271,7 @@ class RelayTable:
     def reserve(self, reservation: Reservation) -> None:
         """Keep a port from others until it is claimed or time is up."""
         self.reservations[reservation.token] = reservation
-        self._reserved_ports.add(reservation.port)
+        self._ports.take(reservation.port)
         self.by_user[reservation.user] += 1
         self.deadlines.schedule(reservation)
 
@@ -289,7 +280,7 @@ class RelayTable:
         if not reservation.is_gone:
             reservation.is_gone = True
             del self.reservations[reservation.token]
-            self._reserved_ports.discard(reservation.port)
+            self._ports.give(reservation.port)
             _take_one(self.by_user, reservation.user)
 
     def bind(self, allocation: Allocation, number: int, peer: Endpoint, now: int) -> Channel | None:
