@@ -25,8 +25,10 @@ class StunTiming:
     IDLE: ClassVar[StunTiming]
     """Without traffic, at a Client: enough to keep NAT mappings, 100 s to notice an outage."""
     GATEWAY: ClassVar[StunTiming]
-    """For a Gateway that leaves it to the Client to notice an outage first. Not used yet."""
+    """While traffic flows, at a Gateway: it leaves it to the Client to notice an outage, as only
+    that can ask for another connection."""
     GATEWAY_IDLE: ClassVar[StunTiming]
+    """Without traffic, at a Gateway."""
 
     def delay(self, count: int) -> int:
         """The wait after the `count`-th check in a row; nanoseconds, 0 before the first."""

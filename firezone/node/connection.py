@@ -79,6 +79,18 @@ class LostConnection:
     established: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """How often paths are checked, with data and without."""
+
+    busy: StunTiming
+    idle: StunTiming
+
+
+CLIENT_TIMINGS = Timings(StunTiming.DEFAULT, StunTiming.IDLE)
+GATEWAY_TIMINGS = Timings(StunTiming.GATEWAY, StunTiming.GATEWAY_IDLE)
+
+
 @dataclass(slots=True, eq=False)
 class Connection:
     """The facts of one connection. `Node` acts on them."""
@@ -90,6 +102,7 @@ class Connection:
     tunnel: Tunnel
     tunnel_id: int
     relay: RelayId
+    timings: Timings
     created_at: int
     last_active: int
     state: ConnectionState = ConnectionState.CONNECTING
@@ -176,7 +189,7 @@ class Connection:
             self.wake(now)
         elif self.state is ConnectionState.CONNECTED:
             self.state = ConnectionState.IDLE
-            self.agent.set_timing(StunTiming.IDLE, now)
+            self.agent.set_timing(self.timings.idle, now)
 
     def is_silent(self, activity: Activity, now: int) -> bool:
         """Whether it is time to doubt the path, for data over it goes unanswered."""
@@ -192,7 +205,7 @@ class Connection:
     def wake(self, now: int) -> None:
         if self.state is ConnectionState.IDLE:
             self.state = ConnectionState.CONNECTED
-            self.agent.set_timing(StunTiming.DEFAULT, now)
+            self.agent.set_timing(self.timings.busy, now)
 
     def next_timeout(self, activity: Activity) -> Timeout | None:
         """When this connection wants `Node.handle_timeout` next."""

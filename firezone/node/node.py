@@ -30,6 +30,8 @@ from firezone.model import Endpoint, Entropy, RelayId, Timeout, Transmit, earlie
 from firezone.nat64 import Prefix
 from firezone.node.candidates import optimistic, translated
 from firezone.node.connection import (
+    CLIENT_TIMINGS,
+    GATEWAY_TIMINGS,
     Connection,
     ConnectionState,
     LostConnection,
@@ -339,6 +341,7 @@ class Node:
     def _open(self, connection: str, keys: PeerKeys, relay: RelayId, now: int) -> Connection:
         slot = self._directory.slots.allocate()
         tunnel_id = self._directory.tunnel_ids.allocate()
+        timings = CLIENT_TIMINGS if self._controlling else GATEWAY_TIMINGS
         c = Connection(
             id=connection,
             slot=slot,
@@ -349,10 +352,12 @@ class Node:
                 remote=keys.remote,
                 entropy=self._entropy,
                 now=now,
+                timing=timings.busy,
             ),
             tunnel=self.handshakes.open_tunnel(slot, tunnel_id, keys, now),
             tunnel_id=tunnel_id,
             relay=relay,
+            timings=timings,
             created_at=now,
             last_active=now,
         )

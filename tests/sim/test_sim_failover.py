@@ -190,3 +190,19 @@ def test_udp_that_ends_altogether_is_replaced_by_a_stream_soon():
     start = world.clock.now
     traffic.run(30 * SECOND)
     assert longest_gap(traffic.answered_at, start, world.clock.now) < 12 * SECOND
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_gateway_that_is_away_is_waited_for_as_long_as_the_client_waits(seed):
+    """It has not given up before, so no new connection has to be asked for."""
+    world, traffic = settled(seed=seed)
+    world.block_direct()
+    traffic.run(10 * SECOND)
+    free, away = world.network.blocked, world._gateway_host.nat.addresses
+    start = world.clock.now
+    world.network.blocked = lambda s, d: free(s, d) or s.address in away or d.address in away
+    traffic.run(18 * SECOND)
+    world.network.blocked = free
+    traffic.run(20 * SECOND)
+    assert longest_gap(traffic.answered_at, start, world.clock.now) < 20 * SECOND
+    assert not world.gateway.events("connection_lost")

@@ -376,3 +376,14 @@ def test_time_alone_never_spins() -> None:
         bench.drain()
         wakes += 1
     assert wakes < 80
+
+
+@pytest.mark.parametrize(("controlling", "seconds"), [(True, 15.25 + 2), (False, 600.75 + 2)])
+def test_a_gateway_leaves_it_to_the_client_to_give_up(controlling: bool, seconds: float) -> None:
+    """Only the client can ask for another connection, so it is the one to notice first."""
+    bench = asked(controlling=controlling)
+    bench.node.add_remote_candidate("peer", host(str(PEER)), bench.now)
+    bench.after(seconds - 0.5)
+    assert bench.of(ConnectionFailed) == []
+    bench.after(1)
+    assert bench.of(ConnectionFailed) != []
