@@ -24,6 +24,8 @@ from firezone.noise import Tunnel
 CANDIDATE_TIMEOUT = 10 * SECOND
 DISCONNECT_GRACE = 2 * SECOND
 IDLE_AFTER = 20 * SECOND
+IN_USE = 30 * SECOND
+"""Since the last data. It takes 18.5 s until a connection whose paths died fails."""
 HANDSHAKE_DEBOUNCE = 20 * SECOND
 SILENCE = 1 * SECOND
 """Data goes out and nothing comes back for so long: the path is looked at."""
@@ -105,6 +107,7 @@ class Connection:
     timings: Timings
     created_at: int
     last_active: int
+    last_data: int = -IN_USE
     state: ConnectionState = ConnectionState.CONNECTING
     pair: Nominated | None = None
     preliminary: Nominated | None = None
@@ -126,6 +129,8 @@ class Connection:
     failure: str | None = None
     waiting: deque[bytes] = field(default_factory=lambda: deque(maxlen=WAITING_PACKETS), repr=False)
     remotes: list[Candidate] = field(default_factory=list)
+    has_gathered: bool = False
+    """Whether there was ever a candidate of ours: a relay answered, or the host has addresses."""
     paths: deque[PathChange] = field(default_factory=lambda: deque(maxlen=REMEMBERED_PATHS))
 
     @property
@@ -136,6 +141,10 @@ class Connection:
     @property
     def established(self) -> bool:
         return self.established_at is not None
+
+    def is_in_use(self, now: int) -> bool:
+        """Whether it has carried data lately."""
+        return self.established and now - self.last_data < IN_USE
 
     def note_remote(self, candidate: Candidate) -> bool:
         """Remember a candidate of the peer. False if there are too many: each may cost a channel
@@ -184,7 +193,8 @@ class Connection:
 
     def note_activity(self, activity: Activity, now: int) -> None:
         """Fall idle after 20 s without data, wake with the next."""
-        self.last_active = max(self.last_active, activity.sent_data, activity.received_data)
+        self.last_data = max(activity.sent_data, activity.received_data)
+        self.last_active = max(self.last_active, self.last_data)
         if now - self.last_active < IDLE_AFTER:
             self.wake(now)
         elif self.state is ConnectionState.CONNECTED:
@@ -256,11 +266,17 @@ class Connection:
         return Timeout(min(due, grid), "silence of the peer")
 
     def _candidate_timeout(self) -> Timeout | None:
-        if self.remotes or self.pair is not None:
+        """A peer that hears of no candidate gives up after as long, so waiting is of no use."""
+        if self.pair is not None or (self.remotes and self.has_gathered):
             return None
-        return Timeout(self.created_at + CANDIDATE_TIMEOUT, "no remote candidates")
+        reason = "no candidates of ours" if self.remotes else "no remote candidates"
+        return Timeout(self.created_at + CANDIDATE_TIMEOUT, reason)
 
     def _disconnect_timeout(self) -> Timeout | None:
+        """While the first candidates trickle in, that none fits yet says nothing of the next."""
         if self.disconnected_at is None:
             return None
-        return Timeout(self.disconnected_at + DISCONNECT_GRACE, "ICE disconnected")
+        deadline = self.disconnected_at + DISCONNECT_GRACE
+        if self.state is ConnectionState.CONNECTING:
+            deadline = max(deadline, self.created_at + CANDIDATE_TIMEOUT)
+        return Timeout(deadline, "ICE disconnected")

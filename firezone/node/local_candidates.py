@@ -80,6 +80,7 @@ class LocalCandidates:
             self._outputs.events.append(CandidateWithdrawn(c.id, candidate))
 
     def _add(self, c: Connection, candidate: Candidate, now: int) -> None:
+        c.has_gathered = True
         adopted = c.agent.add_local_candidate(candidate, now)
         if adopted is not None:
             self._signal(c, adopted)

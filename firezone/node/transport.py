@@ -19,6 +19,7 @@ from firezone.nat64 import Prefix
 from firezone.node.events import StreamEvent, StreamUnwanted, StreamWanted
 from firezone.node.fallback import UDP_RETRY, Step
 from firezone.node.relays import Link, Relay, Relays
+from firezone.node.silent_relays import SilentRelays
 from firezone.stun import looks_like_stun
 from firezone.turn import (
     NO_RESPONSE,
@@ -76,6 +77,7 @@ class Transport:
         self.counters: Counter[str] = Counter()
         self.lost_relays: deque[LostRelay] = deque(maxlen=REMEMBERED_RELAYS)
         """The last ones that we gave up, for whoever looks on."""
+        self._silent = SilentRelays()
         self._channel_received_at = channel_received_at
         self._channels: set[tuple[Endpoint, int]] = set()
         self._transmits: deque[Transmit] = deque()
@@ -142,10 +144,12 @@ class Transport:
     def update(self, remove: Iterable[RelayId], add: Iterable[Relay], now: int) -> None:
         """Take and drop relays as the portal says. Unchanged ones are only left alone."""
         for relay_id in remove:
+            self._silent.remove(relay_id)
             self._drop(relay_id)
         named = []
         for relay in add:
             named.append(relay.id)
+            self._silent.remove(relay.id)
             if self.relays.unchanged(relay):
                 continue
             self._drop(relay.id)
@@ -163,6 +167,7 @@ class Transport:
             if link.server != self.relays.reached_at(link.relay) and not link.answers:
                 self._drop(relay_id)
                 self.relays.add(link.relay, now)
+        self._silent.hurry(now)
 
     def probe(self, now: int) -> None:
         """See which relays are still there: no path works at the moment."""
@@ -173,6 +178,7 @@ class Transport:
         """Drop every relay, with no word to them."""
         for relay_id, _ in self.relays.links():
             self._drop(relay_id)
+        self._silent.clear()
         self._transmits.clear()
 
     def handle_stream_opened(self, relay: RelayId, local: Endpoint, now: int) -> None:
@@ -202,8 +208,14 @@ class Transport:
         for relay_id, link in self.relays.links():
             reason = self._tend(relay_id, link, now)
             if reason is not None:
-                self.lost_relays.append(LostRelay(relay_id, link.relay.server, reason, now))
-                self._drop(relay_id)
+                self._give_up(link, reason, now)
+            elif link.answers:
+                self._silent.remove(relay_id)
+        for relay in self._silent.take_due(now):
+            if relay.id not in self.relays:
+                self.relays.add(relay, now)
+        if not len(self.relays):
+            self._silent.wait(now)
 
     def drain(self) -> None:
         """Collect what the allocations want to say and send."""
@@ -212,7 +224,9 @@ class Transport:
 
     def poll_timeout(self) -> Timeout | None:
         return earliest(
-            *(allocation.poll_timeout() for _, allocation in self.relays), *self._link_timeouts()
+            *(allocation.poll_timeout() for _, allocation in self.relays),
+            *self._link_timeouts(),
+            self._silent.poll_timeout(),
         )
 
     def poll_transmit(self) -> Transmit | None:
@@ -234,6 +248,16 @@ class Transport:
                 yield relay_id, candidate
 
     # Relays that come and go.
+
+    def _give_up(self, link: Link, reason: str, now: int) -> None:
+        relay = link.relay
+        if relay.id not in self._silent:
+            self.lost_relays.append(LostRelay(relay.id, relay.server, reason, now))
+        if reason == NO_RESPONSE:
+            self._silent.add(relay)
+        else:
+            self._silent.remove(relay.id)
+        self._drop(relay.id)
 
     def _tend(self, relay_id: RelayId, link: Link, now: int) -> str | None:
         """Choose between UDP and a stream. Why the relay is of no use any more, if so."""

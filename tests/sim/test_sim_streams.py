@@ -115,10 +115,27 @@ def test_a_stream_that_breaks_is_opened_again():
     assert request(14) in world.gateway.tun
 
 
-def test_without_udp_and_streams_the_relay_is_given_up():
+def test_without_udp_and_streams_the_relay_is_given_up_but_not_forgotten():
+    world = World(relays=1)
+    free = world.network.blocked
+    block(world, "client")
+    start_client_anew(world)
+    transport = world.client.role.node.transport
+    for _ in range(3):
+        assert world.clock.run_until(lambda: len(transport.relays) == 0, 15 * SECOND)
+        assert world.clock.run_until(lambda: len(transport.relays) == 1, 2 * SECOND)
+    (lost,) = transport.lost_relays
+    assert lost.reason == "no response"
+    world.network.blocked = free
+    assert world.clock.run_until(lambda: bool(transport.relays.round_trips()), 6 * SECOND)
+
+
+def test_a_relay_that_the_portal_took_back_is_not_tried_again():
     world = World(relays=1)
     block(world, "client")
     start_client_anew(world)
-    world.clock.run_for(30 * SECOND)
+    gone = list(world.relays)
+    world.relays.clear()
+    world.portal.announce_relays(gone)
+    world.clock.run_for(60 * SECOND)
     assert not len(world.client.role.node.transport.relays)
-    assert world.client.role.node.transport.lost_relays[-1].reason == "no response"
