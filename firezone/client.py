@@ -3,9 +3,10 @@
 A packet that no flow covers comes here once. Its destination names a resource; a resource has a
 gateway or not. With one, the flow is installed and the packet goes on by itself. Without one it
 waits while we ask the portal for a flow (an *intent*), which names the gateway and the keys.
-Traffic repeats an intent; the clock does so only for what was reached before we moved or the
-gateway came back with another key. When a gateway is lost, what it served is forgotten, and the
-next packet asks again; the portal may then choose another.
+Traffic repeats an intent; the clock does so only for what was reached before we moved, the gateway
+came back with another key, or a connection that carried data failed. When a gateway is lost
+otherwise, what it served is forgotten, and the next packet asks again. The portal may then choose
+another.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ from firezone.model import (
 from firezone.node import (
     ActivityOf,
     ChannelReceivedAt,
+    ConnectionEstablished,
+    ConnectionEvent,
+    ConnectionFailed,
     PeerKeys,
 )
 from firezone.phoenix.messages import RelaysPresence
@@ -282,7 +286,10 @@ class Client(Role):
         addresses: frozenset[IPAddress] = frozenset({flow.gateway_ipv4, flow.gateway_ipv6})
         self._gateways[flow.gateway_id] = Gateway(flow.gateway_id, addresses)
         self._gateway_of[flow.resource_id] = flow.gateway_id
-        self._resumptions.settle(flow.resource_id)
+        if self.node.is_established(flow.gateway_id):
+            self._resumptions.settle(flow.resource_id)
+        else:
+            self._resumptions.rest(flow.resource_id)
         self._remember(flow.gateway_id)
         self._resources.rebuild()
         self._commands.append(BumpGeneration(NOBODY))
@@ -363,9 +370,26 @@ class Client(Role):
             tell = messages.broadcast_invalidated_ice_candidates
         self._tell(tell([GatewayId(peer)], candidates))
 
+    def _handle_node_event(self, event: ConnectionEvent) -> None:
+        """What was in use when its connection failed is asked for until it is reached again."""
+        served = self._served_by(event.connection)
+        super()._handle_node_event(event)
+        match event:
+            case ConnectionEstablished():
+                for resource in served:
+                    self._resumptions.settle(resource)
+            case ConnectionFailed(in_use=True):
+                self._resume(served, event.at)
+            case ConnectionFailed():
+                for resource in served:
+                    self._resumptions.go_on(resource, event.at)
+
+    def _served_by(self, peer: str) -> list[ResourceId]:
+        return [resource for resource, gateway in self._gateway_of.items() if gateway == peer]
+
     def _lost(self, peer: str) -> None:
         """The next packet for what this gateway served asks the portal again."""
         self._gateways.pop(GatewayId(peer), None)
-        for resource in [r for r, g in self._gateway_of.items() if g == peer]:
+        for resource in self._served_by(peer):
             del self._gateway_of[resource]
         self._resources.rebuild()

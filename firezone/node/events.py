@@ -44,10 +44,13 @@ class ConnectionEstablished:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionFailed:
-    """The connection is gone, without our doing."""
+    """The connection is gone, without our doing, at `at` (ns). `in_use`: it has carried data until
+    lately."""
 
     connection: str
     reason: str
+    at: int
+    in_use: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,6 +139,11 @@ class Node:
         c = self._directory.get(connection)
         return c.slot if c else None
 
+    def is_established(self, connection: str) -> bool:
+        """Whether packets flow."""
+        c = self._directory.get(connection)
+        return c is not None and c.established
+
     def connection_at(self, slot: int) -> str | None:
         """The connection that owns a slot."""
         c = self._directory.at(slot)
@@ -417,7 +422,7 @@ class Node:
         if failure is not None:
             self._remove(c)
             self._note_lost(c, failure, now)
-            self._outputs.events.append(ConnectionFailed(c.id, failure))
+            self._outputs.events.append(ConnectionFailed(c.id, failure, now, c.is_in_use(now)))
             return
         self._deadlines.set(c.id, c.next_timeout(self._activity(c.slot)))
 

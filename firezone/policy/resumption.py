@@ -1,8 +1,8 @@
 """Flows that were in use and are asked for again by the clock, not only by traffic.
 
 Who downloads has nothing to send until more comes. So what was reached before a break is asked for
-until it is granted, though not for ever: a gateway that is back at the portal later than we are is
-away for seconds, not for hours.
+until it is reached again, though not for ever: a gateway that is back later than we are is away for
+seconds, not for hours. While a gateway that was granted is being connected to, the question rests.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ MAX_RESUMED = 256
 
 @dataclass(slots=True)
 class _Resumption:
-    due_at: int
+    due_at: int | None
+    """None while the question rests."""
     pause: int
     ends_at: int
 
@@ -41,8 +42,22 @@ class Resumptions:
                 now + FIRST_PAUSE, FIRST_PAUSE, now + GIVE_UP_AFTER
             )
 
+    def rest(self, resource: ResourceId) -> None:
+        """It was granted, and may soon be reached."""
+        resumption = self._by_resource.get(resource)
+        if resumption is not None:
+            resumption.due_at = None
+
+    def go_on(self, resource: ResourceId, now: int) -> None:
+        """It was not reached."""
+        resumption = self._by_resource.get(resource)
+        if resumption is not None and now < resumption.ends_at:
+            resumption.due_at = now
+        else:
+            self.settle(resource)
+
     def settle(self, resource: ResourceId) -> None:
-        """It was granted, refused for good, or is not ours any more."""
+        """It was reached, refused for good, or is not ours any more."""
         self._by_resource.pop(resource, None)
 
     def take_all(self) -> list[ResourceId]:
@@ -53,7 +68,11 @@ class Resumptions:
 
     def due(self, now: int) -> list[ResourceId]:
         """Those that the portal is to be asked for now."""
-        found = [resource for resource, r in self._by_resource.items() if r.due_at <= now]
+        found = [
+            resource
+            for resource, r in self._by_resource.items()
+            if r.due_at is not None and r.due_at <= now
+        ]
         for resource in found:
             resumption = self._by_resource[resource]
             resumption.pause = min(2 * resumption.pause, LONGEST_PAUSE)
@@ -63,9 +82,8 @@ class Resumptions:
         return found
 
     def poll_timeout(self) -> Timeout | None:
-        if not self._by_resource:
-            return None
-        return Timeout(min(r.due_at for r in self._by_resource.values()), "flow to resume")
+        due = [r.due_at for r in self._by_resource.values() if r.due_at is not None]
+        return Timeout(min(due), "flow to resume") if due else None
 
     def __contains__(self, resource: object) -> bool:
         return resource in self._by_resource

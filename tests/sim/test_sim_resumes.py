@@ -1,5 +1,6 @@
 """A client that moves gets back what it reached, though it has nothing to send."""
 
+import pytest
 from packets import udp
 
 from firezone.durations import MINUTE, SECOND
@@ -97,3 +98,49 @@ def test_what_nobody_reached_is_not_asked_for():
     world = moved(gateway_is_back_after=5 * SECOND)
     world.clock.run_for(1 * MINUTE)
     assert RESOURCE_V6.id not in world.client.role._gateway_of
+
+
+def lost_in_a_download(outage):
+    """The client only listens; nobody's datagrams arrive for a while. The portal is there."""
+    world = connected()
+
+    def download(duration):
+        end, before = world.clock.now + duration, len(world.client.tun)
+        while world.clock.now < end:
+            world.gateway.send_packet(RESPONSE)
+            world.clock.run_for(SECOND // 10)
+        return len(world.client.tun) - before
+
+    assert download(5 * SECOND) > 40
+    world.network.blocked = lambda source, destination: True
+    assert not download(outage)
+    world.network.blocked = lambda source, destination: False
+    return world, download
+
+
+@pytest.mark.parametrize("seconds", [19, 25, 40, 60, 200])
+def test_a_download_goes_on_after_an_outage_of_any_length(seconds):
+    """Its connection failed, and the relays were given up; the portal saw nothing of that."""
+    world, download = lost_in_a_download(seconds * SECOND)
+    download(15 * SECOND)
+    assert world.client.events("connection_lost")
+    assert download(5 * SECOND) > 40
+
+
+def test_what_cannot_be_reached_is_not_asked_for_for_ever():
+    world = connected()
+    world.network.blocked = lambda source, destination: True
+    world.clock.run_for(7 * MINUTE)
+    before = intents(world)
+    assert 10 < before < 40
+    world.clock.run_for(10 * MINUTE)
+    assert intents(world) == before
+
+
+def test_a_connection_without_data_is_not_asked_for_when_it_fails():
+    world = connected()
+    world.clock.run_for(1 * MINUTE)
+    world.network.blocked = lambda source, destination: True
+    world.clock.run_for(5 * MINUTE)
+    assert world.client.events("connection_lost")
+    assert intents(world) == 1

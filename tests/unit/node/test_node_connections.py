@@ -144,7 +144,7 @@ def test_a_peer_that_signals_nothing_is_given_up_after_ten_seconds() -> None:
     bench = asked().after(9.9)
     assert bench.of(ConnectionFailed) == []
     bench.after(0.1)
-    assert bench.of(ConnectionFailed) == [ConnectionFailed("peer", "no remote candidates")]
+    assert [e.reason for e in bench.of(ConnectionFailed)] == ["no remote candidates"]
     assert isinstance(bench.commands[-1], RemovePeer)
     assert not [*bench.node.connections()]
 
@@ -155,7 +155,7 @@ def test_a_peer_that_never_answers_is_given_up_two_seconds_after_the_checks() ->
     bench.after(15.25 + 1.9)
     assert bench.of(ConnectionFailed) == []
     bench.after(0.2)
-    assert bench.of(ConnectionFailed) == [ConnectionFailed("peer", "ICE disconnected")]
+    assert [e.reason for e in bench.of(ConnectionFailed)] == ["ICE disconnected"]
     assert [lost.reason for lost in bench.node.lost] == ["ICE disconnected"]
 
 

@@ -42,3 +42,21 @@ def test_so_many_at_a_time():
     assert len(resumptions.due(SECOND)) == MAX_RESUMED
     assert len(resumptions.take_all()) == MAX_RESUMED
     assert resumptions.poll_timeout() is None
+
+
+def test_it_rests_while_a_connection_is_made_and_goes_on_when_that_fails():
+    resumptions = Resumptions()
+    resumptions.begin(RESOURCE, 0)
+    resumptions.rest(RESOURCE)
+    assert resumptions.poll_timeout() is None and RESOURCE in resumptions
+    assert resumptions.due(60 * SECOND) == []
+    resumptions.go_on(RESOURCE, 60 * SECOND)
+    assert resumptions.due(60 * SECOND) == [RESOURCE]
+
+
+def test_it_does_not_go_on_for_ever():
+    resumptions = Resumptions()
+    resumptions.begin(RESOURCE, 0)
+    resumptions.rest(RESOURCE)
+    resumptions.go_on(RESOURCE, 301 * SECOND)
+    assert RESOURCE not in resumptions and resumptions.poll_timeout() is None
