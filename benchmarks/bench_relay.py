@@ -29,8 +29,10 @@ from firezone.turn.relay import Relay
 from firezone.turn.relay_auth import password_of
 from firezone.turn.relay_commands import OpenSocket, RelayCommand, SendToPeer
 from firezone.turn.relay_peers import PeerPolicy
+from firezone.turn.relay_ports import Ports
 
 CHANNEL = 0x4000
+PORTS = range(49152, 65536)
 
 # The kernel
 
@@ -147,6 +149,15 @@ def server(port: int) -> Relay:
         unix_now=unix_ns(),
         now=boottime_ns(),
     )
+
+
+@pytest.mark.parametrize("free", [len(PORTS), 4])
+def test_draw_a_port(benchmark: BenchmarkFixture, free: int) -> None:
+    """For an Allocate, with so many of them left."""
+    ports = Ports(PORTS)
+    for port in random.Random(1).sample(PORTS, len(PORTS) - free):
+        ports.take(port)
+    assert benchmark(ports.draw, os.urandom, frozenset(), even=False, with_next=False) in PORTS
 
 
 @pytest.mark.parametrize("kind", ["binding", "unauthenticated", "refresh"])
