@@ -68,6 +68,7 @@ def is_comprehension_required(code: int) -> bool:
 _FAMILIES = {1: 4, 2: 6}
 _FAMILY_CODES = {4: 1, 6: 2}
 _MAX_TEXT_BYTES = 763
+_XOR_PREFIX = struct.pack(">xxHI", MAGIC_COOKIE >> 16, MAGIC_COOKIE)
 
 
 def _decode_address(value: bytes, _transaction_id: bytes = b"") -> Endpoint:
@@ -98,8 +99,10 @@ def _encode_xor_address(endpoint: Endpoint, transaction_id: bytes) -> bytes:
 
 def _xor(value: bytes, transaction_id: bytes) -> bytes:
     """Masks port and address with the cookie and the transaction id (section 14.2)."""
-    mask = struct.pack(">xxHI", MAGIC_COOKIE >> 16, MAGIC_COOKIE) + transaction_id
-    return bytes(a ^ b for a, b in zip(value[:20], mask, strict=False)) + value[20:]
+    size = min(len(value), 20)
+    mask = (_XOR_PREFIX + transaction_id)[:size]
+    masked = int.from_bytes(value[:size]) ^ int.from_bytes(mask)
+    return masked.to_bytes(size) + value[size:]
 
 
 def _text(max_characters: int, max_bytes: int) -> Any:

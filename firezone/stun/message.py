@@ -128,11 +128,15 @@ class Message:
 
     def get(self, attribute: Attribute[T]) -> T | None:
         """The value of an attribute, None without it; of a repeated one the first."""
-        return next(self._values(attribute), None)
+        for known, value in self.attributes:
+            if known.code == attribute.code:
+                found: T = value
+                return found
+        return None
 
     def get_all(self, attribute: Attribute[T]) -> tuple[T, ...]:
         """Every value of a repeatable attribute, in wire order."""
-        return tuple(self._values(attribute))
+        return tuple(value for known, value in self.attributes if known.code == attribute.code)
 
     @property
     def has_integrity(self) -> bool:
@@ -166,9 +170,6 @@ class Message:
         Raises LocalError for a value that does not fit its attribute or the message.
         """
         return _encode(self, integrity_key, fingerprint)
-
-    def _values(self, attribute: Attribute[T]) -> Iterator[T]:
-        return (value for known, value in self.attributes if known.code == attribute.code)
 
 
 def looks_like_stun(data: bytes) -> bool:

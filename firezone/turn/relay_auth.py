@@ -22,7 +22,6 @@ import hashlib
 import hmac
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Final
 
 from firezone import stun
@@ -135,7 +134,7 @@ class Authenticator:
         is_right = request.verify_integrity(_NOBODYS_KEY if key is None else key)
         if key is None or not is_right:
             return 401
-        return replace(exchange, key=key, user=_user(username))
+        return exchange.authenticated(key, _user(username))
 
     def _is_expired(self, username: str, now: int) -> bool:
         expiry = expiry_of(username)

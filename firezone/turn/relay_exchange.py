@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from firezone import stun
@@ -35,16 +35,22 @@ class Exchange:
 
     def success(self, *values: Value) -> Transmit:
         """The success response with these attributes."""
-        return self._respond(self.request.success(), values)
+        return self._respond(stun.Class.SUCCESS, values)
 
     def error(self, code: int, *values: Value) -> Transmit:
         """The error response with these attributes after ERROR-CODE."""
-        return self._respond(self.request.error(code), values)
+        error = self.request.error(code).attributes
+        return self._respond(stun.Class.ERROR, (*error, *values))
 
-    def _respond(self, response: Message, values: tuple[Value, ...]) -> Transmit:
-        software = (stun.SOFTWARE, self.software)
-        complete = replace(response, attributes=(software, *response.attributes, *values))
-        data = complete.encode(self.key, fingerprint=self.request.has_fingerprint)
+    def authenticated(self, key: bytes, user: str) -> Exchange:
+        """The same of a user who has proved to be one, by that key."""
+        return Exchange(self.five_tuple, self.request, key, self.software, self.mapped, user)
+
+    def _respond(self, class_: stun.Class, values: tuple[Value, ...]) -> Transmit:
+        request = self.request
+        attributes = ((stun.SOFTWARE, self.software), *values)
+        response = Message(class_, request.method, request.transaction_id, attributes)
+        data = response.encode(self.key, fingerprint=request.has_fingerprint)
         return Transmit(data, *self.five_tuple)
 
 

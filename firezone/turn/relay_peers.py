@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import Final
 
@@ -50,8 +51,10 @@ class PeerPolicy:
         return address in self.own_addresses or self.allows(Endpoint(address, 0))
 
     def _allows(self, address: IPAddress) -> bool:
-        if _holds(_NOBODY, address):
+        if _is_nobodys(address):
             return False
+        if not self.allow and not self.deny:
+            return self._is_usual(address)
         allowed, denied = _closest(self.allow, address), _closest(self.deny, address)
         if allowed == denied == -1:
             return self._is_usual(address)
@@ -59,13 +62,15 @@ class PeerPolicy:
 
     def _is_usual(self, address: IPAddress) -> bool:
         """Whether it is allowed where no list speaks of it."""
-        if address.is_loopback or address in self.own_addresses | self.host_addresses:
+        is_own = address in self.own_addresses or address in self.host_addresses
+        if is_own or address.is_loopback:
             return self.allow_loopback
         if address.is_link_local:
             return self.allow_link_local
         return self.allow_private or not is_private(address)
 
 
+@lru_cache(maxsize=4096)
 def is_private(address: IPAddress) -> bool:
     """Whether it belongs to networks that the Internet does not reach: private ones, the shared
     ones of providers, those reserved for protocols, benchmarks or nothing yet; or is the one
@@ -104,6 +109,12 @@ _SIX_TO_FOUR: Final = IPv6Network("2002::/16")
 _TEREDO: Final = IPv6Network("2001::/32")
 _ISATAP: Final = (b"\x00\x00\x5e\xfe", b"\x02\x00\x5e\xfe")
 """How an interface identifier begins that ends in an IPv4 address (RFC 5214 section 6.1)."""
+
+
+@lru_cache(maxsize=4096)
+def _is_nobodys(address: IPAddress) -> bool:
+    """Remembered, like what is private, because many clients have the same few peers."""
+    return _holds(_NOBODY, address)
 
 
 def _holds(networks: tuple[IPNetwork, ...], address: IPAddress) -> bool:
