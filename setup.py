@@ -14,6 +14,7 @@ SKIP = os.environ.get("FIREZONE_BUILD") == "none"
 KERNELS: dict[str, list[str]] = {
     "batch": [],
     "blake2s": ["ext/c/blake2s.c"],
+    "x25519": ["ext/c/x25519.c"],
     "ip": [],
     "aead": ["ext/c/aead_cpu.c", "ext/c/aead_avx512.c", "ext/c/aead_avx2.c"],
     "session": [],

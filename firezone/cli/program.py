@@ -93,14 +93,15 @@ def _show_version(ctx: click.Context, _option: click.Parameter, wanted: bool) ->
         return
     from importlib.metadata import PackageNotFoundError, version
 
-    from firezone._ext.aead import backend_name
+    from firezone._ext import aead, x25519
 
     try:
         number = version("firezone")
     except PackageNotFoundError:
         number = "(not installed)"
     click.echo(f"firezone {number}")
-    click.echo(f"ChaCha20-Poly1305: {backend_name()}")
+    click.echo(f"ChaCha20-Poly1305: {aead.backend_name()}")
+    click.echo(f"X25519: {x25519.backend_name()}")
     click.echo(f"Python {sys.version.split()[0]}")
     ctx.exit()
 

@@ -16,7 +16,7 @@ from hmac import compare_digest
 from firezone.durations import SECOND
 from firezone.model import Entropy
 from firezone.noise.errors import NoiseError, Reason
-from firezone.noise.keys import EphemeralKeypair, StaticKeypair
+from firezone.noise.keys import EphemeralKeypair, StaticKeypair, shared_secrets
 from firezone.noise.messages import HandshakeInitiation, HandshakeResponse, decode
 from firezone.noise.primitives import KEY_SIZE, hash_of, kdf, seal, unseal
 
@@ -126,10 +126,10 @@ def create_initiation(
 
     `static_secret` is the static keys' shared secret, the same for every handshake of the two.
     """
-    ephemeral = EphemeralKeypair.generate(entropy)
+    ephemeral, (es,) = EphemeralKeypair.generate_shared(entropy, peer_public_key)
     state = SymmetricState(peer_public_key)
     state.mix_ephemeral(ephemeral.public)
-    state.mix_key(ephemeral.dh(peer_public_key))
+    state.mix_key(es)
     encrypted_static = state.seal(static.public)
     state.mix_key(static_secret)
     encrypted_timestamp = state.seal(timestamp)
@@ -179,12 +179,14 @@ def create_response(
     entropy: Entropy,
 ) -> tuple[HandshakeResponse, SessionKeys]:
     """The second message, and the responder's keys. Raises NoiseError for a low-order ephemeral."""
-    ephemeral = EphemeralKeypair.generate(entropy)
+    ephemeral, (ee, se) = EphemeralKeypair.generate_shared(
+        entropy, received.ephemeral, peer_public_key
+    )
+    ephemeral.wipe()
     state = received.state.copy()
     state.mix_ephemeral(ephemeral.public)
-    state.mix_key(ephemeral.dh(received.ephemeral))
-    state.mix_key(ephemeral.dh(peer_public_key))
-    ephemeral.wipe()
+    state.mix_key(ee)
+    state.mix_key(se)
     state.mix_preshared_key(preshared_key)
     nothing = state.seal(b"")
     response = HandshakeResponse(local_index, received.remote_index, ephemeral.public, nothing)
@@ -196,10 +198,11 @@ def consume_response(
     sent: SentInitiation, static: StaticKeypair, preshared_key: bytes, message: HandshakeResponse
 ) -> SessionKeys:
     """The initiator's keys. Raises NoiseError."""
+    ee, se = shared_secrets(message.ephemeral, sent.ephemeral, static)
     state = sent.state.copy()
     state.mix_ephemeral(message.ephemeral)
-    state.mix_key(sent.ephemeral.dh(message.ephemeral))
-    state.mix_key(static.dh(message.ephemeral))
+    state.mix_key(ee)
+    state.mix_key(se)
     state.mix_preshared_key(preshared_key)
     state.unseal(message.encrypted_nothing)
     sending, receiving = state.split()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from hmac import compare_digest
 from typing import Self
 
-from nacl.bindings import crypto_scalarmult, crypto_scalarmult_base
-from nacl.exceptions import CryptoError
-
+from firezone._ext.x25519 import BASE, multiply, multiply_one
 from firezone.errors import LocalError
 from firezone.model import Entropy
 from firezone.noise.errors import NoiseError, Reason
 from firezone.noise.primitives import KEY_SIZE
+
+_NO_SECRET = bytes(KEY_SIZE)
 
 
 class Keypair:
@@ -18,15 +19,26 @@ class Keypair:
 
     __slots__ = ("_private", "public")
 
-    def __init__(self, private: bytes) -> None:
+    def __init__(self, private: bytes, public: bytes | None = None) -> None:
         if len(private) != KEY_SIZE:
             raise LocalError(f"a private key has {KEY_SIZE} bytes, not {len(private)}")
         self._private = bytearray(private)
-        self.public: bytes = crypto_scalarmult_base(bytes(private))
+        self.public = public or multiply_one(private, BASE)
 
     @classmethod
     def generate(cls, entropy: Entropy) -> Self:
         return cls(entropy(KEY_SIZE))
+
+    @classmethod
+    def generate_shared(
+        cls, entropy: Entropy, *peer_publics: bytes
+    ) -> tuple[Self, tuple[bytes, ...]]:
+        """A pair and its shared secret with each of these keys, all at once. Raises NoiseError if
+        one is of small order."""
+        private = entropy(KEY_SIZE)
+        points = [BASE, *peer_publics]
+        public, *secrets = multiply([private] * len(points), points)
+        return cls(private, public), _checked(secrets)
 
     @classmethod
     def from_private(cls, private: bytes) -> Self:
@@ -35,10 +47,8 @@ class Keypair:
 
     def dh(self, peer_public: bytes) -> bytes:
         """The shared secret. Raises NoiseError if the peer's key is of small order."""
-        try:
-            return crypto_scalarmult(bytes(self._private), peer_public)
-        except CryptoError:
-            raise NoiseError(Reason.LOW_ORDER) from None
+        (secret,) = shared_secrets(peer_public, self)
+        return secret
 
     def wipe(self) -> None:
         """Overwrite the private key; the pair is of no use afterwards."""
@@ -61,3 +71,17 @@ class EphemeralKeypair(Keypair):
     """The key pair of one handshake."""
 
     __slots__ = ()
+
+
+def shared_secrets(peer_public: bytes, *keypairs: Keypair) -> tuple[bytes, ...]:
+    """What each of our pairs shares with one key, all at once. Raises NoiseError if that is of
+    small order."""
+    scalars: list[bytes | bytearray] = [keypair._private for keypair in keypairs]
+    return _checked(multiply(scalars, [peer_public] * len(scalars)))
+
+
+def _checked(secrets: list[bytes]) -> tuple[bytes, ...]:
+    """RFC 7748, section 6.1."""
+    if any(compare_digest(secret, _NO_SECRET) for secret in secrets):
+        raise NoiseError(Reason.LOW_ORDER)
+    return tuple(secrets)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import ctypes
 import platform
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,10 +21,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from firezone._ext import aead
+from tests.kernels.native import HERE, SOURCES, check, compile_c, mnemonics
 from tests.reference.aead import PRIME, tag
 
-HERE = Path(__file__).parent
-SOURCES = HERE.parent.parent / "ext" / "c"
 OURS = [name for name in aead.backends() if name != "libsodium"]
 
 pytestmark = [
@@ -48,18 +46,6 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
         return program
 
     return build
-
-
-def compile_c(output: Path, *arguments: str) -> bool:
-    command = ["cc", "-g", f"-I{SOURCES}", "-o", str(output), *arguments]
-    return subprocess.run(command, capture_output=True).returncode == 0
-
-
-def check(*command: str | Path) -> None:
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-    if done.returncode == 3:
-        pytest.skip("cannot be checked here")
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("backend", OURS)
@@ -94,10 +80,7 @@ def test_path_through_the_code_does_not_depend_on_secrets(build: Build, backend:
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="needs objdump")
 @pytest.mark.parametrize("source", ["aead_avx512.c", "aead_avx2.c"])
 def test_no_instruction_with_secret_addresses_or_time(tmp_path: Path, source: str) -> None:
-    assert compile_c(tmp_path / "backend.o", "-O3", "-c", str(SOURCES / source))
-    command = ["objdump", "-d", "--no-show-raw-insn", str(tmp_path / "backend.o")]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    used = {line.split("\t")[1].split()[0] for line in lines if "\t" in line}
+    used = mnemonics(tmp_path / "backend.o", SOURCES / source)
     assert len(used) > 50
     named = "gather", "scatter", "compress", "expand", "div"
     assert not [mnemonic for mnemonic in used if any(word in mnemonic for word in named)]

@@ -1,0 +1,23 @@
+"""X25519 (RFC 7748), several scalar multiplications at a time."""
+
+BASE: bytes
+"""The base point: a scalar's product with it is the public key of a private one."""
+
+def multiply(scalars: list[bytes] | list[bytes | bytearray], points: list[bytes]) -> list[bytes]:
+    """The product of each scalar and its point, all of 32 bytes; else ValueError.
+
+    Up to four take the time of one where our own code runs. A point of small order gives zeros,
+    which are no secret.
+    """
+
+def multiply_one(scalar: bytes | bytearray, point: bytes) -> bytes:
+    """The same of one pair, by libsodium."""
+
+def backend_name() -> str:
+    """Which code runs: "avx512" or "libsodium". It says so if the better one failed its test."""
+
+def backends() -> tuple[str, ...]:
+    """Those that this CPU can run; the first is the one that "auto" means."""
+
+def use_backend(name: str) -> None:
+    """Change it, for tests and benchmarks. ValueError for a name that is not one of them."""
