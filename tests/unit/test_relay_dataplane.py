@@ -11,7 +11,7 @@ import socket
 import struct
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
@@ -29,7 +29,7 @@ from firezone.stun import Message, Method
 from firezone.turn.relay import Relay
 from firezone.turn.relay_auth import password_of
 from firezone.turn.relay_peers import PeerPolicy
-from tests.ports import free_port
+from tests.ports import free_port, relayed_ports
 
 SECRET = "5e" * 32
 USERNAME = "4000000000:salt"
@@ -44,18 +44,18 @@ class Running:
         self,
         port: int,
         clock: Callable[[], int] = boottime_ns,
-        ports: range = range(20000, 20100),
+        ports: range | None = None,
         **options: Any,
     ) -> None:
         self.events: list[RoleEvent] = []
         self.failures: list[OSError] = []
-        self.port, self.ports = port, ports
+        self.port, self.ports = port, ports or relayed_ports()
         now = clock()
         self.server = Relay(
             public_ipv4=V4,
             public_ipv6=V6,
             listen_port=port,
-            ports=ports,
+            ports=self.ports,
             auth_secret=SECRET,
             peers=PeerPolicy(allow_loopback=True),
             entropy=os.urandom,
@@ -278,7 +278,8 @@ def test_port_in_use_is_replaced() -> None:
         taken = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in running.ports[:50]]
         try:
             for port, sock in zip(running.ports, taken, strict=False):
-                sock.bind(("127.0.0.1", port))
+                with suppress(OSError):  # taken by somebody else
+                    sock.bind(("127.0.0.1", port))
             clients = [Client(running) for _ in range(10)]
             for client in clients:
                 relayed = (await client.allocate()).get(stun.XOR_RELAYED_ADDRESS)
@@ -510,18 +511,30 @@ def test_thousand_allocations() -> None:
         gc.collect()  # what earlier tests left open is not ours to count
         before = len(os.listdir("/proc/self/fd"))
         peer = Client(running)
-        clients = [Client(running) for _ in range(1000)]
-        for client in clients:
+
+        async def echo() -> None:
+            while True:
+                data, source = await peer.receive()
+                peer.socket.sendto(data, source)
+
+        async def use(client: Client) -> None:
             await client.allocate()
-            await client.bind(0x4000, Endpoint.of(*peer.socket.getsockname()))
+            await client.bind(0x4000, peer.address)
             client.send(0x4000, b"ping")
-            data, source = await peer.receive()
-            peer.socket.sendto(data, source)
             assert (await client.receive())[0] == b"\x40\x00\x00\x04ping"
-        assert running.server.allocation_count == 1000
-        for client in clients:
+
+        async def give_up(client: Client) -> None:
             await client.ask(request(Method.REFRESH, (stun.LIFETIME, 0)))
             client.socket.close()
+
+        echoing = asyncio.create_task(echo())
+        clients = [Client(running) for _ in range(1000)]
+        for first in range(0, 1000, 20):
+            await asyncio.gather(*map(use, clients[first : first + 20]))
+        echoing.cancel()
+        assert running.server.allocation_count == 1000
+        for first in range(0, 1000, 20):
+            await asyncio.gather(*map(give_up, clients[first : first + 20]))
         assert running.server.allocation_count == 0
         deadline = time.monotonic() + 5
         while len(os.listdir("/proc/self/fd")) > before + 1 and time.monotonic() < deadline:
@@ -530,7 +543,7 @@ def test_thousand_allocations() -> None:
         assert running.dataplane.counters == {}
         assert running.dataplane.traffic[0][:2] == (1000, 4000)
 
-    with_relay(test, ports=range(20000, 30000))
+    with_relay(test, ports=relayed_ports(2000))
 
 
 def test_no_more_sockets_than_the_host_has_files_for() -> None:

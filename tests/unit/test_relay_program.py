@@ -45,7 +45,7 @@ from firezone.shell.status_socket import (
 from firezone.shell.unexpected import UnexpectedError
 from firezone.turn.relay_allocate import Quotas
 from firezone.turn.relay_peers import PeerPolicy
-from tests.ports import free_port
+from tests.ports import free_port, relayed_ports
 
 V4 = IPv4Address("127.0.0.1")
 BASE = ["relay", "--public-ip4-addr", "127.0.0.1"]
@@ -379,7 +379,7 @@ def settings(portal: Portal | None, **options: Any) -> RelaySettings:
         public_ipv4=IPv4Address("127.0.0.1"),
         public_ipv6=None,
         listen_port=free_port(),
-        ports=range(20000, 20100),
+        ports=relayed_ports(),
         peers=PeerPolicy(),
         url=None if portal is None else portal.url,
         auth_secret="0f" * 32 if portal is None else None,
