@@ -1,6 +1,7 @@
 """Imports point down only, and only the shell talks to the system."""
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,7 +40,12 @@ def part_of(path: Path) -> str:
     return relative.parts[0] if len(relative.parts) > 1 else relative.stem
 
 
-def imports(path: Path) -> Iterator[str]:
+@functools.cache
+def imports(path: Path) -> frozenset[str]:
+    return frozenset(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         match node:
             case ast.Import(names):
@@ -70,4 +76,4 @@ def test_the_core_does_no_io(path):
 def test_only_the_shell_uses_the_kernels_of_sockets_and_tun():
     for path in MODULES:
         if part_of(path) != "shell":
-            assert not KERNELS_OF_THE_SHELL & set(imports(path)), path
+            assert not KERNELS_OF_THE_SHELL & imports(path), path
