@@ -34,6 +34,8 @@ def _family(family: FamilyReport) -> Iterator[tuple[str, str]]:
     for number, mapped in enumerate(family.mapped):
         yield "" if number else "seen as", mapped
     yield "NAT mapping", str(family.mapping.value)
+    note = f": {family.filtering_note}" if family.filtering_note is not None else ""
+    yield "filtering", f"{family.filtering.value}{note}"
     if family.mapping is not Mapping.NO_NAT:
         yield "keeps the port", _answer(family.port_preserved)
         yield "hairpins", _answer(family.hairpin)

@@ -1,5 +1,6 @@
 """What an operator needs to see of a running client or gateway, as values."""
 
+from firezone.explain.access import RelayAccess, relay_access
 from firezone.explain.pairs import verdict
 from firezone.explain.peer import UnknownPeerError, explain
 from firezone.explain.status import MAX_CONNECTIONS, Surroundings, status
@@ -29,12 +30,14 @@ __all__ = [
     "PairStatus",
     "PathStatus",
     "PortalStatus",
+    "RelayAccess",
     "RelayStatus",
     "SessionStatus",
     "Status",
     "Surroundings",
     "UnknownPeerError",
     "explain",
+    "relay_access",
     "status",
     "verdict",
 ]

@@ -1,6 +1,16 @@
 """Finds out what the network between this host and some STUN servers lets through."""
 
-from firezone.netcheck.check import MAIN, SECOND, Netcheck, SendProbe, Server
+from firezone.netcheck.check import (
+    MAIN,
+    NO_CREDENTIALS,
+    PROBED,
+    RELAYING,
+    SECOND,
+    Netcheck,
+    SendProbe,
+    Server,
+)
+from firezone.netcheck.filtering import Filtering, filtering_of
 from firezone.netcheck.mapping import Mapping, mapping_of
 from firezone.netcheck.report import (
     FamilyReport,
@@ -12,8 +22,12 @@ from firezone.netcheck.report import (
 
 __all__ = [
     "MAIN",
+    "NO_CREDENTIALS",
+    "PROBED",
+    "RELAYING",
     "SECOND",
     "FamilyReport",
+    "Filtering",
     "Mapping",
     "Netcheck",
     "NetcheckReport",
@@ -21,6 +35,7 @@ __all__ = [
     "SendProbe",
     "Server",
     "ServerReport",
+    "filtering_of",
     "findings",
     "mapping_of",
 ]

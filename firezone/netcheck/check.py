@@ -1,10 +1,12 @@
-"""Checks the network by STUN alone: reachability, NAT, hairpinning, path MTU.
+"""Checks the network: by STUN reachability, NAT, hairpinning, path MTU; by TURN also filtering.
 
     every address of every server answers or not ──► hairpinning, once a family ──► done
                                                  └─► path MTU, towards each that answered ──► done
+    filtering, once a family, with the help of relays that let us allocate ──► done
 
-Each family has two sockets. All servers are asked from MAIN, so that what they see of it can be
-compared; SECOND serves the hairpin test only. All datagrams go out with fragmentation forbidden.
+Each family has four sockets. All servers are asked from MAIN, so that what they see of it can be
+compared; SECOND serves the hairpin test, PROBED and RELAYING that of filtering: see filter_test.py.
+All datagrams go out with fragmentation forbidden.
 
 Answers count by their transaction id and source. Nothing else is authenticated, nor need it be: who
 can read the ids stands on the path and is the network that is being judged.
@@ -13,13 +15,17 @@ can read the ids stands on the path and is the network that is being judged.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from firezone.durations import MILLISECOND
 from firezone.model import Endpoint, Entropy, Timeout, earliest
+from firezone.netcheck.filter_test import FilterTest
+from firezone.netcheck.filtering import Filtering
 from firezone.netcheck.mapping import Mapping, mapping_of
 from firezone.netcheck.parts import Hairpin, PathMtu, Reachability
+from firezone.netcheck.relayed import Relayed
 from firezone.netcheck.report import (
     FamilyReport,
     NetcheckReport,
@@ -27,21 +33,37 @@ from firezone.netcheck.report import (
     ServerReport,
     findings,
 )
-from firezone.netcheck.wire import MAIN, SECOND, Answer, SendProbe, Wire
+from firezone.netcheck.wire import MAIN, PROBED, RELAYING, SECOND, Answer, SendProbe, Wire
 from firezone.stun import XOR_MAPPED_ADDRESS, Class, DecodeError, Message, Method, decode
+from firezone.turn import Credentials, RelayServer
 
-__all__ = ["MAIN", "MAX_ADDRESSES", "SECOND", "Netcheck", "SendProbe", "Server"]
+__all__ = [
+    "MAIN",
+    "MAX_ADDRESSES",
+    "NO_CREDENTIALS",
+    "PROBED",
+    "RELAYING",
+    "SECOND",
+    "Netcheck",
+    "SendProbe",
+    "Server",
+]
 
 MAX_ADDRESSES = 32
 """Of all servers together; those beyond are left out."""
+MAX_RELAYS = 4
+"""That we allocate on."""
+NO_CREDENTIALS = "no credentials for a relay"
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A STUN server or relay, and where it listens; nowhere, if its name has no address."""
+    """A STUN server or relay, and where it listens; nowhere, if its name has no address. With
+    `credentials` it is a relay that serves us."""
 
     name: str
     addresses: tuple[Endpoint, ...]
+    credentials: Credentials | None = field(default=None, repr=False)
 
 
 class Netcheck:
@@ -52,7 +74,8 @@ class Netcheck:
         self._wire = Wire(entropy)
         self._names: dict[Endpoint, str] = {}
         self._unresolved: list[str] = []
-        for server in servers:
+        listed = list(servers)
+        for server in listed:
             if not server.addresses:
                 self._unresolved.append(server.name)
             for address in server.addresses:
@@ -62,6 +85,11 @@ class Netcheck:
         self._hairpins: dict[int, Hairpin] = {}
         self._mtus: dict[Endpoint, PathMtu] = {}
         self._is_second_phase = False
+        self._relays = list(self._allocate(listed, entropy, now))
+        self._filters: dict[int, FilterTest] = {}
+        if self._relays:
+            for family in sorted({server.target.family for server in self._servers}):
+                self._filters[family] = FilterTest(self._wire, family, self._relays, entropy, now)
 
     @property
     def is_done(self) -> bool:
@@ -70,7 +98,10 @@ class Netcheck:
     def handle_datagram(
         self, socket: int, local: Endpoint, source: Endpoint, payload: bytes, now: int
     ) -> None:
-        """What a socket (MAIN or SECOND) received at `local`."""
+        """What a socket (MAIN, SECOND, PROBED or RELAYING) received at `local`."""
+        if socket == RELAYING:
+            self._handle_relayed(local, source, payload, now)
+            return
         try:
             message = decode(payload)
         except DecodeError as error:
@@ -80,6 +111,8 @@ class Netcheck:
             self.counters["another method"] += 1
         elif message.class_ is Class.REQUEST:
             self._handle_request(socket, message)
+        elif message.class_ is Class.INDICATION:
+            self._handle_indication(socket, source, message, now)
         else:
             self._handle_response(socket, local, source, message, now)
         self._proceed(now)
@@ -92,14 +125,17 @@ class Netcheck:
         self._proceed(now)
 
     def handle_timeout(self, now: int) -> None:
-        for part in self._parts():
+        for relay in self._relays:
+            relay.handle_timeout(now)
+        for part in [*self._parts()]:
             part.handle_timeout(now)
         self._proceed(now)
 
     def poll_timeout(self) -> Timeout | None:
         """None when the check is done."""
         deadlines = (part.deadline for part in self._parts())
-        return earliest(*(Timeout(d, "network check") for d in deadlines if d is not None))
+        own = [Timeout(d, "network check") for d in deadlines if d is not None]
+        return earliest(*own, *(relay.poll_timeout() for relay in self._relays))
 
     def poll_transmit(self) -> SendProbe | None:
         return self._wire.outbox.popleft() if self._wire.outbox else None
@@ -132,12 +168,59 @@ class Netcheck:
         mapped = response.get(XOR_MAPPED_ADDRESS) if response.class_ is Class.SUCCESS else None
         sent.owner.handle_answer(sent, Answer(local, mapped), now)
 
+    def _handle_indication(
+        self, socket: int, source: Endpoint, indication: Message, now: int
+    ) -> None:
+        """What a relay sends to PROBED for us."""
+        test = self._filters.get(source.family) if socket == PROBED else None
+        if test is None or not test.handle_indication(indication.transaction_id, source, now):
+            self.counters["unexpected indication"] += 1
+
+    def _handle_relayed(self, local: Endpoint, source: Endpoint, payload: bytes, now: int) -> None:
+        """What a relay says, or what a peer sent to our address there."""
+        relay = next((r for r in self._relays if r.matches(source)), None)
+        if relay is None:
+            self.counters["no relay of ours"] += 1
+            return
+        data = relay.handle_datagram(local, source, payload, now)
+        for test in self._filters.values():
+            if data is not None:
+                test.handle_peer_data(relay, data, now)
+        self._proceed(now)
+
     # The plan.
 
-    def _parts(self) -> list[Reachability | Hairpin | PathMtu]:
-        return [*self._servers, *self._hairpins.values(), *self._mtus.values()]
+    def _allocate(self, servers: Iterable[Server], entropy: Entropy, now: int) -> Iterator[Relayed]:
+        able = (s for s in servers if s.credentials is not None and s.addresses)
+        for server in islice(able, MAX_RELAYS):
+            assert server.credentials is not None
+            yield Relayed(
+                _relay_server(server),
+                server.credentials,
+                wire=self._wire,
+                entropy=entropy,
+                now=now,
+            )
+
+    def _parts(self) -> Iterator[Reachability | Hairpin | PathMtu | FilterTest]:
+        yield from self._servers
+        yield from self._filters.values()
+        yield from self._hairpins.values()
+        yield from self._mtus.values()
 
     def _proceed(self, now: int) -> None:
+        for test in self._filters.values():
+            test.proceed(now)
+        if all(test.deadline is None for test in self._filters.values()):
+            self._leave_relays(now)
+        self._begin_second_phase(now)
+
+    def _leave_relays(self, now: int) -> None:
+        for relay in self._relays:
+            relay.leave(now)
+        self._relays.clear()
+
+    def _begin_second_phase(self, now: int) -> None:
         if self._is_second_phase or any(part.deadline is not None for part in self._servers):
             return
         self._is_second_phase = True
@@ -158,7 +241,7 @@ class Netcheck:
         local = answered[0].local if answered else None
         mapping = mapping_of(local, seen) if local is not None else Mapping.UNKNOWN
         outer = {mapped for mapped in seen.values() if mapped != local}
-        hairpin = self._hairpins.get(family)
+        hairpin, filters = self._hairpins.get(family), self._filters.get(family)
         return FamilyReport(
             family=family,
             reachable=any(s.round_trips for s in asked) if asked else None,
@@ -167,6 +250,8 @@ class Netcheck:
             mapping=mapping,
             port_preserved=all(o.port == local.port for o in outer) if local and outer else None,
             hairpin=hairpin.works if hairpin is not None else None,
+            filtering=filters.result if filters is not None else Filtering.UNKNOWN,
+            filtering_note=filters.note if filters is not None else NO_CREDENTIALS,
         )
 
     def _server(self, part: Reachability) -> ServerReport:
@@ -183,6 +268,11 @@ class Netcheck:
             path_mtu=mtu.result if mtu is not None else None,
             error=part.error,
         )
+
+
+def _relay_server(server: Server) -> RelayServer:
+    first = {address.family: address for address in reversed(server.addresses)}
+    return RelayServer(first.get(4), first.get(6))
 
 
 def _unresolved(name: str) -> ServerReport:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from firezone.netcheck.filtering import Filtering
 from firezone.netcheck.mapping import Mapping
 
 
@@ -43,6 +44,10 @@ class FamilyReport:
     hairpin: bool | None
     """Whether hosts behind the NAT reach each other at their outer addresses (RFC 4787 section 6);
     None also without NAT."""
+    filtering: Filtering = Filtering.UNKNOWN
+    """By whom our outer address can be reached, once we have sent from it."""
+    filtering_note: str | None = None
+    """Why no more is known of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +90,12 @@ def findings(report: NetcheckReport) -> Iterator[str]:
             "UDP a tunnel needs a relay that takes TCP or TLS"
         )
     for family in families:
-        if family.mapping.is_symmetric:
+        if family.mapping.is_symmetric and family.filtering is Filtering.ENDPOINT_INDEPENDENT:
+            yield (
+                f"the NAT for IPv{family.family} maps each destination differently, but lets "
+                "everybody in: direct paths are possible nevertheless"
+            )
+        elif family.mapping.is_symmetric:
             yield (
                 f"the NAT for IPv{family.family} maps each destination differently: direct paths "
                 "only to peers without such a NAT; all others are relayed"

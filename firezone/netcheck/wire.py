@@ -9,8 +9,8 @@ from typing import Protocol
 from firezone.model import Endpoint, Entropy
 from firezone.stun import Attribute, Message, Method
 
-MAIN, SECOND = 0, 1
-"""The two sockets of each family."""
+MAIN, SECOND, PROBED, RELAYING = range(4)
+"""The sockets of each family."""
 
 _IP_AND_UDP = {4: 28, 6: 48}
 _STUN_AND_ATTRIBUTE = 24
@@ -27,7 +27,7 @@ from the unassigned comprehension-optional range, any server ignores (RFC 8489 s
 
 @dataclass(frozen=True, slots=True)
 class SendProbe:
-    """Send this, never fragmented, from socket MAIN or SECOND of the destination's family."""
+    """Send this, never fragmented, from that socket of the destination's family."""
 
     socket: int
     payload: bytes = field(repr=False)
@@ -85,6 +85,10 @@ class Wire:
         payload = request.encode()
         sent = Sent(owner, socket, destination, overhead + len(payload), now)
         self._in_flight[request.transaction_id] = sent
+        self.outbox.append(SendProbe(socket, payload, destination))
+
+    def put(self, socket: int, payload: bytes, destination: Endpoint) -> None:
+        """Something that is no request of ours."""
         self.outbox.append(SendProbe(socket, payload, destination))
 
     def take(self, transaction_id: bytes) -> Sent | None:

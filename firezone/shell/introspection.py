@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from firezone.errors import LocalError
-from firezone.explain import FlowTableStatus, PortalStatus, Surroundings, explain, status
+from firezone.explain import (
+    FlowTableStatus,
+    PortalStatus,
+    Surroundings,
+    explain,
+    relay_access,
+    status,
+)
 from firezone.explain.values import seconds
 from firezone.phoenix import Failed, Hiccup, Joined
 from firezone.roles import Role
@@ -69,6 +76,8 @@ class Introspection:
                 return status(self._role, around, now)
             case "explain":
                 return explain(self._role, request.peer, around, now)
+            case "relay-access":
+                return relay_access(self._role)
         raise LocalError(f"nobody can say {request.what[:40]!r}")
 
     def _surroundings(self, dataplane: Dataplane, now: int) -> Surroundings:

@@ -19,6 +19,8 @@ from firezone.errors import ConfigurationError
 from firezone.model import Endpoint, Transmit
 from firezone.netcheck import (
     MAIN,
+    PROBED,
+    RELAYING,
     SECOND,
     Netcheck,
     NetcheckReport,
@@ -120,7 +122,7 @@ def check_portal(url: str, ssl_context: ssl.SSLContext | None) -> PortalReport:
 
 
 Sockets = dict[tuple[int, int], UdpSocket]
-"""By family and MAIN or SECOND."""
+"""By family and use: MAIN and the others."""
 
 
 def _drive(check: Netcheck, sockets: Sockets) -> None:
@@ -163,7 +165,7 @@ def _last_error(chosen: UdpSocket) -> str:
 def _open(opened: ExitStack) -> Sockets:
     sockets: Sockets = {}
     for family in (4, 6):
-        for which in (MAIN, SECOND):
+        for which in (MAIN, SECOND, PROBED, RELAYING):
             try:
                 made = UdpSocket(family, port=0)
             except OSError:

@@ -2,6 +2,7 @@
 
     {"what": "status"}                     -> {"result": {...}}
     {"what": "explain", "peer": "..."}     -> {"result": {...}} or {"error": "..."}
+    {"what": "relay-access"}               -> {"result": [...]}, which holds passwords
 
 Only the owner may connect (mode 0600). It lives in /run, which several network namespaces may
 share, so its usual name bears the namespace: whoever asks in the same one finds it.

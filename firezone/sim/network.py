@@ -26,7 +26,8 @@ FAR_END = IPv4Address("192.0.0.8")
 
 class NatKind(Enum):
     """How a NAT maps: one public port per private one, or one more per destination address, or per
-    address and port (RFC 4787)."""
+    address and port (RFC 4787). How it filters: everybody may send to such a port, or hosts that it
+    was used for, or only addresses and ports that it was used for."""
 
     ENDPOINT_INDEPENDENT = auto()
     ADDRESS_DEPENDENT = auto()
@@ -34,15 +35,18 @@ class NatKind(Enum):
 
 
 class Nat:
-    """A NAT with address and port dependent filtering."""
+    """A NAT that maps by `kind`, and filters address and port dependently unless told otherwise."""
 
-    def __init__(self, kind: NatKind, *public: IPAddress) -> None:
+    def __init__(
+        self, kind: NatKind, *public: IPAddress, filtering: NatKind = NatKind.SYMMETRIC
+    ) -> None:
         self.kind = kind
+        self._filtering = filtering
         self._public: dict[int, IPAddress] = {a.version: a for a in public}
         self._next_port = 40_000
         self._out: dict[tuple[Endpoint, Endpoint | IPAddress | None], Endpoint] = {}
         self._in: dict[Endpoint, Endpoint] = {}
-        self._allowed: set[tuple[Endpoint, Endpoint]] = set()
+        self._allowed: set[tuple[Endpoint, Endpoint | IPAddress | None]] = set()
 
     @property
     def addresses(self) -> tuple[IPAddress, ...]:
@@ -52,19 +56,19 @@ class Nat:
         """The public source of a private one; None without an address of that family."""
         if source.family not in self._public:
             return None
-        key = (source, self._distinguished(destination))
+        key = (source, _distinguished(self.kind, destination))
         public = self._out.get(key)
         if public is None:
             public = Endpoint(self._public[source.family], self._next_port)
             self._next_port += 1
             self._out[key] = public
             self._in[public] = source
-        self._allowed.add((public, destination))
+        self._allowed.add((public, _distinguished(self._filtering, destination)))
         return public
 
     def inbound(self, source: Endpoint, destination: Endpoint) -> Endpoint | None:
         """The private destination of a public one; None if nothing went out that way before."""
-        if (destination, source) not in self._allowed:
+        if (destination, _distinguished(self._filtering, source)) not in self._allowed:
             return None
         return self._in[destination]
 
@@ -75,16 +79,6 @@ class Nat:
     def seen_as(self, source: Endpoint) -> Endpoint:
         """Where what a public address sent seems to come from."""
         return source
-
-    def _distinguished(self, destination: Endpoint) -> Endpoint | IPAddress | None:
-        """What of a destination has a port of its own."""
-        match self.kind:
-            case NatKind.ENDPOINT_INDEPENDENT:
-                return None
-            case NatKind.ADDRESS_DEPENDENT:
-                return destination.address
-            case NatKind.SYMMETRIC:
-                return destination
 
 
 class Nat64(Nat):
@@ -107,6 +101,17 @@ class Nat64(Nat):
         address = source.address
         outer = self._prefix.embed(address) if isinstance(address, IPv4Address) else None
         return source if outer is None else Endpoint(outer, source.port)
+
+
+def _distinguished(kind: NatKind, remote: Endpoint) -> Endpoint | IPAddress | None:
+    """What of a remote endpoint counts."""
+    match kind:
+        case NatKind.ENDPOINT_INDEPENDENT:
+            return None
+        case NatKind.ADDRESS_DEPENDENT:
+            return remote.address
+        case NatKind.SYMMETRIC:
+            return remote
 
 
 class Host:

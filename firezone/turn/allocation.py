@@ -234,6 +234,16 @@ class Allocation:
         self._mismatches = 0
         self._send_bindings(now)
 
+    def farewell(self, now: int) -> Transmit | None:
+        """The request that ends the allocation; None without one. It is for an owner that leaves:
+        no answer is waited for."""
+        if self._grant is None or self._active is None:
+            return None
+        request = self._requests.add(self._requests.delete(), self._active, now)
+        payload = self._requests.encode(request, self.credentials, self._nonce)
+        self._requests.remove(request)
+        return Transmit(payload, self._active)
+
     # Input.
 
     def handle_datagram(self, local: Endpoint, source: Endpoint, data: bytes, now: int) -> bool:

@@ -14,12 +14,16 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
 import pytest
 from certificates import self_signed
+from click.testing import CliRunner
 from turn_client import TurnClient, clock
 
+from firezone.cli.netcheck import netcheck
 from firezone.durations import SECOND
 from firezone.model import Endpoint
+from firezone.netcheck import Filtering, NetcheckReport
 from firezone.stun import Method
 from firezone.turn import AllocationState, CandidateAdded
 
@@ -184,3 +188,25 @@ def test_a_wrong_password_gets_no_allocation(coturn: Coturn) -> None:
     assert not client.run(lambda: client.allocation.has_allocation, 2 * SECOND)
     assert client.allocation.state is AllocationState.ALLOCATING
     client.close()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("password", "filtering", "note"),
+    [
+        ("secret", Filtering.NOT_BY_PORT, "name a second relay, at another address"),
+        ("wrong", Filtering.UNKNOWN, "relay 127.0.0.1: has another password or realm"),
+    ],
+)
+def test_it_tells_how_the_network_filters(
+    coturn: Coturn, tmp_path: Path, password: str, filtering: Filtering, note: str
+) -> None:
+    """As much as one relay can: on loopback nothing is filtered."""
+    users = tmp_path / "users"
+    users.write_text(f"user:{password}\n")
+    users.chmod(0o600)
+    options = ["--json", "--stun", f"127.0.0.1:{coturn.port}", "--users-file", str(users)]
+    result = CliRunner().invoke(netcheck, options)
+    report = msgspec.json.decode(result.output, type=NetcheckReport)
+    four = report.families[0]
+    assert (four.filtering, four.filtering_note) == (filtering, note)

@@ -11,6 +11,7 @@ import pytest
 from firezone.lab import Depends, Lab, Nat, Site, netns
 from firezone.lab.topology import relay_name
 
+PRIVATE = "192.168.1.2"
 DEPENDENT = "address-dependent or address-and-port-dependent"
 
 
@@ -30,13 +31,13 @@ def relays(lab: Lab, count: int) -> list[str]:
     return found
 
 
-# How it filters makes no difference here.
 KINDS = [
     Nat.NONE,
+    Nat.RESTRICTED_CONE,
     Nat.CONE,
     Nat.SHIFTED_FULL_CONE,
     Nat.ADDRESS_SYMMETRIC,
-    Nat.RESTRICTED_SYMMETRIC,
+    Nat.OPEN_SYMMETRIC,
     Nat.UDP_BLOCKED,
 ]
 
@@ -47,12 +48,15 @@ def test_the_kind_of_nat(nat: Nat) -> None:
         lab.start_portal()
         lab.start_relay(1)
         lab.start_relay(2)
-        portal = lab.portal_url(frozenset({4}))
-        report = netcheck(lab, *relays(lab, 2), "--api-url", portal)
+        lab.start_client().wait_for_event("ready")
+        report = netcheck(lab)
         for family in report["families"]:
             assert family["reachable"] is (nat is not Nat.UDP_BLOCKED)
             assert family["mapping"] == mapping(nat)
             assert family["port_preserved"] is keeps_port(nat)
+            assert family["filtering"] == filtering(nat), family["filtering_note"]
+            refused = str(family["filtering_note"]).endswith(f"refuses to send to {PRIVATE}")
+            assert refused is (nat is Nat.NONE and family["family"] == 4)
         assert report["portal"]["reachable"], report["portal"]
         if nat is not Nat.UDP_BLOCKED:
             assert {server["path_mtu"] for server in report["servers"]} == {1500}
@@ -64,6 +68,12 @@ def mapping(nat: Nat) -> str:
         return "no NAT" if nat is Nat.NONE else "unknown"
     is_independent = nat.behaviour.mapping is Depends.NOTHING
     return "endpoint-independent" if is_independent else DEPENDENT
+
+
+def filtering(nat: Nat) -> str:
+    """The lab's sites have private addresses, where relays send nothing to."""
+    unknown = nat in (Nat.NONE, Nat.UDP_BLOCKED)
+    return "unknown" if unknown else nat.behaviour.filtering.value
 
 
 def keeps_port(nat: Nat) -> bool | None:

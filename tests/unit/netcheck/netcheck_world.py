@@ -5,10 +5,12 @@ from ipaddress import ip_address
 
 from firezone import stun
 from firezone.model import Endpoint, RelayId, Transmit
-from firezone.netcheck import MAIN, SECOND, Netcheck, Server
+from firezone.netcheck import MAIN, PROBED, RELAYING, SECOND, Netcheck, Server
 from firezone.sim import Clock, Host, Nat, NatKind, Network, RelayHost
+from firezone.turn import Credentials
+from firezone.turn.relay_auth import password_of
 
-PORTS = {MAIN: 40_000, SECOND: 41_000}
+PORTS = {MAIN: 40_000, SECOND: 41_000, PROBED: 42_000, RELAYING: 43_000}
 """The simulated NAT hands out 40000 first."""
 
 
@@ -29,7 +31,9 @@ class StunServer:
 class World:
     """A host that checks its network. `mtu` is that of the path, for a family of IP packets."""
 
-    def __init__(self, *, nat=None, families=(4,), mtu=9000, interface_mtu=9000, seed=1):
+    def __init__(
+        self, *, nat=None, filtering=None, families=(4,), mtu=9000, interface_mtu=9000, seed=1
+    ):
         self.random = random.Random(seed)
         self.clock = Clock()
         self.network = Network(self.clock)
@@ -40,7 +44,7 @@ class World:
         public = {4: "192.0.2.1", 6: "2001:db8:1::1"}
         inner = [ip_address((private if nat else public)[f]) for f in families]
         outer = [ip_address(public[f]) for f in families]
-        self.nat = Nat(nat, *outer) if nat else None
+        self.nat = Nat(nat, *outer, filtering=filtering or SYM) if nat else None
         self.host = Host(self.network, *inner, nat=self.nat)
         self.host.handler = self._receive
 
@@ -52,8 +56,11 @@ class World:
         return RelayHost(self.clock, host, RelayId("r"), self.random.randbytes)
 
     def check(self, *servers, limit=60):
-        """Run a whole check against endpoints given as text; its report."""
-        named = [Server(text, (Endpoint.parse(text),)) for text in servers]
+        """Run a whole check against endpoints given as text, or servers; its report."""
+        named = [
+            server if isinstance(server, Server) else Server(server, (Endpoint.parse(server),))
+            for server in servers
+        ]
         self.machine = Netcheck(named, entropy=self.random.randbytes, now=self.clock.now)
         self._pump()
         end = self.clock.now + limit * 10**9
@@ -81,6 +88,14 @@ class World:
         socket = next(s for s, port in PORTS.items() if port == local.port)
         self.machine.handle_datagram(socket, local, source, payload, self.clock.now)
         self._pump()
+
+
+def server_of(relay, *, realm="firezone", secret=None):
+    """A simulated relay as a check is given it."""
+    username = f"{relay.clock.unix_now // 10**9 + 3600}:salt"
+    password = password_of(username, secret or relay.secret)
+    addresses = tuple(Endpoint(a, 3478) for a in relay.host.addresses.values())
+    return Server("relay", addresses, Credentials(username, password, realm))
 
 
 EI, AD, SYM = NatKind.ENDPOINT_INDEPENDENT, NatKind.ADDRESS_DEPENDENT, NatKind.SYMMETRIC

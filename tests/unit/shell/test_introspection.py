@@ -6,7 +6,7 @@ import pytest
 
 from firezone.durations import SECOND
 from firezone.errors import LocalError
-from firezone.explain import PortalStatus, Status, UnknownPeerError
+from firezone.explain import PortalStatus, Status, UnknownPeerError, relay_access
 from firezone.phoenix import Failed, Hiccup, Joined
 from firezone.shell.introspection import Introspection, PortalWatch
 from firezone.shell.status_socket import Request
@@ -44,5 +44,8 @@ def test_questions_and_answers() -> None:
     assert report.drops["sockets: EPERM"] == 1
     with pytest.raises(UnknownPeerError, match="there is no connection to any gateway"):
         asked.answer(Request("explain", "x"), world.client.dataplane, now)
+    access = asked.answer(Request("relay-access"), world.client.dataplane, now)
+    assert isinstance(access, tuple)
+    assert access == relay_access(world.client.role)
     with pytest.raises(LocalError, match="nobody can say 'secrets'"):
         asked.answer(Request("secrets"), world.client.dataplane, now)

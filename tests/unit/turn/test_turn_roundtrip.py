@@ -177,6 +177,17 @@ def test_wrong_credentials_end_as_an_authentication_error() -> None:
     assert home.client.can_be_freed() == "authentication error"
 
 
+def test_a_farewell_ends_the_allocation() -> None:
+    home = Home()
+    (farewell,) = filter(None, [home.client.farewell(home.world.now)])
+    assert home.world.relay.allocation_count == 1
+    home.world.send(farewell.payload, home.nat)
+    assert home.world.relay.allocation_count == 0
+    assert not home.client.handle_datagram(HOME_4, RELAY_4, b"", home.world.now)
+    home.client.restart(home.world.now)
+    assert home.client.farewell(home.world.now) is None
+
+
 def test_restart_moves_to_a_new_port() -> None:
     home = Home()
     home.bind(PEER_4)
