@@ -159,6 +159,12 @@ DEFAULT_REALM = "firezone"
     help="Do not relay to this network. Repeatable.",
 )
 @click.option(
+    "--peers-file",
+    envvar="FIREZONE_PEERS_FILE",
+    type=click.Path(path_type=Path),
+    help="More such networks: lines of `allow CIDR` or `deny CIDR`.",
+)
+@click.option(
     "--streams/--no-streams",
     envvar="FIREZONE_RELAY_STREAMS",
     default=True,
@@ -242,6 +248,7 @@ def relay(
     allow_private_peers: bool | None,
     allow_peers: tuple[str, ...],
     deny_peers: tuple[str, ...],
+    peers_file: Path | None,
     streams: bool,
     tls_port: int,
     tls_cert: Path | None,
@@ -258,9 +265,9 @@ def relay(
     """Relay traffic between peers that cannot reach each other.
 
     SIGTERM makes it leave the portal and refuse new allocations, serve the present ones until none
-    is left, and exit; a second SIGTERM, or SIGINT, ends it at once. SIGHUP makes it read the users
-    file again, if there is one, and ends nothing, so that it outlives the terminal it was started
-    from.
+    is left, and exit; a second SIGTERM, or SIGINT, ends it at once. SIGHUP makes it read the files
+    of users and peers again, if there are any, and ends nothing, so that it outlives the terminal
+    it was started from.
     """
     from firezone.shell.relay_program import RelaySettings, default_workers, run_relay
     from firezone.shell.relay_users import read_users
@@ -297,6 +304,7 @@ def relay(
             allow=_networks(allow_peers, "--allow-peer or FIREZONE_ALLOW_PEERS"),
             deny=_networks(deny_peers, "--deny-peer or FIREZONE_DENY_PEERS"),
         ),
+        peers_file=peers_file,
         alternates=_alternates(alternates),
         quotas=Quotas(
             per_user=user_quota or None,

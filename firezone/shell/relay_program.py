@@ -21,6 +21,7 @@ from firezone.model import Endpoint, Entropy, IPAddress
 from firezone.phoenix import Event, Failed, LoginUrl
 from firezone.phoenix.messages import relay as messages
 from firezone.relay import LeavePortal, Progress, RelayRole, RoleEvent, Stop, portal_channel
+from firezone.shell.address_watch import AddressWatch
 from firezone.shell.clock import boottime_ns, unix_ns
 from firezone.shell.health import HealthAddress, start_health
 from firezone.shell.introspection import PortalWatch
@@ -28,6 +29,7 @@ from firezone.shell.open_files import make_room
 from firezone.shell.relay_dataplane import RelayDataplane
 from firezone.shell.relay_introspection import RelayIntrospection
 from firezone.shell.relay_listener import DESCRIPTORS_OF_STREAM, MAX_STREAMS, StreamListener
+from firezone.shell.relay_peers_file import read_peers
 from firezone.shell.relay_streams import TLS_PORT
 from firezone.shell.relay_users import read_users
 from firezone.shell.rtnetlink import RtNetlink
@@ -43,8 +45,6 @@ from firezone.turn.relay_peers import PeerPolicy
 
 SOFTWARE = "firezone-relay"
 MAX_DEFAULT_WORKERS = 4
-ADDRESSES_SECONDS = 10.0
-"""How often this host's addresses are read again."""
 
 logger = logging.getLogger("firezone.relay")
 
@@ -72,6 +72,8 @@ class RelaySettings:
     users: Mapping[str, str] = field(default_factory=dict, repr=False)
     users_file: Path | None = None
     """From where they are read again at SIGHUP."""
+    peers_file: Path | None = None
+    """From where more networks are read, now and at SIGHUP, than `peers` has."""
     realm: str = "firezone"
     health: HealthAddress | None = None
     status: StatusAddress | None = None
@@ -119,7 +121,7 @@ class RelayProgram:
             users=settings.users,
             realm=settings.realm,
             software=SOFTWARE,
-            peers=replace(settings.peers, host_addresses=_host_addresses()),
+            peers=_peers(settings),
             quotas=settings.quotas,
             alternates=settings.alternates,
             entropy=entropy,
@@ -148,7 +150,7 @@ class RelayProgram:
             on_closed=self._dataplane.handle_stream_closed,
             has_allocation=self._server.has_allocation,
         )
-        self._addresses_reader: asyncio.TimerHandle | None = None
+        self._address_watch: AddressWatch | None = None
         self._portal: PortalLink[messages.Message] | None = None
         self._watch: PortalWatch | None = None
         if settings.url is not None and secret is not None:
@@ -175,7 +177,7 @@ class RelayProgram:
             self._attach_xdp()
             status = await start_status(self._settings.status, self._answer)
             self._handle_signals()
-            self._read_addresses_later()
+            self._watch_addresses()
             await self._listen_on_streams()
             self._announce()
             if self._portal is not None:
@@ -184,8 +186,8 @@ class RelayProgram:
                 self._portal.connect({})
             return await self._exit_code
         finally:
-            if self._addresses_reader is not None:
-                self._addresses_reader.cancel()
+            if self._address_watch is not None:
+                self._address_watch.close()
             await self._leave(link)
             self._streams.close()
             self._dataplane.close()
@@ -231,10 +233,16 @@ class RelayProgram:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._handle_signal, self._role.handle_terminate)
         loop.add_signal_handler(signal.SIGINT, self._handle_signal, self._role.handle_interrupt)
-        if self._settings.users_file is None:
+        if self._settings.users_file is None and self._settings.peers_file is None:
             ignore_hangup()
         else:
-            loop.add_signal_handler(signal.SIGHUP, self._read_users, self._settings.users_file)
+            loop.add_signal_handler(signal.SIGHUP, self._read_files)
+
+    def _read_files(self) -> None:
+        if self._settings.users_file is not None:
+            self._read_users(self._settings.users_file)
+        if self._settings.peers_file is not None:
+            self._read_peers(self._settings.peers_file)
 
     def _read_users(self, path: Path) -> None:
         """A file that cannot be used changes nothing."""
@@ -246,19 +254,47 @@ class RelayProgram:
             self._server.handle_users(users)
             self._log("users_read", users=len(users))
 
-    def _read_addresses_later(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._addresses_reader = loop.call_later(ADDRESSES_SECONDS, self._read_addresses)
-
-    def _read_addresses(self) -> None:
-        """If it fails, the last ones stay this host's; one line says so, a counter how often."""
-        self._read_addresses_later()
+    def _read_peers(self, path: Path) -> None:
+        """A file that cannot be used changes nothing. What is not allowed any more ends at once."""
         try:
-            self._server.handle_host_addresses(_host_addresses())
+            peers = read_peers(path, "--peers-file", self._settings.peers)
+        except ConfigurationError as error:
+            logger.error("peers are as before", extra={"error": str(error)})
+            return
+        before = self._revoked
+        self._server.handle_peer_networks(peers.allow, peers.deny, boottime_ns())
+        self._dataplane.flush()
+        networks = len(peers.allow) + len(peers.deny)
+        self._log("peers_read", networks=networks, cut_off=self._revoked - before)
+
+    def _watch_addresses(self) -> None:
+        """And read them once more: they may have changed since the start."""
+        try:
+            self._address_watch = AddressWatch(self._read_addresses)
+        except OSError as error:
+            raise RelayError(f"cannot watch the addresses of this host: {error.strerror}") from None
+        self._read_addresses()
+
+    def _read_addresses(self) -> bool:
+        """If it fails, the last ones stay this host's; one line says so, a counter how often."""
+        before = self._revoked
+        try:
+            self._server.handle_host_addresses(_host_addresses(), boottime_ns())
         except RelayError as error:
             self._server.counters["host_addresses_not_read"] += 1
             if self._server.counters["host_addresses_not_read"] == 1:
                 logger.warning("addresses are as before", extra={"error": str(error)})
+            return False
+        self._dataplane.flush()
+        if self._revoked > before:
+            self._log("own_addresses_changed", cut_off=self._revoked - before)
+        return True
+
+    @property
+    def _revoked(self) -> int:
+        """Channels and permissions whose peer stopped being allowed."""
+        counters = self._server.counters
+        return counters["channel_revoked"] + counters["permission_revoked"]
 
     def _handle_signal(self, handle: Callable[[int], None]) -> None:
         handle(boottime_ns())
@@ -354,6 +390,14 @@ def run_relay(settings: RelaySettings) -> int:
 def default_workers() -> int:
     """One for each CPU that this process may use, as far as that has been measured to help."""
     return min(len(os.sched_getaffinity(0)), MAX_DEFAULT_WORKERS)
+
+
+def _peers(settings: RelaySettings) -> PeerPolicy:
+    """As of the start. Raises ConfigurationError, RelayError."""
+    peers = settings.peers
+    if settings.peers_file is not None:
+        peers = read_peers(settings.peers_file, "--peers-file", peers)
+    return replace(peers, host_addresses=_host_addresses())
 
 
 def _host_addresses() -> frozenset[IPAddress]:

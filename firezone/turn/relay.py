@@ -28,7 +28,7 @@ Allocate.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
@@ -58,7 +58,7 @@ from firezone.turn.relay_commands import (
 from firezone.turn.relay_exchange import Exchange, requested_lifetime
 from firezone.turn.relay_farewells import Farewells
 from firezone.turn.relay_outbox import Outbox
-from firezone.turn.relay_peers import PeerPolicy
+from firezone.turn.relay_peers import IPNetwork, PeerPolicy
 from firezone.turn.relay_permissions import Permissions
 from firezone.turn.relay_strangers import StrangerAnswers
 from firezone.turn.relay_table import Allocation, Channel, Permission, RelayTable, Reservation
@@ -126,7 +126,7 @@ class Relay:
             now=now,
         )
         quotas = quotas or Quotas()
-        self._table = RelayTable(ports)
+        self._table = RelayTable(ports, own)
         is_relayed = self._table.is_relayed
         policy = replace(peers or PeerPolicy(), own_addresses=own, is_relayed=is_relayed)
         self._outbox = Outbox()
@@ -205,10 +205,15 @@ class Relay:
         as long as it lasts, as those do whose credentials have expired."""
         self._auth.set_users(users)
 
-    def handle_host_addresses(self, addresses: frozenset[IPAddress]) -> None:
-        """All that this host has now, instead of those before. What is bound or permitted already
-        lasts until it has to be renewed."""
-        self._permissions.set_host_addresses(addresses)
+    def handle_host_addresses(self, addresses: frozenset[IPAddress], now: int) -> None:
+        """All that this host has now, instead of those before."""
+        self._set_peers(replace(self._permissions.peers, host_addresses=addresses), now)
+
+    def handle_peer_networks(
+        self, allow: tuple[IPNetwork, ...], deny: tuple[IPNetwork, ...], now: int
+    ) -> None:
+        """The lists of networks to relay to or not, instead of those before."""
+        self._set_peers(replace(self._permissions.peers, allow=allow, deny=deny), now)
 
     def handle_wall_clock(self, unix_now: int, now: int) -> None:
         """The wall time in nanoseconds: credentials expire by it."""
@@ -224,7 +229,7 @@ class Relay:
         if self._bridged.pop(bridge, None) is not None:
             allocation = self._allocation_at(bridge)
             if allocation is not None:
-                self._remove(allocation)
+                self._remove(allocation, now)
 
     def has_allocation(self, bridge: Endpoint) -> bool:
         """Whether the client of that stream has one."""
@@ -266,14 +271,14 @@ class Relay:
         allocation = self._table.by_port.get(port)
         if allocation is not None:
             self._outbox.count("socket_failed")
-            self._remove(allocation)
+            self._remove(allocation, now)
 
     def handle_timeout(self, now: int) -> None:
         """Ends what has expired."""
         while (item := self._table.deadlines.pop_due(now)) is not None:
             match item:
                 case Allocation():
-                    self._remove(item)
+                    self._remove(item, now)
                 case Channel(is_bound=True):
                     self._unbind(item)
                 case Channel():
@@ -388,7 +393,7 @@ class Relay:
             self._table.start(allocation, now + lifetime * SECOND)
             self._outbox.succeed(exchange, (stun.LIFETIME, lifetime))
         else:
-            self._give_back(allocation, family)
+            self._give_back(allocation, family, now)
             answer = self._outbox.succeed(exchange, (stun.LIFETIME, 0))
             self._farewells.remember(*transaction, answer, now)
 
@@ -441,10 +446,10 @@ class Relay:
 
     # Endings
 
-    def _give_back(self, allocation: Allocation, family: int | None) -> None:
+    def _give_back(self, allocation: Allocation, family: int | None, now: int) -> None:
         """The whole of an allocation, or one of its families (RFC 8656 section 8.2)."""
         if family is None or allocation.families == (family,):
-            self._remove(allocation)
+            self._remove(allocation, now)
             return
         channels = [c for c in allocation.channels.values() if c.peer.family == family]
         for channel in self._table.forget_all(allocation, channels):
@@ -452,13 +457,38 @@ class Relay:
         self._permissions.revoke_all(allocation, family)
         self._outbox.put(CloseSocket(allocation.port, family))
         allocation.families = tuple(f for f in allocation.families if f != family)
+        self._leave_address(allocation.port, family, now)
 
-    def _remove(self, allocation: Allocation) -> None:
+    def _remove(self, allocation: Allocation, now: int) -> None:
         self._allocator.forget(allocation)
         self._permissions.revoke_all(allocation)
         for channel in self._table.remove(allocation):
             self._outbox.put(_unbind_command(channel))
-        self._outbox.put(*(CloseSocket(allocation.port, f) for f in allocation.families))
+        for family in allocation.families:
+            self._outbox.put(CloseSocket(allocation.port, family))
+            self._leave_address(allocation.port, family, now)
+
+    def _leave_address(self, port: int, family: int, now: int) -> None:
+        """Others may have channels to a relayed address that was given back. It is one of this host
+        as any other now, and may soon be another client's."""
+        address = Endpoint(self._public[family], port)
+        self._revoke_forbidden([*self._table.channels_home.get(address, ())], now)
+
+    def _set_peers(self, policy: PeerPolicy, now: int) -> None:
+        """What it does not allow is cut off at once. Clients learn that when they renew it."""
+        if policy == self._permissions.peers:
+            return
+        self._permissions.peers = policy
+        for allocation in self._table.by_client.values():
+            self._revoke_forbidden([*allocation.channels.values()], now)
+            self._permissions.revoke_forbidden(allocation)
+
+    def _revoke_forbidden(self, channels: Iterable[Channel], now: int) -> None:
+        for channel in channels:
+            if channel.is_bound and not self._permissions.peers.allows(channel.peer):
+                self._outbox.count("channel_revoked")
+                channel.bound_until = now
+                self._unbind(channel)
 
     def _unbind(self, channel: Channel) -> None:
         self._table.unbind(channel)

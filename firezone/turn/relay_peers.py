@@ -14,7 +14,7 @@ ISATAP) falls under the rules of both, or it would be a way around them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import Final
@@ -39,6 +39,12 @@ class PeerPolicy:
     own_addresses: frozenset[IPAddress] = frozenset()
     is_relayed: Callable[[Endpoint], bool] = lambda endpoint: False
     host_addresses: frozenset[IPAddress] = frozenset()
+
+    def with_networks(
+        self, allow: tuple[IPNetwork, ...], deny: tuple[IPNetwork, ...]
+    ) -> PeerPolicy:
+        """The same, with more in its lists."""
+        return replace(self, allow=self.allow + allow, deny=self.deny + deny)
 
     def allows(self, peer: Endpoint) -> bool:
         """Whether a channel for this peer may be made or data be sent there (else 403)."""

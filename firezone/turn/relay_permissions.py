@@ -10,7 +10,6 @@ CreatePermission or a Send; then the shell is told of its permissions (`Permit`)
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 from firezone import stun
@@ -45,9 +44,15 @@ class Permissions:
         self._per_user = per_user
         self._entropy = entropy
 
-    def set_host_addresses(self, addresses: frozenset[IPAddress]) -> None:
-        """What counts as this host from now on, besides loopback and our own addresses."""
-        self._peers = replace(self._peers, host_addresses=addresses)
+    @property
+    def peers(self) -> PeerPolicy:
+        """Whom one may send to. What was granted under another one has to be looked at anew:
+        `revoke_forbidden`."""
+        return self._peers
+
+    @peers.setter
+    def peers(self, policy: PeerPolicy) -> None:
+        self._peers = policy
 
     def judge_channel(self, allocation: Allocation, peer: Endpoint) -> int | None:
         """The error code for a peer that no channel of this allocation may have."""
@@ -132,6 +137,13 @@ class Permissions:
         """All of an allocation, or of one of its families."""
         for permission in [*allocation.permissions.values()]:
             if family is None or permission.address.version == family:
+                self.revoke(permission)
+
+    def revoke_forbidden(self, allocation: Allocation) -> None:
+        """Those that would not be given any more."""
+        for permission in [*allocation.permissions.values()]:
+            if not self._peers.permits(permission.address):
+                self._outbox.count("permission_revoked")
                 self.revoke(permission)
 
     def _may_reach(self, allocation: Allocation, peer: Endpoint) -> bool:

@@ -174,8 +174,10 @@ class Deadlines:
 class RelayTable:
     """Allocations by client and by port. Says nothing about sockets or messages."""
 
-    def __init__(self, ports: range) -> None:
+    def __init__(self, ports: range, home: frozenset[IPAddress] = frozenset()) -> None:
+        """`home` are the addresses of allocations."""
         self._ports = Ports(ports)
+        self._home = home
         self.by_client: dict[FiveTuple, Allocation] = {}
         self.by_port: dict[int, Allocation] = {}
         self.by_user: Counter[str] = Counter()
@@ -184,6 +186,8 @@ class RelayTable:
         """Channels that a user has, with those at rest."""
         self.permissions_of: Counter[str] = Counter()
         """Permissions that a user has."""
+        self.channels_home: dict[Endpoint, dict[Channel, None]] = {}
+        """Channels whose peer is one of `home`, with those at rest."""
         self.reservations: dict[bytes, Reservation] = {}
         self.deadlines = Deadlines()
         self.bound_channels = 0
@@ -291,6 +295,8 @@ class RelayTable:
             allocation.channels[number] = channel
             allocation.numbers[peer] = number
             self.channels_of[allocation.user] += 1
+            if peer.address in self._home:
+                self.channels_home.setdefault(peer, {})[channel] = None
         elif channel is None or channel.peer != peer:
             return None
         self.bound_channels += not channel.is_bound
@@ -311,6 +317,11 @@ class RelayTable:
         del channel.allocation.channels[channel.number]
         del channel.allocation.numbers[channel.peer]
         _take_one(self.channels_of, channel.allocation.user)
+        if channel.peer.address in self._home:
+            at_peer = self.channels_home[channel.peer]
+            del at_peer[channel]
+            if not at_peer:
+                del self.channels_home[channel.peer]
 
     def channel_from(self, port: int, peer: Endpoint) -> Channel | None:
         """The bound channel on which that peer's data goes to the client of that port."""

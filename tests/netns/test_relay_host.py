@@ -9,16 +9,18 @@ import subprocess
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, suppress
-from ipaddress import IPv4Address, ip_network
+from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Any
 
 import pytest
 
 from firezone import stun
-from firezone.model import Endpoint
+from firezone.model import Endpoint, IPAddress
 from firezone.relay import RelayRole
+from firezone.shell.address_watch import AddressWatch
 from firezone.shell.clock import boottime_ns, unix_ns
 from firezone.shell.relay_dataplane import RelayDataplane
+from firezone.shell.rtnetlink import RtNetlink
 from firezone.stun import Message, Method
 from firezone.turn.relay import Relay
 from firezone.turn.relay_peers import PeerPolicy
@@ -63,6 +65,29 @@ def test_address_that_vanishes_and_comes_back(fresh_netns: ThreadPoolExecutor) -
         asyncio.run(asyncio.wait_for(run(), 20))
 
     fresh_netns.submit(prepared).result(30)
+
+
+def test_addresses_that_come_and_go_are_noticed(fresh_netns: ThreadPoolExecutor) -> None:
+    """By the kernel's word, without looking in between."""
+
+    async def run() -> None:
+        looks: list[set[IPAddress]] = []
+        news = asyncio.Event()
+
+        def look() -> bool:
+            with closing(RtNetlink()) as netlink:
+                looks.append(netlink.all_addresses())
+            news.set()
+            return True
+
+        with closing(AddressWatch(look)):
+            for verb in ("add", "del"):
+                news.clear()
+                address(verb, OTHER)
+                await asyncio.wait_for(news.wait(), 5)
+                assert (ip_address(OTHER) in looks[-1]) is (verb == "add")
+
+    fresh_netns.submit(lambda: asyncio.run(run())).result(30)
 
 
 @pytest.mark.parametrize("whole_allocation", [True, False])

@@ -12,8 +12,9 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing
+from dataclasses import replace
 from http import HTTPStatus
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -25,12 +26,14 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from firezone.cli.program import run
+from firezone.errors import ConfigurationError
 from firezone.explain.relay import RelayReport
 from firezone.model import Endpoint, IPAddress
 from firezone.phoenix import LoginUrl
 from firezone.relay import RelayRole
 from firezone.shell import relay_program
 from firezone.shell.health import HealthAddress
+from firezone.shell.relay_peers_file import read_peers
 from firezone.shell.relay_program import RelayError, RelayProgram, RelaySettings
 from firezone.shell.relay_users import read_users
 from firezone.shell.rtnetlink import RtNetlink
@@ -290,25 +293,76 @@ def test_own_addresses_are_no_peers(secret: Path) -> None:
     assert V4 in program._server._permissions._peers.host_addresses
 
 
-def test_own_addresses_are_read_again(secret: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_addresses_are_read_again(
+    secret: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """And stay as they were where that fails."""
-    monkeypatch.setattr(relay_program, "ADDRESSES_SECONDS", 0.01)
-    added = IPv4Address("192.0.2.99")
+    added = Endpoint.of("192.0.2.99", 22)
+    watches: list[Callable[[], bool]] = []
+
+    class Watch:
+        def __init__(self, look: Callable[[], bool]) -> None:
+            watches.append(look)
+
+        def close(self) -> None:
+            watches.clear()
+
+    monkeypatch.setattr(relay_program, "AddressWatch", Watch)
 
     async def test() -> None:
         program = RelayProgram(settings(None))
-        peers = program._server._permissions
         running = asyncio.create_task(program.run())
-        assert peers._peers.allows(Endpoint(added, 22))
-        monkeypatch.setattr(RtNetlink, "all_addresses", lambda self: {added})
-        await until(lambda: not peers._peers.allows(Endpoint(added, 22)))
+        await until(lambda: "ready" in caplog.messages)
+        (look,) = watches
+        permissions = program._server._permissions
+        assert permissions.peers.allows(added)
+        monkeypatch.setattr(RtNetlink, "all_addresses", lambda self: {added.address})
+        assert look() and not permissions.peers.allows(added)
         monkeypatch.setattr(RtNetlink, "all_addresses", _fails)
-        await until(lambda: program._server.counters["host_addresses_not_read"])
-        assert peers._peers.host_addresses == {added}
+        assert not look() and not look()
+        assert program._server.counters["host_addresses_not_read"] == 2
+        assert permissions.peers.host_addresses == {added.address}
+        program._handle_signal(program._role.handle_interrupt)
+        assert await asyncio.wait_for(running, 5) == 0
+        assert not watches
+
+    with caplog.at_level("INFO"):
+        asyncio.run(test())
+    assert caplog.messages.count("addresses are as before") == 1
+
+
+def test_hangup_reads_the_peers_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path, peer = tmp_path / "peers", Endpoint.of("192.0.2.77", 53)
+    path.write_text("# nobody yet\n\n")
+
+    async def test() -> None:
+        program = RelayProgram(replace(settings(None), peers_file=path))
+        running = asyncio.create_task(program.run())
+        await until(lambda: "ready" in caplog.messages)
+        assert program._server._permissions.peers.allows(peer)
+        path.write_text("deny 192.0.2.0/24\nallow 192.0.2.9\n")
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until(lambda: "peers read" in caplog.messages)
+        assert not program._server._permissions.peers.allows(peer)
+        path.write_text("deny nonsense\n")
+        os.kill(os.getpid(), signal.SIGHUP)
+        await until(lambda: "peers are as before" in caplog.messages)
+        assert not program._server._permissions.peers.allows(peer)
         program._handle_signal(program._role.handle_interrupt)
         assert await asyncio.wait_for(running, 5) == 0
 
-    asyncio.run(test())
+    with caplog.at_level("INFO"):
+        asyncio.run(test())
+    (record,) = [r for r in caplog.records if r.message == "peers read"]
+    assert (record.networks, record.cut_off) == (2, 0)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("line", ["refuse 192.0.2.1", "deny", "allow 192.0.2.1/24", "deny x y"])
+def test_peers_that_cannot_be_read(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "peers"
+    path.write_text(f"deny 192.0.2.0/24\n{line}\n")
+    with pytest.raises(ConfigurationError, match="peers:2"):
+        read_peers(path, "--peers-file", PeerPolicy())
 
 
 def test_does_not_start_without_knowing_own_addresses(

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from ipaddress import ip_address
-from typing import Any
 
 import pytest
+from fake_loop import FakeLoop
 
 from firezone.shell import network_watch
 from firezone.shell.network_watch import NetworkWatch, Sources, has_moved
@@ -39,41 +38,6 @@ def test_moves(before: Sources, after: Sources, gone: set[object], moved: bool) 
     owners = {address: index for each in (before, after) for index, address in each.values()}
     left = {address: index for address, index in owners.items() if address not in gone}
     assert has_moved(before, after, left) is moved
-
-
-class FakeLoop:
-    """A clock that a test turns, with one timer."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.timer: FakeTimer | None = None
-
-    def time(self) -> float:
-        return self.now
-
-    def call_at(self, when: float, action: Callable[[], None]) -> FakeTimer:
-        self.timer = FakeTimer(when, action)
-        return self.timer
-
-    def add_reader(self, *_: Any) -> None:
-        pass
-
-    def remove_reader(self, *_: Any) -> None:
-        pass
-
-    def run_until(self, when: float) -> None:
-        while (timer := self.timer) is not None and timer.when <= when and not timer.cancelled:
-            self.now, self.timer = timer.when, None
-            timer.action()
-        self.now = when
-
-
-class FakeTimer:
-    def __init__(self, when: float, action: Callable[[], None]) -> None:
-        self.when, self.action, self.cancelled = when, action, False
-
-    def cancel(self) -> None:
-        self.cancelled = True
 
 
 class Bench:
