@@ -372,6 +372,15 @@ cdef class Flows:
             self._swept += 1
         return ended
 
+    def next_sweep(self):
+        cdef int64_t tick
+        if self._revoked or self.table.indexes.next != NULL:
+            return 0
+        for tick in range(self._swept + 1, self._swept + BUCKETS + 1):
+            if self._ticks[tick % BUCKETS].first:
+                return tick * self._tick
+        return None
+
     def entries(self):
         cdef uint32_t number
         for number in range(FIRST_NUMBER, self._fresh):

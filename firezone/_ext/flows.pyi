@@ -80,6 +80,13 @@ class Flows:
         Entries of revoked groups go first. Nothing else is looked at, however full the table is.
         """
 
+    def next_sweep(self) -> int | None:
+        """When `sweep` will next find something to do, in absolute ns; 0 is at once, None never.
+
+        An entry that is used goes to a later time only when it is looked at. What a change of the
+        table brings near is told from then on.
+        """
+
     def entries(self) -> Iterator[_Entry]:
         """Every entry of both directions."""
 

@@ -155,10 +155,15 @@ class Tables:
 
     def sweep(self, now: int, limit: int = 4096) -> Iterator[Flow]:
         """Look at up to `limit` flows that may have ended; those that have. Call it after each
-        piece of events, and once a second."""
+        piece of events, and when `next_sweep` says."""
         self._sessions.reclaim()
         self._paths.reclaim()
         return map(flow_of, self._flows.sweep(now, limit))
+
+    def next_sweep(self) -> int | None:
+        """When a sweep will next find something; 0 is at once, None never. Flows that begin or end
+        by a command may bring it nearer."""
+        return self._flows.next_sweep()
 
     def flow(self, key: commands.FlowKey) -> Flow | None:
         """The entry of a key, also a stale one."""

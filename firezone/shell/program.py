@@ -44,7 +44,8 @@ from firezone.shell.tun import INTERFACE, Tun, open_tun
 from firezone.shell.unexpected import UnexpectedError, end_on_error
 from firezone.shell.websocket import PortalLink, local_user_agent
 
-SWEEP_SECONDS = 1.0
+SWEEP_INTERVAL = 1 * SECOND
+"""Between two sweeps, if there is something to sweep all the time."""
 WALL_CLOCK_INTERVAL = 30 * SECOND
 """How long the wall clock may go unread while something else wakes the program."""
 _SWEPT_AFTER_EVENTS = 256  # as many flows as a piece of events can make, and more
@@ -114,6 +115,7 @@ class Program:
         self._deadline: int | None = None
         self._removal: asyncio.TimerHandle | None = None
         self._sweeper: asyncio.TimerHandle | None = None
+        self._sweep_at = 0
         self._clock_read_at = self._started
         self._role = profile.role(
             entropy=os.urandom,
@@ -250,8 +252,9 @@ class Program:
 
     def _handle_sweep(self) -> None:
         self._sweeper = None
-        self._dataplane.sweep(boottime_ns())
-        self._arm_sweep()
+        now = boottime_ns()
+        self._dataplane.sweep(now)
+        self._arm_sweep(now)
 
     def _look_at_wall_clock(self, now: int) -> None:
         """Whatever woke us: a clock that was set is no reason to wake up by itself."""
@@ -270,7 +273,7 @@ class Program:
         timeout = self._role.poll_timeout()
         if timeout is not None:
             self._set_timer(timeout.deadline, timeout.reason)
-        self._arm_sweep()
+        self._arm_sweep(boottime_ns())
 
     def _carry_out(self) -> None:
         while (command := self._role.poll_command()) is not None:
@@ -345,11 +348,19 @@ class Program:
         logger.debug("next timeout", extra={"in_seconds": delay, "reason": reason})
         self._timer = asyncio.get_running_loop().call_later(delay, self._handle_timer)
 
-    def _arm_sweep(self) -> None:
-        """Flows end by time, so look now and then; nobody wakes up for an empty table."""
-        if self._sweeper is None and self._dataplane.flow_count:
-            loop = asyncio.get_running_loop()
-            self._sweeper = loop.call_later(SWEEP_SECONDS, self._handle_sweep)
+    def _arm_sweep(self, now: int) -> None:
+        """Flows end by time: wake up when the next one may have, and for nothing else."""
+        wanted = self._dataplane.next_sweep()
+        if wanted is None:
+            return
+        wanted = max(wanted, now + SWEEP_INTERVAL)
+        if self._sweeper is not None:
+            if self._sweep_at <= wanted:
+                return
+            self._sweeper.cancel()
+        self._sweep_at = wanted
+        delay = (wanted - now) / SECOND
+        self._sweeper = asyncio.get_running_loop().call_later(delay, self._handle_sweep)
 
     def _log_progress(self, name: str, fields: dict[str, Any]) -> None:
         elapsed = (boottime_ns() - self._started) // MILLISECOND

@@ -210,6 +210,20 @@ def test_places_of_removed_entries_are_used_again_without_end() -> None:
     assert flows.places == 256
 
 
+def test_it_tells_when_to_sweep() -> None:
+    flows = table(tick=10)
+    assert flows.next_sweep() is None
+    install(flows, key(source_port=1), expires_at=105)
+    assert flows.next_sweep() == 110
+    install(flows, key(source_port=2), idle_timeout=42)
+    assert flows.next_sweep() == 50
+    assert len(flows.sweep(49)) == 0 and flows.next_sweep() == 50
+    assert len(flows.sweep(50)) == 1 and flows.next_sweep() == 110
+    flows.bump(1)
+    assert flows.next_sweep() == 0
+    assert len(flows.sweep(50)) == 1 and flows.next_sweep() is None
+
+
 def test_the_same_decision_renews_an_entry_and_another_replaces_it() -> None:
     flows = table()
     for action, group, expires in ((FORWARD, 1, 5), (FORWARD, 1, 50), (DROP, 1, 60), (DROP, 2, 70)):
@@ -325,6 +339,15 @@ class AgreesWithItsTwin(RuleBasedStateMachine):
         }
         assert {e[0]: (e[1], e[2], e[7]) for e in self.flows.entries()} == expected
         assert len(self.flows) == len(expected)
+
+    @invariant()
+    def tells_when_to_sweep(self) -> None:
+        """In time for the first end, if nothing is used until then; never without entries."""
+        due = self.flows.next_sweep()
+        assert (due is None) == (not self.twin.entries)
+        ends = [end for e in self.twin.entries.values() if (end := e.end()) is not None]
+        if ends and due is not None:
+            assert due <= max(min(ends), self.now + 1)
 
 
 TestAgreesWithItsTwin = AgreesWithItsTwin.TestCase

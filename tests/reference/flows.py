@@ -20,6 +20,14 @@ class Entry:
     stale: bool = False
     names_closed_peer: bool = False
 
+    def end(self) -> int | None:
+        """When it ends if it is not used; None for never, and 0 if its group was revoked."""
+        if self.stale:
+            return 0
+        ends = [self.expires_at] if self.expires_at else []
+        ends += [self.last_seen + self.idle_timeout] if self.idle_timeout else []
+        return min(ends, default=None)
+
 
 @dataclass
 class Table:

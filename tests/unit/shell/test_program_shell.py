@@ -16,6 +16,7 @@ from packets import udp
 
 from firezone.client import Client
 from firezone.commands import NOBODY, Action, BumpGeneration, Direction, FlowKey, InstallFlow
+from firezone.durations import MILLISECOND, SECOND
 from firezone.errors import FirezoneError
 from firezone.gateway import Gateway
 from firezone.model import Timeout
@@ -23,6 +24,7 @@ from firezone.phoenix import Inbound, LoginUrl
 from firezone.phoenix.messages import gateway as messages
 from firezone.roles import ConfigureTun, Role
 from firezone.shell import program as shell
+from firezone.shell.clock import boottime_ns
 from firezone.shell.netlink import NetlinkError
 from firezone.shell.program import Profile, Program, ProgramError
 from firezone.shell.sockets import PORT, UdpSockets
@@ -246,22 +248,25 @@ def test_a_gateway_goes_on_when_its_terminal_closes(
         assert run(Gateway, hang_up) is None
 
 
-def test_it_sweeps_while_there_are_flows_and_sleeps_when_there_are_none(
+def test_it_sweeps_when_a_flow_may_have_ended_and_sleeps_until_then(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shell, "SWEEP_SECONDS", 0.01)
+    monkeypatch.setattr(shell, "SWEEP_INTERVAL", 10 * MILLISECOND)
     key = FlowKey(Direction.UP, NOBODY, 17, ip_address("10.0.0.1"), ip_address("10.0.0.2"), 1, 2)
 
     async def flows_come_and_go(program: Program) -> None:
         await asyncio.sleep(0.01)
+        program._dataplane.sweep(boottime_ns())
         program._pump()
         assert program._sweeper is None
         program._dataplane.apply(InstallFlow(key, Action.DROP, NOBODY, NOBODY, 0, 0, None))
         program._pump()
         assert program._sweeper is not None
+        assert program._sweep_at - boottime_ns() > 200 * SECOND
         await asyncio.sleep(0.05)
         assert program._dataplane.flow_count == 1 and program._sweeper is not None
         program._dataplane.apply(BumpGeneration(NOBODY))
+        program._pump()
         await until(lambda: program._dataplane.flow_count == 0)
         await until(lambda: program._sweeper is None)
         program.stop()
