@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from textwrap import wrap
 
-from firezone.cli.tables import WIDTH, cut, fields, section, table
+from firezone.cli.tables import bullets, cut, fields, section, table
 from firezone.netcheck import FamilyReport, Mapping, NetcheckReport, PortalReport, ServerReport
 
 
@@ -22,7 +21,8 @@ def netcheck_lines(report: NetcheckReport) -> Iterator[str]:
     yield from section("problems", unanswered)
     if report.portal is not None:
         yield from section("portal", fields(_portal(report.portal)))
-    yield from section("in short", _findings(report))
+    found = report.findings or ("nothing stands in the way of tunnels, as far as was asked",)
+    yield from section("in short", bullets(found))
 
 
 def _family(family: FamilyReport) -> Iterator[tuple[str, str]]:
@@ -58,12 +58,6 @@ def _portal(portal: PortalReport) -> Iterator[tuple[str, str]]:
     yield "answers", f"yes, in {took}" if portal.reachable else f"no: {portal.error}"
     if portal.tls is not None:
         yield "certificate", portal.tls
-
-
-def _findings(report: NetcheckReport) -> Iterator[str]:
-    found = report.findings or ("nothing stands in the way of tunnels, as far as was asked",)
-    for finding in found:
-        yield from wrap(finding, WIDTH, initial_indent="  - ", subsequent_indent="    ")
 
 
 def _answer(known: bool | None) -> str:

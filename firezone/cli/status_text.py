@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from textwrap import wrap
 
-from firezone.cli.tables import WIDTH, ago, cut, duration, fields, section, short_ids, size, table
+from firezone.cli.hints import hints, is_unanswered
+from firezone.cli.tables import (
+    WIDTH,
+    ago,
+    bullets,
+    cut,
+    duration,
+    fields,
+    section,
+    short_ids,
+    size,
+    table,
+)
 from firezone.explain import (
     CandidateStatus,
     ConnectionStatus,
@@ -40,6 +52,7 @@ def status_lines(status: Status) -> Iterator[str]:
     yield from section("connections that ended", lost_lines(status.lost))
     drops = [*status.drops.items()][:_MAX_DROPS]
     yield from section("dropped or failed", (cut(f"  {count:>10}  {why}") for why, count in drops))
+    yield from section("what to do", bullets(hints(status, names)))
 
 
 def explain_lines(report: Explanation) -> Iterator[str]:
@@ -65,20 +78,24 @@ def portal_fields(portal: PortalStatus) -> Iterator[tuple[str, str]]:
 
 
 def relay_lines(relays: Iterable[RelayStatus]) -> Iterator[str]:
-    rows = [
-        (
-            relay.active_address or next(iter(relay.addresses), "-"),
-            relay.transport.upper(),
-            relay.state,
-            "-" if relay.round_trip_ms is None else f"{relay.round_trip_ms:.1f} ms",
-            "-" if relay.expires_in_seconds is None else duration(relay.expires_in_seconds),
-            str(relay.channels),
-            ", ".join(relay.mapped) or "-",
-        )
-        for relay in relays
-    ]
     names = ("ADDRESS", "OVER", "STATE", "AWAY", "EXPIRES IN", "CHANNELS", "SEES US AS")
-    return table(names, rows)
+    return table(names, (row for relay in relays for row in _relay_rows(relay)))
+
+
+def _relay_rows(relay: RelayStatus) -> Iterator[tuple[str, ...]]:
+    """One, and one more for each further address that it sees us at."""
+    first, *others = relay.mapped or ("-",)
+    yield (
+        relay.active_address or next(iter(relay.addresses), "-"),
+        relay.transport.upper(),
+        relay.state,
+        "-" if relay.round_trip_ms is None else f"{relay.round_trip_ms:.1f} ms",
+        "-" if relay.expires_in_seconds is None else duration(relay.expires_in_seconds),
+        str(relay.channels),
+        first,
+    )
+    for mapped in others:
+        yield ("",) * 6 + (mapped,)
 
 
 def lost_lines(lost: Iterable[LostStatus]) -> Iterator[str]:
@@ -109,7 +126,7 @@ def _connection_row(c: ConnectionStatus, names: dict[str, str]) -> tuple[str, ..
     session = "-" if sending is None else f"{duration(sending.age_seconds)} old"
     return (
         names[c.peer],
-        c.state,
+        "unanswered" if is_unanswered(c) else c.state,
         c.path.kind if c.path else "-",
         "-" if c.established_ago_seconds is None else duration(c.established_ago_seconds),
         size(c.received_bytes),
@@ -122,7 +139,8 @@ def _connection_row(c: ConnectionStatus, names: dict[str, str]) -> tuple[str, ..
 def _facts(c: ConnectionStatus, report: Explanation) -> Iterator[tuple[str, str]]:
     since = c.established_ago_seconds
     packets = "no packet has passed yet" if since is None else f"packets flow for {duration(since)}"
-    yield "state", f"{c.state}; {packets}; ICE {report.ice_state}"
+    quiet = f"; {c.unanswered_checks} checks unanswered" if is_unanswered(c) else ""
+    yield "state", f"{c.state}; {packets}; ICE {report.ice_state}{quiet}"
     if c.path is not None:
         until = ", until ICE has chosen one" if c.path.preliminary else ""
         yield "path", f"{c.path.kind} for {duration(c.path.chosen_ago_seconds)}{until}"

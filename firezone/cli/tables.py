@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from textwrap import wrap
 
 WIDTH = 100
 
@@ -34,6 +35,12 @@ def section(title: str, lines: Iterable[str]) -> Iterator[str]:
         yield ""
         yield title
         yield from listed
+
+
+def bullets(texts: Iterable[str]) -> Iterator[str]:
+    """Sentences, each with a dash, over as many lines as they take."""
+    for text in texts:
+        yield from wrap(text, WIDTH, initial_indent="  - ", subsequent_indent="    ")
 
 
 def cut(line: str, width: int = WIDTH) -> str:

@@ -13,7 +13,7 @@ from firezone.explain.status import (
     path_status,
     relay_statuses,
 )
-from firezone.explain.values import Explanation, RelayStatus
+from firezone.explain.values import Explanation, PortalStatus, RelayStatus
 from firezone.model import IPAddress
 from firezone.node import Connection
 from firezone.roles import Role
@@ -31,7 +31,7 @@ def explain(role: Role, peer: str, around: Surroundings, now: int) -> Explanatio
     An address is the peer's in the tunnel, or on a client that of a resource behind it. Raises
     UnknownPeerError.
     """
-    found = _find(role, peer.strip())
+    found = _find(role, peer.strip(), around.portal)
     c = next((c for c in role.node.connections() if c.id == found), None)
     lost = lost_statuses((gone for gone in role.node.lost if gone.id == found), now)
     if c is None:
@@ -55,12 +55,15 @@ def _own_relay(role: Role, c: Connection, now: int) -> tuple[RelayStatus, ...]:
     return tuple(relay for relay in relay_statuses(role, now) if relay.id == c.relay)
 
 
-def _find(role: Role, text: str) -> str:
+def _find(role: Role, text: str, portal: PortalStatus) -> str:
     address = _address(text)
     if address is not None:
         found = role.peer_at(address)
         if found is None:
-            raise UnknownPeerError(role.why_nobody(address))
+            away = (
+                "" if portal.connected else "; the portal, which would know one, is not connected"
+            )
+            raise UnknownPeerError(f"{role.why_nobody(address)}{away}")
         return found
     known = dict.fromkeys([c.id for c in role.node.connections()])
     past = dict.fromkeys(gone.id for gone in reversed(role.node.lost))

@@ -108,6 +108,7 @@ def connection_status(
         handshake_for_seconds=seconds_or_none(None if since is None else now - since),
         handshake_ago_seconds=ago(tunnel.established_at, now),
         waiting_packets=len(c.waiting),
+        unanswered_checks=next((p.tally.unanswered for p in c.agent.pairs() if p.nominated), 0),
     )
 
 

@@ -103,6 +103,8 @@ class ConnectionStatus:
     handshake_ago_seconds: float | None
     """When the last one completed."""
     waiting_packets: int
+    unanswered_checks: int = 0
+    """Of ICE in a row, on the pair in use."""
 
 
 @dataclass(frozen=True, slots=True)

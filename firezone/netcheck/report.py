@@ -83,6 +83,11 @@ def findings(report: NetcheckReport) -> Iterator[str]:
     portal = report.portal
     if portal is not None and not portal.reachable:
         yield f"the portal cannot be reached: {portal.error}"
+    if not report.servers:
+        yield "no relay is known yet, nor a STUN server: name some with --stun"
+    for server in report.servers:
+        if not server.family:
+            yield f"{server.name} has no address: is it spelt right, does this host's DNS work?"
     families = [family for family in report.families if family.reachable is not None]
     if families and not any(family.reachable for family in families):
         yield (

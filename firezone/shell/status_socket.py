@@ -143,8 +143,8 @@ def remove_abandoned(directory: Path) -> None:
                 _remove_stale(path)
 
 
-def ask(path: Path, request: Request, kind: type[T]) -> T:
-    """Ask the program at a socket; its result as a `kind`.
+def ask(path: Path, request: Request, kind: type[T], who: str = "client or gateway") -> T:
+    """Ask the program at a socket; its result as a `kind`. `who` should answer there, for errors.
 
     Raises NotRunningError, RefusedError, MissingRightsError.
     """
@@ -155,8 +155,8 @@ def ask(path: Path, request: Request, kind: type[T]) -> T:
     except OSError as error:
         reason = error.strerror or "no answer in time"
         raise NotRunningError(
-            f"no client or gateway answers at {path}: {reason}; start one in this network "
-            "namespace, or name its --interface or --status-socket"
+            f"no {who} answers at {path}: {reason}; start one in this network namespace, or name "
+            f"its {'' if who == 'relay' else '--interface or '}--status-socket"
         ) from None
     try:
         answer = msgspec.json.decode(line, type=_Reply[kind])  # type: ignore[valid-type]

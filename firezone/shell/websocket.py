@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import platform
 import socket
 import ssl
@@ -279,6 +280,9 @@ class _Dialer:
         except TimeoutError:
             sock.close()
             raise OSError(f"{address[0]} does not answer") from None
+        except OSError as error:
+            sock.close()
+            raise OSError(f"{address[0]}: {_reason(error)}") from None
         except BaseException:
             sock.close()
             raise
@@ -343,9 +347,16 @@ def _outcome_of(error: Exception) -> Outcome:
         case websockets.WebSocketException():
             return _transient(f"the portal answered with no WebSocket: {type(error).__name__}")
         case OSError():
-            return _transient(f"cannot connect to the portal: {str(error) or type(error).__name__}")
+            return _transient(f"cannot connect to the portal: {_reason(error)}")
         case _:
             return _transient(f"cannot connect to the portal: {type(error).__name__}")
+
+
+def _reason(error: OSError) -> str:
+    """For people: asyncio has texts of its own, with numbers, for what the system says."""
+    number = error.errno or 0
+    told = os.strerror(number) if number > 0 else error.strerror
+    return told or str(error) or type(error).__name__
 
 
 def _received(text: str | bytes) -> Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -100,6 +101,52 @@ def test_a_network_without_ipv4_is_told() -> None:
     assert not any("NAT64" in line for line in status_lines(STATUS))
     lines = status_lines(replace(STATUS, nat64="64:ff9b::/96"))
     assert any("NAT64" in line and "reached at 64:ff9b::/96" in line for line in lines)
+
+
+def to_do(**changes: Any) -> str:
+    """What a status of a program that is well, but for the changes, says that one may do."""
+    well = replace(STATUS, portal=replace(STATUS.portal, connected=True), lost_relays=(), drops={})
+    lines = list(status_lines(replace(well, **changes)))
+    return " ".join(lines[lines.index("what to do") + 1 :]) if "what to do" in lines else ""
+
+
+def test_there_is_nothing_to_do_if_all_is_well() -> None:
+    assert to_do() == ""
+    assert to_do(relays=(), uptime_seconds=5.0) == ""
+    assert to_do(relays=(RELAY, replace(RELAY, state="no answer yet"))) == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"portal": STATUS.portal}, "without the portal"),
+        ({"relays": (replace(RELAY, state="no answer yet"),)}, "no relay serves us"),
+        ({"relays": (), "lost_relays": STATUS.lost_relays}, "no relay serves us"),
+        ({"relays": ()}, "the portal names no relay"),
+        ({"relays": (replace(RELAY, transport="tls"),)}, "no relay is reached over UDP"),
+        (
+            {"connections": (replace(CONNECTION, unanswered_checks=4),)},
+            "a2f35127 does not answer any more: `firezone explain a2f35127`",
+        ),
+    ],
+)
+def test_the_next_step_is_named(changes: dict[str, Any], expected: str) -> None:
+    assert expected in to_do(**changes)
+
+
+def test_a_peer_that_does_not_answer_is_not_shown_as_well() -> None:
+    quiet = replace(CONNECTION, unanswered_checks=85)
+    assert "unanswered" in "\n".join(status_lines(replace(STATUS, connections=(quiet,))))
+    text = "\n".join(explain_lines(replace(EXPLANATION, connection=quiet)))
+    assert "ICE connected; 85 checks unanswered" in text
+
+
+def test_each_address_that_a_relay_sees_us_at_is_shown_whole() -> None:
+    relay = replace(RELAY, mapped=("203.0.113.31:52625", "[2001:db8:113::31]:52625"))
+    lines = list(status_lines(replace(STATUS, relays=(relay,))))
+    row = next(n for n, line in enumerate(lines) if line.endswith("203.0.113.31:52625"))
+    assert lines[row + 1].strip() == "[2001:db8:113::31]:52625"
+    assert lines[row + 1].index("[") == lines[row].index("203.0.113.31")
 
 
 def test_workers_are_told_where_there_are_several() -> None:

@@ -1,5 +1,6 @@
 """The report on a client and a gateway, on a virtual network."""
 
+from dataclasses import replace
 from ipaddress import IPv6Network
 
 import msgspec
@@ -214,6 +215,18 @@ def test_a_resource_that_nobody_asked_for_yet():
     world = World()
     with pytest.raises(UnknownPeerError, match="has no gateway now"):
         explained(world, world.client, SERVER)
+    away = replace(around(world.client), portal=replace(PORTAL, connected=False))
+    with pytest.raises(UnknownPeerError, match=r"now; .*; the portal, .* is not connected"):
+        explain(world.client.role, SERVER, away, world.clock.now)
+
+
+def test_a_silent_peer_is_told():
+    world = connected()
+    world.network.blocked = lambda *_: True
+    world.client.send_packet(udp(ME, SERVER, 5000, 53, b"q"))
+    world.clock.run_for(5 * SECOND)
+    (one,) = status(world.client.role, around(world.client), world.clock.now).connections
+    assert one.state == "connected" and one.unanswered_checks > 3
 
 
 def test_the_winner_and_why_the_others_lost():

@@ -200,8 +200,11 @@ def test_what_it_means():
     (small,) = findings(checked(ONE, mtu=1300))
     assert "takes packets of 1300 bytes, full ones of the tunnel have 1344" in small
     away = PortalReport("http://p", False, error="Connection refused")
-    (portal,) = findings(NetcheckReport((), (), away))
+    portal, nobody = findings(NetcheckReport((), (), away))
     assert portal == "the portal cannot be reached: Connection refused"
+    assert nobody.startswith("no relay is known yet")
+    nowhere = Netcheck([Server("nowhere", ())], entropy=bytes, now=0).report()
+    assert nowhere.findings[0].startswith("nowhere has no address")
 
 
 def test_the_report_is_json_and_comes_back_equal():

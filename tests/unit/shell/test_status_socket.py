@@ -77,6 +77,8 @@ def test_nothing_is_left(tmp_path: Path) -> None:
     assert not path.exists()
     with pytest.raises(NotRunningError, match="no client or gateway answers at"):
         ask(path, Request("status"), dict)
+    with pytest.raises(NotRunningError, match=r"no relay answers .* or name its --status-socket"):
+        ask(path, Request("status"), dict, "relay")
 
 
 def test_a_refusal_says_why(tmp_path: Path) -> None:
