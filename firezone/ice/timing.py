@@ -37,10 +37,6 @@ class StunTiming:
         # The shift is bounded so that a large count costs no big integer.
         return min(self.initial << min(count - 1, 32), self.maximum)
 
-    def first_timeout(self) -> int:
-        """How long after its first check a pair that never answered fails; nanoseconds."""
-        return sum(self.delay(n) for n in range(1, self.tries + 1))
-
     def timeout(self) -> int:
         """How long after its first unanswered check a pair that worked fails; nanoseconds."""
         return self.maximum + sum(self.delay(n) for n in range(2, self.tries + 1))

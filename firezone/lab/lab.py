@@ -19,7 +19,7 @@ from firezone.lab.errors import LabError
 from firezone.lab.fetch import Fetched
 from firezone.lab.network import Network
 from firezone.lab.portal_file import PortalFile
-from firezone.lab.programs import Line, Program, stop_all
+from firezone.lab.programs import Program, stop_all
 from firezone.lab.topology import BOTH, CLIENT, PORTAL, RESOURCE, Site, SitePlan
 from firezone.model import Endpoint
 
@@ -221,12 +221,6 @@ class Lab:
         program = self.start("resource", RESOURCE, _script(web_server, *map(str, RESOURCE_PORTS)))
         program.wait_for_event("ready")
         return program
-
-    def wait_for_log(
-        self, program: str, predicate: Callable[[Line], bool], timeout: int = 10 * SECOND
-    ) -> Line:
-        """The first log line of a program that fits. Raises WaitTimeout."""
-        return self.programs[program].wait_for(predicate, timeout)
 
     def stop(self, program: str, number: signal.Signals = signal.SIGTERM) -> int:
         """End a program; returns its exit code."""

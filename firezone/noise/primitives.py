@@ -19,9 +19,7 @@ from firezone.noise.errors import NoiseError, Reason
 __all__ = ["hash_of", "kdf", "mac", "seal", "unseal", "xseal", "xunseal"]
 
 KEY_SIZE = 32
-HASH_SIZE = 32
 MAC_SIZE = 16
-TAG_SIZE = 16
 XNONCE_SIZE = 24
 _NONCE_ZERO = bytes(12)
 

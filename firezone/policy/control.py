@@ -14,8 +14,8 @@ _ADDRESSES = bytes(32)
 
 
 class ControlKind(IntEnum):
-    ASSIGNED_IPS = 0
-    DOMAIN_STATUS = 1
+    """Those that we know. 0 and 1 are other implementations', for DNS resources."""
+
     GOODBYE = 2
 
 

@@ -194,17 +194,6 @@ def set_mark(target: socket.socket, mark: int = MARK) -> bool:
     return True
 
 
-def local_address_towards(destination: Endpoint, mark: int = MARK) -> IPAddress | None:
-    """The address this host would send from to `destination`, past the tunnel. Sends nothing."""
-    with socket.socket(_AF[destination.family], socket.SOCK_DGRAM) as probe:
-        set_mark(probe, mark)
-        try:
-            probe.connect(destination.sockaddr)
-        except OSError:
-            return None
-        return Endpoint.of(*probe.getsockname()[:2]).address
-
-
 logger = logging.getLogger(__name__)
 
 _AF = {4: socket.AF_INET, 6: socket.AF_INET6}

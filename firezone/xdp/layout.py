@@ -87,8 +87,8 @@ class Case:
 # Offsets in a frame.
 ETHER_TYPE, L3 = 12, 14
 L4 = {version: L3 + size for version, size in routes.IP_HEADER.items()}
-TOS, TOTAL_LENGTH, FRAGMENT, TTL, PROTOCOL, IP_SUM, ADDRESSES_V4 = (
-    L3 + offset for offset in (1, 2, 6, 8, 9, 10, 12)
+TOTAL_LENGTH, FRAGMENT, TTL, PROTOCOL, IP_SUM, ADDRESSES_V4 = (
+    L3 + offset for offset in (2, 6, 8, 9, 10, 12)
 )
 PAYLOAD_LENGTH, NEXT_HEADER, HOP_LIMIT, ADDRESSES_V6 = (L3 + offset for offset in (4, 6, 7, 8))
 

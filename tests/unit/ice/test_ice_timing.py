@@ -8,17 +8,16 @@ from firezone.ice import CheckState, IceState, StunTiming
 
 
 @pytest.mark.parametrize(
-    ("timing", "first", "working"),
+    ("timing", "seconds"),
     [
-        (StunTiming.DEFAULT, 15.25, 16.5),
-        (StunTiming.IDLE, 100, 100),
-        (StunTiming.GATEWAY, 600.75, 615.5),
-        (StunTiming.GATEWAY_IDLE, 1000, 1000),
+        (StunTiming.DEFAULT, 16.5),
+        (StunTiming.IDLE, 100),
+        (StunTiming.GATEWAY, 615.5),
+        (StunTiming.GATEWAY_IDLE, 1000),
     ],
 )
-def test_timeouts(timing: StunTiming, first: float, working: float) -> None:
-    assert timing.first_timeout() / SECOND == first
-    assert timing.timeout() / SECOND == working
+def test_timeout_of_a_working_pair(timing: StunTiming, seconds: float) -> None:
+    assert timing.timeout() / SECOND == seconds
 
 
 def test_delays_double_up_to_the_maximum() -> None:

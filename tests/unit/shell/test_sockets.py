@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import select
 import socket
-from ipaddress import ip_address
 
 import pytest
 
 from firezone.model import Endpoint, Transmit
-from firezone.shell.sockets import Family, UdpSocket, UdpSockets, local_address_towards
+from firezone.shell.sockets import Family, UdpSocket, UdpSockets
 
 
 def _loopback(family: int, port: int, last: int = 1) -> Endpoint:
@@ -94,7 +93,3 @@ def test_a_host_of_one_family(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not pair.send(Transmit(b"x", Endpoint.of("::1", 9)))
     assert pair.counters == {"no socket of that family": 1}
     pair.close()
-
-
-def test_the_local_address_towards_a_destination() -> None:
-    assert local_address_towards(Endpoint.of("127.0.0.9", 9)) == ip_address("127.0.0.1")
