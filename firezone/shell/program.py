@@ -27,6 +27,7 @@ from firezone.nat64 import Prefix
 from firezone.node import StreamUnwanted, StreamWanted
 from firezone.phoenix import Channel, Failed, Hiccup, Inbound, Joined, LoginUrl
 from firezone.roles import ConfigureTun, Progress, Rebind, ReconnectPortal, Role, TellPortal
+from firezone.shell.alarm import Alarm
 from firezone.shell.clock import boottime_ns, unix_ns
 from firezone.shell.dataplane import Dataplane
 from firezone.shell.health import HealthAddress, start_health
@@ -111,8 +112,7 @@ class Program:
         self._stopping = asyncio.Event()
         self._failure: FirezoneError | None = None
         self._watch = PortalWatch(url.display, self._started)
-        self._timer: asyncio.TimerHandle | None = None
-        self._deadline: int | None = None
+        self._alarm = Alarm(boottime_ns, self._handle_timer)
         self._removal: asyncio.TimerHandle | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._sweep_at = 0
@@ -243,7 +243,6 @@ class Program:
         self._pump()
 
     def _handle_timer(self) -> None:
-        self._timer = None
         now = boottime_ns()
         self._look_at_wall_clock(now)
         self._role.handle_timeout(now)
@@ -270,9 +269,7 @@ class Program:
     def _pump(self) -> None:
         """Do all that the role wants, then wait for its next deadline."""
         self._carry_out()
-        timeout = self._role.poll_timeout()
-        if timeout is not None:
-            self._set_timer(timeout.deadline, timeout.reason)
+        self._alarm.set(self._role.poll_timeout())
         self._arm_sweep(boottime_ns())
 
     def _carry_out(self) -> None:
@@ -337,16 +334,6 @@ class Program:
         if self._routes.add_routes(wanted):
             loop = asyncio.get_running_loop()
             self._removal = loop.call_later(_REMOVAL_SECONDS, self._routes.set_routes, wanted)
-
-    def _set_timer(self, deadline: int, reason: str) -> None:
-        if self._timer is not None:
-            if self._deadline == deadline:
-                return
-            self._timer.cancel()
-        self._deadline = deadline
-        delay = max(0, deadline - boottime_ns()) / SECOND
-        logger.debug("next timeout", extra={"in_seconds": delay, "reason": reason})
-        self._timer = asyncio.get_running_loop().call_later(delay, self._handle_timer)
 
     def _arm_sweep(self, now: int) -> None:
         """Flows end by time: wake up when the next one may have, and for nothing else."""
@@ -517,7 +504,8 @@ class Program:
         self.stop()
 
     def _close(self) -> None:
-        for timer in (self._timer, self._removal, self._sweeper):
+        self._alarm.cancel()
+        for timer in (self._removal, self._sweeper):
             if timer is not None:
                 timer.cancel()
         self._closing.close()

@@ -31,10 +31,10 @@ from typing import Final
 
 from firezone._ext.relay import Forwarder, Notice
 from firezone._ext.ring import Ring
-from firezone.durations import SECOND
 from firezone.errors import LocalError
 from firezone.model import Endpoint, Entropy, IPAddress, Transmit, unpack_address
 from firezone.relay import RelayRole, RoleEvent
+from firezone.shell.alarm import Alarm
 from firezone.shell.clock import unix_ns
 from firezone.shell.relay_sockets import (
     never_fragments,
@@ -106,8 +106,7 @@ class RelayDataplane:
         self._listeners: dict[int, list[socket.socket]] = {}
         self._relays: dict[tuple[int, int], socket.socket] = {}
         self._closing: list[socket.socket] = []
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at: int | None = None
+        self._alarm = Alarm(clock, self._on_timer)
         self._xdp: XdpTier | None = None
         self._relayed = 0
         self._has_told_gso = False
@@ -181,8 +180,7 @@ class RelayDataplane:
         self._relays.clear()
         self._closing.clear()
         os.close(self._wake_fd)
-        if self._timer is not None:
-            self._timer.cancel()
+        self._alarm.cancel()
 
     def handle_stream_opened(self, bridge: Endpoint, client: Endpoint) -> None:
         """See `Relay.handle_stream_opened`: only the role knows where that client really is."""
@@ -220,7 +218,7 @@ class RelayDataplane:
         self._settle()
         while (event := self._role.poll_event()) is not None:
             self._on_event(event)
-        self._arm()
+        self._alarm.set(self._role.poll_timeout())
 
     # The threads
 
@@ -366,22 +364,7 @@ class RelayDataplane:
 
     # Time
 
-    def _arm(self) -> None:
-        """Asyncio's timers are not ours: one of them stands for the role's next deadline."""
-        timeout = self._role.poll_timeout()
-        deadline = None if timeout is None else timeout.deadline
-        if deadline == self._timer_at:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_at, self._timer = deadline, None
-        if deadline is not None:
-            delay = max(deadline - self._clock(), 0) / SECOND
-            self._timer = asyncio.get_running_loop().call_later(delay, self._on_timer)
-
     def _on_timer(self) -> None:
-        """The loop's clock may be a little ahead of ours: then the timer is armed once more."""
-        self._timer_at = self._timer = None
         relayed = sum(payload for _, payload, _ in self._forwarder.traffic())
         if self._xdp is not None:
             relayed += sum(payload for _, payload in self._xdp.traffic)

@@ -20,9 +20,9 @@ from types import TracebackType
 from typing import Self
 
 from firezone import commands
-from firezone.durations import SECOND
 from firezone.errors import ConfigurationError, FirezoneError, LocalError
 from firezone.model import Endpoint
+from firezone.shell.alarm import Alarm
 from firezone.shell.clock import boottime_ns, unix_ns
 from firezone.shell.dataplane import Dataplane
 from firezone.shell.offload import ALL, Offloads, describe
@@ -102,9 +102,8 @@ class Interface:
         self._mtu = config.interface.mtu or DEFAULT_MTU
         self._stopping = asyncio.Event()
         self._failure: FirezoneError | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(boottime_ns, self._handle_timer)
         self._housekeeping: asyncio.TimerHandle | None = None
-        self._deadline: int | None = None
         self._send_failed = 0
         self._sending = SendFailures(self._why_not_sent)
         self._opened = ExitStack()
@@ -226,9 +225,9 @@ class Interface:
             raise
 
     def _close(self) -> None:
-        for timer in (self._timer, self._housekeeping):
-            if timer is not None:
-                timer.cancel()
+        self._alarm.cancel()
+        if self._housekeeping is not None:
+            self._housekeeping.cancel()
         self._opened.close()
 
     async def _run_all(self, lines: Iterable[str], *, strict: bool = True) -> None:
@@ -269,7 +268,6 @@ class Interface:
         self._pump()
 
     def _handle_timer(self) -> None:
-        self._timer = None
         now = boottime_ns()
         self._note_moves(now)
         self._device.handle_timeout(now)
@@ -324,9 +322,7 @@ class Interface:
     def _pump(self) -> None:
         """Do all that the device wants, then wait for its next deadline."""
         self._carry_out(boottime_ns())
-        timeout = self._device.poll_timeout()
-        if timeout is not None:
-            self._set_timer(timeout.deadline)
+        self._alarm.set(self._device.poll_timeout())
 
     def _carry_out(self, now: int) -> None:
         while (command := self._device.poll_command()) is not None:
@@ -339,15 +335,6 @@ class Interface:
             if not self._sockets.send(transmit):
                 self._device.handle_send_failed(transmit)
                 self._plan_housekeeping()
-
-    def _set_timer(self, deadline: int) -> None:
-        if self._timer is not None:
-            if self._deadline == deadline:
-                return
-            self._timer.cancel()
-        self._deadline = deadline
-        delay = max(0, deadline - boottime_ns()) / SECOND
-        self._timer = asyncio.get_running_loop().call_later(delay, self._handle_timer)
 
     def _fail(self, error: FirezoneError) -> None:
         self._failure = self._failure or error
