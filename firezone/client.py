@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Unpack
 
 from firezone.commands import (
     NOBODY,
@@ -22,7 +23,6 @@ from firezone.commands import (
     Reinject,
 )
 from firezone.model import (
-    Entropy,
     GatewayId,
     IPAddress,
     ResourceId,
@@ -30,8 +30,6 @@ from firezone.model import (
     earliest,
 )
 from firezone.node import (
-    ActivityOf,
-    ChannelReceivedAt,
     ConnectionEstablished,
     ConnectionEvent,
     ConnectionFailed,
@@ -58,6 +56,7 @@ from firezone.roles import (
     Rebind,
     ReconnectPortal,
     Role,
+    RoleArguments,
     candidates,
     relays,
 )
@@ -78,24 +77,8 @@ class Client(Role):
 
     peer = "gateway"
 
-    def __init__(
-        self,
-        *,
-        entropy: Entropy,
-        activity: ActivityOf,
-        channel_received_at: ChannelReceivedAt,
-        workers: int = 1,
-        unix_now: int,
-        now: int,
-    ) -> None:
-        super().__init__(
-            entropy=entropy,
-            activity=activity,
-            channel_received_at=channel_received_at,
-            workers=workers,
-            unix_now=unix_now,
-            now=now,
-        )
+    def __init__(self, **arguments: Unpack[RoleArguments]) -> None:
+        super().__init__(**arguments)
         self._resources = ResourceTable(lambda resource: resource in self._gateway_of)
         self._pending = PendingFlows()
         self._gateways: dict[GatewayId, Gateway] = {}

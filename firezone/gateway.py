@@ -11,6 +11,7 @@ Grants outlive the connection: a client that comes back finds what it was grante
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Unpack
 
 from firezone.commands import (
     BumpGeneration,
@@ -20,17 +21,12 @@ from firezone.commands import (
 from firezone.durations import SECOND
 from firezone.model import (
     ClientId,
-    Entropy,
     IPAddress,
     ResourceId,
     Timeout,
     earliest,
 )
-from firezone.node import (
-    ActivityOf,
-    ChannelReceivedAt,
-    PeerKeys,
-)
+from firezone.node import PeerKeys
 from firezone.node.deadlines import Deadlines
 from firezone.phoenix.messages import RelaysPresence
 from firezone.phoenix.messages import gateway as messages
@@ -53,6 +49,7 @@ from firezone.roles import (
     Rebind,
     ReconnectPortal,
     Role,
+    RoleArguments,
     TellPortal,
     candidates,
     relays,
@@ -82,25 +79,9 @@ class Gateway(Role):
 
     peer = "client"
 
-    def __init__(
-        self,
-        *,
-        entropy: Entropy,
-        activity: ActivityOf,
-        channel_received_at: ChannelReceivedAt,
-        workers: int = 1,
-        unix_now: int,
-        now: int,
-    ) -> None:
-        super().__init__(
-            entropy=entropy,
-            activity=activity,
-            channel_received_at=channel_received_at,
-            workers=workers,
-            unix_now=unix_now,
-            now=now,
-        )
-        self._unix_offset = unix_now - now
+    def __init__(self, **arguments: Unpack[RoleArguments]) -> None:
+        super().__init__(**arguments)
+        self._unix_offset = arguments["unix_now"] - arguments["now"]
         self._peers: dict[ClientId, Peer] = {}
         self._by_address: dict[IPAddress, Peer] = {}
         self._expiries = Deadlines()

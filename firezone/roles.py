@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from itertools import groupby
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NotRequired, TypedDict, Unpack
 
 from firezone.commands import Command, Direction
 from firezone.durations import MINUTE, SECOND
@@ -99,36 +99,30 @@ class PeerFacts:
 RoleEvent = TellPortal | ConfigureTun | Progress | ReconnectPortal | Rebind | StreamEvent
 
 
-class Role(ABC):
-    """A client or a gateway. Poll all outputs after each input.
+class RoleArguments(TypedDict):
+    """What a role is made with.
 
     `activity` and `channel_received_at` read the data plane; `workers` is how many that distributes
     peers among. `unix_now` is the wall clock in nanoseconds at `now`; later it is that, advanced by
     `now`, until `handle_wall_clock`.
     """
 
+    entropy: Entropy
+    activity: ActivityOf
+    channel_received_at: ChannelReceivedAt
+    workers: NotRequired[int]
+    unix_now: int
+    now: int
+
+
+class Role(ABC):
+    """A client or a gateway. Poll all outputs after each input."""
+
     peer: ClassVar[str]
     """What is at the other end of a connection, as progress names it."""
 
-    def __init__(
-        self,
-        *,
-        entropy: Entropy,
-        activity: ActivityOf,
-        channel_received_at: ChannelReceivedAt,
-        workers: int = 1,
-        unix_now: int,
-        now: int,
-    ) -> None:
-        self.node = Node(
-            controlling=self.peer == "gateway",
-            entropy=entropy,
-            activity=activity,
-            channel_received_at=channel_received_at,
-            workers=workers,
-            unix_now=unix_now,
-            now=now,
-        )
+    def __init__(self, **arguments: Unpack[RoleArguments]) -> None:
+        self.node = Node(controlling=self.peer == "gateway", **arguments)
         self.counters: Counter[str] = Counter()
         self._interface: Interface | None = None
         self._tun: ConfigureTun | None = None
