@@ -6,6 +6,7 @@ import pytest
 
 from firezone.lab.roaming import SCENARIOS, run
 
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_download_goes_on(name: str) -> None:
