@@ -1,30 +1,21 @@
 """The commands of the control layer on the real kernels, one packet at a time."""
 
-from ipaddress import ip_address
-
+from dataplane_commands import SLOT, flow, keypair
 from packets import udp
 
 from firezone import commands
 from firezone.commands import (
-    Action,
     AddPeer,
     Direction,
-    FlowKey,
     FlowMissed,
-    InstallFlow,
-    InstallKeypair,
     Path,
     Reinject,
-    Rewrite,
     SealPacket,
     SessionConfirmed,
     SetPath,
 )
 from firezone.dataplane import SingleThreaded
 from firezone.model import Endpoint
-
-FOREVER = 1 << 62
-SLOT = 1
 
 
 def test_single_threaded_runs_the_same_stages() -> None:
@@ -86,32 +77,3 @@ def test_a_flow_that_could_not_be_installed_does_not_come_up_again() -> None:
     plane.apply(Reinject(Direction.UP, commands.NOBODY, packet), 1)
     assert plane.poll_event() is None
     assert plane.counters()["over_budget"] == 1
-
-
-def keypair(initiator: bool, age: int = 1) -> InstallKeypair:
-    """Session number `age` of one end: every one has keys of its own."""
-    keys = [bytes([role]) * 30 + age.to_bytes(2, "big") for role in (1, 2)]
-    send, receive = keys if initiator else reversed(keys)
-    index = 0x700 + age % 8
-    return InstallKeypair(SLOT, index, index, send, receive, initiator, age, FOREVER, FOREVER)
-
-
-def flow(
-    direction: Direction,
-    source: str,
-    destination: str,
-    source_port: int,
-    destination_port: int,
-    rewrite: Rewrite | None = None,
-) -> InstallFlow:
-    key_slot = SLOT if direction is Direction.DOWN else commands.NOBODY
-    key = FlowKey(
-        direction,
-        key_slot,
-        17,
-        ip_address(source),
-        ip_address(destination),
-        source_port,
-        destination_port,
-    )
-    return InstallFlow(key, Action.FORWARD, SLOT, SLOT, 0, 0, rewrite)
