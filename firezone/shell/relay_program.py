@@ -112,44 +112,11 @@ class RelayProgram:
         secret = settings.auth_secret
         if secret is None and settings.url is not None:
             secret = make_stamp_secret(entropy)
-        self._server = Relay(
-            public_ipv4=settings.public_ipv4,
-            public_ipv6=settings.public_ipv6,
-            listen_port=settings.listen_port,
-            ports=settings.ports,
-            auth_secret=secret,
-            users=settings.users,
-            realm=settings.realm,
-            software=SOFTWARE,
-            peers=_peers(settings),
-            quotas=settings.quotas,
-            alternates=settings.alternates,
-            entropy=entropy,
-            unix_now=unix_ns(),
-            now=self._started,
-        )
+        self._server = _make_server(settings, secret, entropy, self._started)
         has_portal = settings.url is not None
         self._role = RelayRole(self._server, has_portal=has_portal, now=self._started)
-        self._dataplane = RelayDataplane(
-            self._role,
-            public=settings.public,
-            listen_port=settings.listen_port,
-            clock=boottime_ns,
-            on_event=self._handle_role_event,
-            on_failure=self._handle_failure,
-            workers=settings.workers,
-            max_sockets=settings.max_sockets,
-            gso=settings.gso,
-            gro=settings.gro,
-        )
-        self._streams = StreamListener(
-            public=settings.public,
-            port=settings.listen_port,
-            clock=boottime_ns,
-            on_opened=self._dataplane.handle_stream_opened,
-            on_closed=self._dataplane.handle_stream_closed,
-            has_allocation=self._server.has_allocation,
-        )
+        self._dataplane = self._make_dataplane()
+        self._streams = self._make_streams()
         self._address_watch: AddressWatch | None = None
         self._portal: PortalLink[messages.Message] | None = None
         self._watch: PortalWatch | None = None
@@ -194,6 +161,33 @@ class RelayProgram:
             for server in (health, status):
                 if server is not None:
                     server.close()
+
+    # Parts.
+
+    def _make_dataplane(self) -> RelayDataplane:
+        settings = self._settings
+        return RelayDataplane(
+            self._role,
+            public=settings.public,
+            listen_port=settings.listen_port,
+            clock=boottime_ns,
+            on_event=self._handle_role_event,
+            on_failure=self._handle_failure,
+            workers=settings.workers,
+            max_sockets=settings.max_sockets,
+            gso=settings.gso,
+            gro=settings.gro,
+        )
+
+    def _make_streams(self) -> StreamListener:
+        return StreamListener(
+            public=self._settings.public,
+            port=self._settings.listen_port,
+            clock=boottime_ns,
+            on_opened=self._dataplane.handle_stream_opened,
+            on_closed=self._dataplane.handle_stream_closed,
+            has_allocation=self._server.has_allocation,
+        )
 
     def _link(self, url: LoginUrl, secret: str, entropy: Entropy) -> PortalLink[messages.Message]:
         return PortalLink(
@@ -390,6 +384,25 @@ def run_relay(settings: RelaySettings) -> int:
 def default_workers() -> int:
     """One for each CPU that this process may use, as far as that has been measured to help."""
     return min(len(os.sched_getaffinity(0)), MAX_DEFAULT_WORKERS)
+
+
+def _make_server(settings: RelaySettings, secret: str | None, entropy: Entropy, now: int) -> Relay:
+    return Relay(
+        public_ipv4=settings.public_ipv4,
+        public_ipv6=settings.public_ipv6,
+        listen_port=settings.listen_port,
+        ports=settings.ports,
+        auth_secret=secret,
+        users=settings.users,
+        realm=settings.realm,
+        software=SOFTWARE,
+        peers=_peers(settings),
+        quotas=settings.quotas,
+        alternates=settings.alternates,
+        entropy=entropy,
+        unix_now=unix_ns(),
+        now=now,
+    )
 
 
 def _peers(settings: RelaySettings) -> PeerPolicy:

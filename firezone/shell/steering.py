@@ -97,7 +97,32 @@ def socket_program(workers: int) -> bytes:
 
 def queue_program(workers: int) -> bytes:
     """eBPF over an IP packet: the number of its worker. R7 is the hash, R8 the first byte."""
-    version_4: list[Line] = [
+    return assemble(
+        [
+            move(R6, R1),  # loads from the packet want it there
+            move(R7, 0),
+            _load_packet(B, 0),
+            move(R8, R0),
+            shift_right(R0, 4),
+            jump_if(R0, "==", 6, "version 6"),
+            jump_if(R0, "!=", 4, "end"),
+            *_hash_of_version_4(),
+            label("version 6"),
+            *_hash_of_version_6(),
+            label("end"),
+            move(R0, R7),
+            shift_right(R0, 16),
+            *_MIX,
+            shift_right(R7, 16),
+            _remainder(R7, workers),
+            move(R0, R7),
+            EXIT,
+        ]
+    )
+
+
+def _hash_of_version_4() -> list[Line]:
+    return [
         *_mix_words(12, 16),
         _load_packet(H, 6),
         and_(R0, 0x3FFF),  # more fragments, or an offset
@@ -114,7 +139,10 @@ def queue_program(workers: int) -> bytes:
         *_mix_words(20),
         jump("end"),
     ]
-    version_6: list[Line] = [
+
+
+def _hash_of_version_6() -> list[Line]:
+    return [
         *_mix_words(*range(8, 40, 4)),
         *_mix_byte(6),
         jump_if(R0, "==", _TCP, "ports 6"),
@@ -122,28 +150,6 @@ def queue_program(workers: int) -> bytes:
         label("ports 6"),
         *_mix_words(40),
     ]
-    return assemble(
-        [
-            move(R6, R1),  # loads from the packet want it there
-            move(R7, 0),
-            _load_packet(B, 0),
-            move(R8, R0),
-            shift_right(R0, 4),
-            jump_if(R0, "==", 6, "version 6"),
-            jump_if(R0, "!=", 4, "end"),
-            *version_4,
-            label("version 6"),
-            *version_6,
-            label("end"),
-            move(R0, R7),
-            shift_right(R0, 16),
-            *_MIX,
-            shift_right(R7, 16),
-            _remainder(R7, workers),
-            move(R0, R7),
-            EXIT,
-        ]
-    )
 
 
 def _mix_words(*places: int) -> list[Instruction]:
