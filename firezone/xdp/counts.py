@@ -32,6 +32,8 @@ class Count(IntEnum):
     """For a longer header, in front of the packet."""
     ACROSS = 11
     """Moved from one client to another, as each is the other's peer by an allocation here."""
+    OTHER_HOST = 12
+    """The frame is for another link address: a switch sends it to all, or a bridge is listening."""
 
 
 MOVED: Final = (Count.TO_PEER, Count.TO_CLIENT, Count.ACROSS)

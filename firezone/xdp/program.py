@@ -13,6 +13,8 @@ and changes nothing before it is sure to send.
 - The next hop is asked of the kernel for each datagram, as for one that this host sends by itself:
   that is what the loopback as incoming interface means. So routes, neighbours and MTUs are never
   out of date.
+- So what that says is our link address has to be the frame's destination: else it is for another
+  host, which the kernel knows to leave alone.
 - A sender on the same machine may leave the UDP checksum to a device: then the sum of the
   pseudo-header stands in its place (CHECKSUM_PARTIAL). In the driver, as of a veth pair, the
   program finishes it. Where the kernel has a buffer already, that remembers an unfinished sum by
@@ -77,6 +79,7 @@ from firezone.xdp.layout import (
     FIB_INTERFACE,
     FIB_LENGTH,
     FIB_LOCAL,
+    FIB_OUR_MAC,
     FIB_PORTS,
     FIB_PROTOCOL,
     FIB_REMOTE,
@@ -294,6 +297,10 @@ def _ask_next_hop(case: Case, settings: Settings) -> Iterator[Line]:
     yield jump_if(R0, "!=", 0, Count.NOT_FORWARDED.name)
     yield load(W, R1, R10, FIB_INTERFACE)
     yield jump_if(R1, "!=", settings.interface, Count.OTHER_INTERFACE.name)
+    for size, at in ((W, 0), (H, 4)):  # what is for another host here, a switch may send to all
+        yield load(size, R1, R7, at)
+        yield load(size, R2, R10, FIB_OUR_MAC + at)
+        yield jump_if(R1, "!=", R2, Count.OTHER_HOST.name)
 
 
 def _count_route(case: Case) -> Iterator[Line]:

@@ -59,7 +59,9 @@ def frame(way: Way, payload: bytes, **changes: int) -> bytes:
         start = struct.pack(">IHB", 6 << 28 | tos << 20 | 0xABCDE, len(udp), 17)
         ip = start + bytes([hops]) + both
     kind = b"\x08\x00" if way.version == 4 else b"\x86\xdd"
-    return b"\xaa" * 6 + b"\xbb" * 6 + kind + ip + udp + bytes(changes.get("padding", 0))
+    to = (kit.OUR_MAC, kit.NEXT_MAC, kit.OUR_MAC[:5] + b"\0", b"\0" + kit.OUR_MAC[1:])
+    ethernet = to[changes.get("to", 0)] + b"\xbb" * 6 + kind
+    return ethernet + ip + udp + bytes(changes.get("padding", 0))
 
 
 def expected(data: bytes, native: bool = True) -> tuple[Verdict, bytes, Count | None]:
@@ -127,6 +129,7 @@ def test_every_reason_is_met(reason: Count) -> None:
 def known_frames() -> list[bytes]:
     changes: list[dict[str, int]] = [{}, {"hops": 1}, {"sum": 1}, {"sum": 2}, {"sum": 3}]
     changes += [{"longer": 1}, {"longer": -1}, {"claimed": 9}, {"first": 0x46}, {"padding": 9}]
+    changes += [{"to": 1}, {"to": 2}, {"to": 3}]
     changes += [{"fragment": 0x2000}, {"fragment": 1}, {"fragment": 0x4000}, {"protocol": 6}]
     frames = [frame(way, b"12345", **each) for way in WAYS for each in changes[:5]]
     some = [*WAYS][::7]
@@ -170,6 +173,7 @@ def test_every_truncation(in_kernel: InKernel) -> None:
 CHANGES = st.fixed_dictionaries(
     {},
     optional={
+        "to": st.integers(0, 3),
         "hops": st.integers(0, 255),
         "tos": st.integers(0, 255),
         "sum": st.integers(0, 3),

@@ -45,6 +45,8 @@ def relay(
     try:
         packet = parse(frame, settings)
         sent, reason = forward(packet, ways, settings, next_hop)
+        if sent[6:12] != frame[:6]:
+            raise PassError(Count.OTHER_HOST)
         padding = frame[14 + ip_length(packet) :]
         return Verdict.TX, sent + padding, reason
     except PassError as error:
