@@ -39,7 +39,7 @@ from benchmarks.relay_load import (
     load,
     may_be_first,
 )
-from benchmarks.report import Samples
+from benchmarks.report import Samples, parse_parts, parser_of_parts
 
 FLOWS = (1, 32, 256)
 SIZES = (120, 1200)
@@ -81,20 +81,9 @@ def main() -> int:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("parts", nargs="*", metavar="PART", help="only these")
-    parser.add_argument("--seconds", type=float, default=0.5, help="how long each figure is taken")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", help="names of relays, joined by commas")
+    parser = parser_of_parts(__doc__, seconds=0.5, measured="relays")
     parser.add_argument("--tree", type=Path, help="another checkout, with its kernels built")
-    parser.add_argument("--json", type=Path, help="write every sample there")
-    options = parser.parse_args()
-    unknown = set(options.parts) - set(PARTS)
-    if unknown:
-        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
-    return options
+    return parse_parts(parser, PARTS)
 
 
 def _installed(only: str | None, tree: Path | None) -> list[Callable[[], RelayProcess]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,6 +44,30 @@ class Samples:
             case: {name: [_plain(result) for result in rounds] for name, rounds in by_name.items()}
             for case, by_name in self._samples.items()
         }
+
+
+def parser_of_parts(doc: str, *, seconds: float, measured: str) -> argparse.ArgumentParser:
+    """For a benchmark that has several parts and measures several programs against each other."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help="only these")
+    parser.add_argument(
+        "--seconds", type=type(seconds), default=seconds, help="how long each figure is taken"
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", help=f"names of {measured}, joined by commas")
+    parser.add_argument("--json", type=Path, help="write every sample there")
+    return parser
+
+
+def parse_parts(parser: argparse.ArgumentParser, parts: Collection[str]) -> argparse.Namespace:
+    """Its options; ends the program for a part that is none of these."""
+    options = parser.parse_args()
+    unknown = set(options.parts) - set(parts)
+    if unknown:
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(parts)}")
+    return options
 
 
 def write(path: Path, settings: dict[str, Any], results: dict[str, Samples]) -> None:

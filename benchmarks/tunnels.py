@@ -18,12 +18,10 @@ out where nothing is sealed.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from benchmarks import floods, handshakes, latency, peers, report, throughput
 from benchmarks.compiled import program
@@ -31,7 +29,7 @@ from benchmarks.floods import Flooded
 from benchmarks.handshakes import Crowd, Handshakes
 from benchmarks.latency import Latency
 from benchmarks.peers import Peers
-from benchmarks.report import Samples
+from benchmarks.report import Samples, parse_parts, parser_of_parts
 from benchmarks.throughput import Throughput
 from benchmarks.tunnel_net import (
     INSIDE,
@@ -66,7 +64,7 @@ class Run:
 
 
 def main() -> int:
-    options = _parse()
+    options = parse_parts(parser_of_parts(__doc__, seconds=3, measured="implementations"), PARTS)
     implementations = installed(options.only)
     results: dict[str, Samples] = {}
     with network() as net:
@@ -81,22 +79,6 @@ def main() -> int:
         settings = {"seconds": options.seconds, "rounds": options.rounds, "versions": versions}
         report.write(options.json, settings, results)
     return 0
-
-
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("parts", nargs="*", metavar="PART", help="only these")
-    parser.add_argument("--seconds", type=int, default=3, help="how long each figure is taken")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", help="names of implementations, joined by commas")
-    parser.add_argument("--json", type=Path, help="write every sample there, for benchmarks.plots")
-    options = parser.parse_args()
-    unknown = set(options.parts) - set(PARTS)
-    if unknown:
-        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
-    return options
 
 
 # Measuring.
