@@ -80,6 +80,7 @@ def status(role: Role, around: Surroundings, now: int) -> Status:
         offloads=around.offloads,
         workers=around.workers,
         nat64=None if node.nat64 is None else str(node.nat64),
+        preliminary_paths=node.preliminary_paths,
     )
 
 

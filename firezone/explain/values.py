@@ -150,6 +150,8 @@ class Status:
     """The pairs of threads that carry packets."""
     nat64: str | None = None
     """The prefix by which IPv4 is reached; None where there is IPv4, or no way to it."""
+    preliminary_paths: int = 0
+    """How often data did not have to wait for ICE."""
 
 
 @dataclass(frozen=True, slots=True)

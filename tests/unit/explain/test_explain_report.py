@@ -371,8 +371,10 @@ def test_a_path_before_ice_has_chosen_says_so():
     node = world.client.role.node
     is_preliminary = lambda: any(c.preliminary for c in node.connections())  # noqa: E731
     assert world.clock.run_until(is_preliminary, 5 * SECOND)
-    (connection,) = status_of(world, world.client).connections
+    report = status_of(world, world.client)
+    (connection,) = report.connections
     assert connection.path is not None and connection.path.preliminary
+    assert report.preliminary_paths == 1
     (verdict,) = [
         pair.verdict
         for pair in explained(world, world.client, SERVER).pairs
