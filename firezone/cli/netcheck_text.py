@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from firezone.cli.tables import bullets, cut, fields, section, table
-from firezone.netcheck import FamilyReport, Mapping, NetcheckReport, PortalReport, ServerReport
+from firezone.netcheck import (
+    FamilyReport,
+    Mapping,
+    NetcheckReport,
+    PortalReport,
+    ServerReport,
+    StreamReport,
+)
 
 
 def netcheck_lines(report: NetcheckReport) -> Iterator[str]:
@@ -19,6 +26,8 @@ def netcheck_lines(report: NetcheckReport) -> Iterator[str]:
     yield from section("servers", table(heads, map(_server, report.servers)))
     unanswered = (cut(f"  {s.address}: {s.error}") for s in report.servers if s.error)
     yield from section("problems", unanswered)
+    streams = ((s.address, _stream(s)) for s in report.streams)
+    yield from section("over TCP", fields(streams))
     if report.portal is not None:
         yield from section("portal", fields(_portal(report.portal)))
     found = report.findings or ("nothing stands in the way of tunnels, as far as was asked",)
@@ -50,6 +59,10 @@ def _server(server: ServerReport) -> tuple[str, ...]:
         "-" if server.path_mtu is None else str(server.path_mtu),
         server.mapped or "-",
     )
+
+
+def _stream(stream: StreamReport) -> str:
+    return "answers" if stream.reachable else f"no: {stream.error}"
 
 
 def _portal(portal: PortalReport) -> Iterator[tuple[str, str]]:

@@ -17,6 +17,7 @@ from firezone.netcheck.report import (
     NetcheckReport,
     PortalReport,
     ServerReport,
+    StreamReport,
     findings,
 )
 
@@ -35,6 +36,7 @@ __all__ = [
     "SendProbe",
     "Server",
     "ServerReport",
+    "StreamReport",
     "filtering_of",
     "findings",
     "mapping_of",

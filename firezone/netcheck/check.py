@@ -31,6 +31,7 @@ from firezone.netcheck.report import (
     NetcheckReport,
     PortalReport,
     ServerReport,
+    StreamReport,
     findings,
 )
 from firezone.netcheck.wire import MAIN, PROBED, RELAYING, SECOND, Answer, SendProbe, Wire
@@ -140,11 +141,20 @@ class Netcheck:
     def poll_transmit(self) -> SendProbe | None:
         return self._wire.outbox.popleft() if self._wire.outbox else None
 
-    def report(self, portal: PortalReport | None = None) -> NetcheckReport:
-        """What was found so far, and what is known of the portal."""
+    @property
+    def unreached(self) -> tuple[Endpoint, ...]:
+        """The servers' addresses, if none has answered so far."""
+        if any(server.round_trips for server in self._servers):
+            return ()
+        return tuple(server.target for server in self._servers)
+
+    def report(
+        self, portal: PortalReport | None = None, streams: tuple[StreamReport, ...] = ()
+    ) -> NetcheckReport:
+        """What was found so far, and what is known of the portal and of streams."""
         families = tuple(self._family(family) for family in (4, 6))
         servers = (*map(self._server, self._servers), *map(_unresolved, self._unresolved))
-        report = NetcheckReport(families, servers, portal)
+        report = NetcheckReport(families, servers, portal, streams=streams)
         return replace(report, findings=tuple(findings(report)))
 
     # The network.

@@ -63,13 +63,24 @@ class PortalReport:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamReport:
+    """Whether something takes TCP connections where a relay would, if UDP is blocked."""
+
+    address: str
+    reachable: bool
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class NetcheckReport:
-    """Everything. `findings` says what it means for tunnels."""
+    """Everything. `findings` says what it means for tunnels. `streams` were tried only where no
+    server answered over UDP."""
 
     families: tuple[FamilyReport, ...]
     servers: tuple[ServerReport, ...]
     portal: PortalReport | None = None
     findings: tuple[str, ...] = field(default=())
+    streams: tuple[StreamReport, ...] = ()
 
 
 _TUNNEL_MTU = 1280
@@ -90,10 +101,7 @@ def findings(report: NetcheckReport) -> Iterator[str]:
             yield f"{server.name} has no address: is it spelt right, does this host's DNS work?"
     families = [family for family in report.families if family.reachable is not None]
     if families and not any(family.reachable for family in families):
-        yield (
-            "no server answered over UDP: a firewall blocks it, or the servers are down; without "
-            "UDP a tunnel needs a relay that takes TCP or TLS"
-        )
+        yield f"no server answered over UDP: {_without_udp(report.streams)}"
     for family in families:
         if family.mapping.is_symmetric and family.filtering is Filtering.ENDPOINT_INDEPENDENT:
             yield (
@@ -119,3 +127,18 @@ def findings(report: NetcheckReport) -> Iterator[str]:
                 f"the path to {server.address} takes packets of {server.path_mtu} bytes, full ones "
                 f"of the tunnel have {needed}: they are fragmented or lost"
             )
+
+
+def _without_udp(streams: tuple[StreamReport, ...]) -> str:
+    reached = [stream.address for stream in streams if stream.reachable]
+    if reached:
+        return (
+            f"but {reached[0]} takes TCP, so a firewall blocks UDP; traffic goes over a relay that "
+            "is reached so, which is slower"
+        )
+    if streams:
+        return "nor does any take TCP: a firewall blocks both, or the servers are down"
+    return (
+        "a firewall blocks it, or the servers are down; without UDP a tunnel needs a relay that "
+        "takes TCP or TLS"
+    )

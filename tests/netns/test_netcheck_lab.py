@@ -58,6 +58,8 @@ def test_the_kind_of_nat(nat: Nat) -> None:
             refused = str(family["filtering_note"]).endswith(f"refuses to send to {PRIVATE}")
             assert refused is (nat is Nat.NONE and family["family"] == 4)
         assert report["portal"]["reachable"], report["portal"]
+        takes_tcp = {stream["address"] for stream in report["streams"] if stream["reachable"]}
+        assert any(a.endswith(":3478") for a in takes_tcp) is (nat is Nat.UDP_BLOCKED)
         if nat is not Nat.UDP_BLOCKED:
             assert {server["path_mtu"] for server in report["servers"]} == {1500}
 

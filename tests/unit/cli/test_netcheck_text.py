@@ -8,7 +8,14 @@ from firezone.cli.netcheck import netcheck
 from firezone.cli.netcheck_text import netcheck_lines
 from firezone.cli.tables import WIDTH
 from firezone.errors import ConfigurationError
-from firezone.netcheck import FamilyReport, Mapping, NetcheckReport, PortalReport, ServerReport
+from firezone.netcheck import (
+    FamilyReport,
+    Mapping,
+    NetcheckReport,
+    PortalReport,
+    ServerReport,
+    StreamReport,
+)
 
 LONG = "[2001:db8:1111:2222:3333:4444:5555:6666]:52625"
 REPORT = NetcheckReport(
@@ -31,6 +38,7 @@ REPORT = NetcheckReport(
     ),
     portal=PortalReport("https://portal/healthz", False, tls="not trusted", error="expired"),
     findings=("word " * 40,),
+    streams=(StreamReport("192.0.2.1:3478", True), StreamReport("192.0.2.1:443", False, "refused")),
 )
 
 
@@ -45,6 +53,8 @@ def test_it_fits_and_admits_what_is_unknown() -> None:
     assert "UDP  no server to ask" in text
     assert "two: the name has no address" in text
     assert "answers      no: expired" in text
+    assert "192.0.2.1:3478  answers" in text
+    assert "192.0.2.1:443   no: refused" in text
     assert "certificate  not trusted" in text
     assert "4 of 5" in text
 

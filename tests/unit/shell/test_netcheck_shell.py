@@ -118,7 +118,23 @@ def test_a_check_over_loopback() -> None:
     assert (asked.answered, asked.path_mtu, asked.error) == (5, 1500, None)
     assert report.portal is not None
     assert report.portal.reachable
-    assert report.findings == ()
+    assert report.findings == () and report.streams == ()
+
+
+@pytest.mark.parametrize("takes_tcp", [True, False])
+def test_where_udp_is_not_answered_tcp_is_tried(takes_tcp: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as serving:
+        port = serving.getsockname()[1]
+        if not takes_tcp:
+            serving.close()
+        report = check_network([resolve(f"127.0.0.1:{port}")], None)
+    tried, tls = report.streams
+    assert (tried.address, tried.reachable) == (f"127.0.0.1:{port}", takes_tcp)
+    assert tried.error == (None if takes_tcp else "Connection refused")
+    assert tls.address == "127.0.0.1:443"
+    expected = "takes TCP, so a firewall blocks UDP" if takes_tcp else "nor does any take TCP"
+    if takes_tcp or not tls.reachable:
+        assert expected in report.findings[0]
 
 
 def test_names_and_ports_of_servers() -> None:
