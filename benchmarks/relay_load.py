@@ -138,6 +138,7 @@ class Firezone(RelayProcess):
         super().__init__(ports)
 
     def command(self, directory: Path) -> tuple[list[str], Path | None]:
+        (directory / "secret").touch(0o600)
         (directory / "secret").write_text(SECRET)
         settings = {
             "--listen-port": self.address[1],

@@ -125,6 +125,7 @@ class Relay(RelayProcess):
         self._directory = tempfile.TemporaryDirectory()
         path = Path(self._directory.name)
         self._status = path / "status"
+        (path / "secret").touch(0o600)
         (path / "secret").write_text(SECRET)
         settings = {
             "--public-ip4-addr": RELAY,

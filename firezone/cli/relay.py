@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _PORT = click.IntRange(1, 65535)
 DEFAULT_REALM = "firezone"
+_SHORTEST_SECRET = 16
 
 
 @click.command()
@@ -78,7 +79,8 @@ DEFAULT_REALM = "firezone"
     "--auth-secret-path",
     envvar="FIREZONE_RELAY_SECRET_PATH",
     type=click.Path(path_type=Path),
-    help="Serve without a portal; credentials are made from the secret in this file.",
+    help="Serve without a portal; credentials are made from the secret in this file, which only "
+    "its owner may read.",
 )
 @click.option(
     "--users-file",
@@ -426,14 +428,19 @@ def _login_url(
 
 
 def _secret(path: Path) -> str:
+    from firezone.shell.private_file import read_private
+
     try:
-        secret = path.read_text().strip()
+        secret = read_private(path, "auth secret").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
             "auth secret", f"--auth-secret-path {path}", f"cannot be read: {error}", "create it"
         ) from None
-    if len(secret) < 16:
+    if len(secret) < _SHORTEST_SECRET:
         raise ConfigurationError(
-            "auth secret", str(path), "has less than 16 characters", "use 64 random hex digits"
+            "auth secret",
+            str(path),
+            f"has less than {_SHORTEST_SECRET} characters",
+            f"use 64 random hex digits: (umask 077; openssl rand -hex 32 > {path})",
         )
     return secret

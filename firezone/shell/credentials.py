@@ -6,14 +6,12 @@ A token never comes from the command line, where every user of the host could re
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 
 from firezone.errors import ConfigurationError
+from firezone.shell.private_file import read_private
 
 TOKEN_VARIABLE = "FIREZONE_TOKEN"
-
-_TOO_OPEN = 0o077
 
 
 def read_token(path: Path, path_setting: str) -> str:
@@ -29,8 +27,7 @@ def read_token(path: Path, path_setting: str) -> str:
 
 def _token_file(path: Path, setting: str) -> str:
     try:
-        mode = path.stat().st_mode
-        token = path.read_text().strip()
+        token = read_private(path, "token").strip()
     except OSError as error:
         raise ConfigurationError(
             "token",
@@ -38,10 +35,6 @@ def _token_file(path: Path, setting: str) -> str:
             f"neither is there: {path}: {error.strerror}",
             f"set {TOKEN_VARIABLE} or put the token into that file",
         ) from None
-    if stat.S_ISREG(mode) and mode & _TOO_OPEN:
-        raise ConfigurationError(
-            "token", str(path), "other users can read the file", f"run: chmod 600 {path}"
-        )
     if not token:
         raise ConfigurationError("token", str(path), "the file is empty", "put the token into it")
     return token

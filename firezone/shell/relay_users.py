@@ -5,14 +5,12 @@ Passwords never come from the command line, where every user of the host could r
 
 from __future__ import annotations
 
-import stat
 from pathlib import Path
 
 from firezone.errors import ConfigurationError, LocalError
+from firezone.shell.private_file import read_private
 from firezone.stun import USERNAME
 from firezone.stun.attributes import encode_attribute
-
-_TOO_OPEN = 0o077
 
 
 def read_users(path: Path, setting: str) -> dict[str, str]:
@@ -21,16 +19,11 @@ def read_users(path: Path, setting: str) -> dict[str, str]:
     `setting` says where `path` was set. Raises ConfigurationError for anything else than users.
     """
     try:
-        mode = path.stat().st_mode
-        text = path.read_text()
+        text = read_private(path, "users")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
             "users", f"{setting} {path}", f"cannot be read: {error}", "create it"
         ) from None
-    if stat.S_ISREG(mode) and mode & _TOO_OPEN:
-        raise ConfigurationError(
-            "users", str(path), "other users of this host can read the file", f"chmod 600 {path}"
-        )
     users: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip() and not line.startswith("#"):

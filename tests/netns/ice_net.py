@@ -221,6 +221,7 @@ class Net:
         return f"turn={over}:{RELAY}:3478:{username}:{self.password}"
 
     def start_relay(self) -> None:
+        (self._directory / "secret").touch(0o600)
         (self._directory / "secret").write_text(SECRET)
         log = self._directory / "log"
         settings = {

@@ -46,6 +46,7 @@ class Relay:
         password = password_of(self.username, SECRET)
         assert password is not None
         self.password = password
+        (directory / "secret").touch(0o600)
         (directory / "secret").write_text(SECRET)
         log = directory / "log"
         settings = {

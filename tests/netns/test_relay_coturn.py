@@ -39,6 +39,7 @@ class World:
     def __init__(self, directory: Path) -> None:
         self.listen_port, self.peer_port, self.tls_port = free_ports(3)
         certificate = self_signed(directory)
+        (directory / "secret").touch(0o600)
         (directory / "secret").write_text(SECRET)
         (directory / "users").write_text("alice:wonderland\n")
         (directory / "users").chmod(0o600)

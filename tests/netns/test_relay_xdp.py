@@ -97,6 +97,7 @@ class World:
             self._links.append(XdpLink(program, socket.if_nametoindex("wx"), XdpMode.NATIVE))
 
     def _start(self, options: tuple[str, ...]) -> subprocess.Popen[bytes]:
+        (self.directory / "secret").touch(0o600)
         (self.directory / "secret").write_text(SECRET)
         settings = {
             "--public-ip4-addr": RELAY[4],
@@ -331,6 +332,7 @@ def test_what_cannot_be_had(
 ) -> None:
     """One line says why, and the exit code is that of a wrong setting."""
     need_bpf()
+    (tmp_path / "secret").touch(0o600)
     (tmp_path / "secret").write_text(SECRET)
     command = [*prefix, sys.executable, "-m", "firezone", "relay", "--public-ip4-addr", "127.0.0.1"]
     command += ["--auth-secret-path", str(tmp_path / "secret"), "--health-check-addr", ""]

@@ -64,6 +64,7 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
     path = tmp_path / "secret"
+    path.touch(0o600)
     path.write_text("0f" * 32 + "\n")
     return path
 
@@ -112,7 +113,17 @@ class TestSettings:
     def test_short_secret(self, secret: Path, capsys: pytest.CaptureFixture[str]) -> None:
         secret.write_text("short")
         assert run([*BASE, "--auth-secret-path", str(secret)]) == 2
-        assert "short" not in capsys.readouterr().err.replace(str(secret), "")
+        error = capsys.readouterr().err
+        assert "less than 16 characters" in error and "short" not in error.replace(str(secret), "")
+
+    @pytest.mark.parametrize("mode", [0o640, 0o604, 0o622])
+    def test_secret_that_others_can_read_or_write(
+        self, secret: Path, mode: int, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        secret.chmod(mode)
+        assert run([*BASE, "--auth-secret-path", str(secret)]) == 2
+        error = capsys.readouterr().err
+        assert f"chmod 600 {secret}" in error and "0f0f" not in error
 
     @pytest.mark.parametrize(
         ("text", "mode", "named"),
