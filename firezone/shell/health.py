@@ -1,4 +1,8 @@
-"""Answers `GET /healthz` and the like over HTTP/1.1, one request per connection."""
+"""Answers `GET /healthz` and the like over HTTP/1.1, one request per connection.
+
+It may stand open to strangers, who are to cost neither descriptors nor the answer: of many
+connections the oldest goes, as whoever wants to know asks at once.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,8 @@ from firezone.errors import ConfigurationError
 Check = Callable[[], int]
 """The status that a path deserves now: 200, or what says otherwise."""
 
-_TIMEOUT_SECONDS = 5.0
+MAX_CONNECTIONS = 32
+_TIMEOUT_SECONDS = 2.0
 _MAX_REQUEST = 8192
 logger = logging.getLogger(__name__)
 
@@ -51,19 +56,12 @@ async def start_health(
 
 async def serve_health(host: str, port: int, checks: Mapping[str, Check]) -> asyncio.Server:
     """Serve these paths until the server is closed. Raises ConfigurationError if it cannot."""
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(
-            OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError
-        ):
-            async with asyncio.timeout(_TIMEOUT_SECONDS):
-                request = await reader.readuntil(b"\r\n\r\n")
-                writer.write(_response(request, checks))
-                await writer.drain()
-        writer.close()
-
+    answer = _Connections(checks).serve
     try:
-        return await asyncio.start_server(answer, host, port, limit=_MAX_REQUEST)
+        # What is accepted at once is bounded by the backlog, too.
+        return await asyncio.start_server(
+            answer, host, port, limit=_MAX_REQUEST, backlog=MAX_CONNECTIONS
+        )
     except (OSError, socket.gaierror) as error:
         raise ConfigurationError(
             "health check address",
@@ -71,6 +69,35 @@ async def serve_health(host: str, port: int, checks: Mapping[str, Check]) -> asy
             f"cannot listen on {host}:{port}: {error.strerror}",
             "choose an address that is free",
         ) from None
+
+
+class _Connections:
+    """Those that are open, the oldest first."""
+
+    def __init__(self, checks: Mapping[str, Check]) -> None:
+        self._checks = checks
+        self._open: dict[asyncio.StreamWriter, None] = {}
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._open) >= MAX_CONNECTIONS:
+            oldest = next(iter(self._open))
+            del self._open[oldest]
+            oldest.transport.abort()
+        self._open[writer] = None
+        try:
+            await self._converse(reader, writer)
+        finally:
+            self._open.pop(writer, None)
+            writer.close()
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(
+            OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError
+        ):
+            async with asyncio.timeout(_TIMEOUT_SECONDS):
+                request = await reader.readuntil(b"\r\n\r\n")
+                writer.write(_response(request, self._checks))
+                await writer.drain()
 
 
 def _response(request: bytes, checks: Mapping[str, Check]) -> bytes:
