@@ -9,6 +9,7 @@ import click
 from firezone.cli.options import (
     busy_poll_option,
     ca_option,
+    host_candidates_option,
     host_name,
     log_options,
     offload_options,
@@ -38,6 +39,7 @@ ID_FILE = Path("/var/lib/dev.firezone.client/config/firezone-id.json")
 @click.option("--check", is_flag=True, help="Check the configuration and exit.")
 @click.option("--exit", "exit_", is_flag=True, help="Exit as soon as the tunnel stands.")
 @streams_option
+@host_candidates_option
 @status_socket_option
 @offload_options
 @workers_option
@@ -54,6 +56,7 @@ def client(
     check: bool,
     exit_: bool,
     streams: bool,
+    host_candidates: bool,
     status_socket: str | None,
     offload: str,
     without: tuple[str, ...],
@@ -109,6 +112,7 @@ def client(
         budget,
         resets_on_hangup=True,
         streams=streams,
+        host_candidates=host_candidates,
         ssl_context=ssl_context,
         status=status_address(status_socket, interface),
     )

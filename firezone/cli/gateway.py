@@ -11,6 +11,7 @@ from firezone.cli.options import (
     ca_option,
     health_address,
     health_option,
+    host_candidates_option,
     host_name,
     log_options,
     offload_options,
@@ -39,6 +40,7 @@ ID_FILE = Path("/var/lib/firezone/gateway-id.json")
 )
 @health_option
 @streams_option
+@host_candidates_option
 @status_socket_option
 @offload_options
 @workers_option
@@ -54,6 +56,7 @@ def gateway(
     no_masquerade: bool,
     health_check_addr: str,
     streams: bool,
+    host_candidates: bool,
     status_socket: str | None,
     offload: str,
     without: tuple[str, ...],
@@ -97,6 +100,7 @@ def gateway(
         15 * MINUTE,
         prepare_host=None if no_masquerade else GatewayNat,
         streams=streams,
+        host_candidates=host_candidates,
         ssl_context=tls_context(ca) if ca is not None else None,
         health=health_address(health_check_addr),
         status=status_address(status_socket, interface),

@@ -110,6 +110,17 @@ def streams_option(f: F) -> F:
     )(f)
 
 
+def host_candidates_option(f: F) -> F:
+    """Whether peers get to know how this host is reached on other networks than the internet."""
+    return click.option(
+        "--host-candidates/--no-host-candidates",
+        envvar="FIREZONE_HOST_CANDIDATES",
+        default=True,
+        show_default=True,
+        help="Tell peers the addresses of this host's interfaces, to meet on networks they share.",
+    )(f)
+
+
 def offload_options(f: F) -> F:
     """What the kernel does in bulk: to find out whether it is to blame."""
     f = click.option(

@@ -21,12 +21,14 @@ from firezone.node.events import (
     StreamUnwanted,
     StreamWanted,
 )
+from firezone.node.local_candidates import MAX_HOST_ADDRESSES
 from firezone.node.node import ActivityOf, Node, NoRelaysError
 from firezone.node.relays import Relay
 from firezone.node.slots import NoSlotError
 from firezone.node.transport import ChannelReceivedAt, LostRelay
 
 __all__ = [
+    "MAX_HOST_ADDRESSES",
     "ActivityOf",
     "CandidateGathered",
     "CandidateWithdrawn",

@@ -1,7 +1,7 @@
 """Notices that this host moved to another network, or lost the one it spoke through.
 
-The kernel tells of every address and route that comes or goes (rtnetlink(7)); once it has been
-quiet for a moment, or was not for a second, the question is whether we still speak through the
+The kernel tells of every link, address and route that comes or goes (rtnetlink(7)); once it has
+been quiet for a moment, or was not for a second, the question is whether we still speak through the
 interface and from the address as before. An address that comes along, or that takes over from one
 which stays (RFC 8981), is no move. Nor is having no network at all: that is sat out, and what comes
 after it is compared with what was before. Losing one family while the other stays is told apart.
@@ -34,7 +34,8 @@ class NetworkWatch:
     """Calls `on_move`, or `on_family_lost`, on the running loop, until it is closed.
 
     Before both, and also at first and when a family comes along, it calls `on_families` with those
-    that lead to the internet. Raises OSError.
+    that lead to the internet. After them, and after any other change, it calls `on_change`. Raises
+    OSError.
     """
 
     def __init__(
@@ -42,10 +43,12 @@ class NetworkWatch:
         on_move: Callable[[], None],
         on_family_lost: Callable[[], None],
         on_families: Callable[[Collection[int]], None],
+        on_change: Callable[[], None],
     ) -> None:
         self._on_move = on_move
         self._on_family_lost = on_family_lost
         self._on_families = on_families
+        self._on_change = on_change
         self._netlink = RtNetlink()
         self._before = outward_sources(self._netlink.owners())
         self._timer: asyncio.TimerHandle | None = None
@@ -91,6 +94,7 @@ class NetworkWatch:
         self._is_blind = False
         if after:
             self._compare(after, owners)
+        self._on_change()
 
     def _handle_blindness(self, error: OSError) -> None:
         if not self._is_blind:
@@ -146,5 +150,5 @@ def outward_sources(owners: Mapping[IPAddress, int]) -> Sources:
 _FAR = {4: (socket.AF_INET, "192.0.2.1"), 6: (socket.AF_INET6, "2001:db8::1")}
 """Addresses for documentation (RFC 5737, RFC 3849): nobody has a route of its own to them."""
 
-# RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE
-_GROUPS = 0x10 | 0x40 | 0x100 | 0x400
+# RTMGRP_LINK, and RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE
+_GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400

@@ -31,6 +31,7 @@ from firezone.shell.alarm import Alarm
 from firezone.shell.clock import boottime_ns, unix_ns
 from firezone.shell.dataplane import Dataplane
 from firezone.shell.health import HealthAddress, start_health
+from firezone.shell.host_candidates import HostCandidates
 from firezone.shell.introspection import Introspection, PortalWatch
 from firezone.shell.nat64 import PrefixDiscovery
 from firezone.shell.netlink import NetlinkError, TunnelRoutes
@@ -79,6 +80,8 @@ class Profile:
     """Sets the host up around the interface of that name, until closed."""
     streams: bool = True
     """Whether to reach relays over TCP and TLS where UDP is blocked."""
+    host_candidates: bool = True
+    """Whether peers get to know the addresses of all interfaces, or what relays see alone."""
     ssl_context: ssl.SSLContext | None = None
     """Whom to trust for the portal; None is the system's choice."""
     resets_on_hangup: bool = False
@@ -152,6 +155,7 @@ class Program:
             servers.append(await self._serve_health())
             servers.append(await self._serve_status())
             self._connect()
+            self._tell_host_addresses()
             moves = self._watch_network()
             await self._stopping.wait()
             await self._say_goodbye()
@@ -392,6 +396,9 @@ class Program:
         opened.callback(lambda: self._sockets.close())
         self._streams = self._make_streams()
         opened.callback(self._close_streams)
+        self._hosts = HostCandidates(interface) if self._profile.host_candidates else None
+        if self._hosts is not None:
+            opened.callback(self._hosts.close)
         self._dataplane = self._make_dataplane()
         opened.callback(self._close_dataplane)
 
@@ -399,7 +406,10 @@ class Program:
         """None where the kernel does not tell."""
         try:
             return NetworkWatch(
-                self._handle_move, self._handle_family_lost, self._discovery.handle_network
+                self._handle_move,
+                self._handle_family_lost,
+                self._discovery.handle_network,
+                self._handle_network_change,
             )
         except OSError as error:
             logger.warning("changes of network go unnoticed", extra={"error": str(error)})
@@ -408,6 +418,21 @@ class Program:
     def _handle_move(self) -> None:
         self._log_progress("network_changed", {})
         self.reset()
+
+    def _handle_network_change(self) -> None:
+        self._tell_host_addresses()
+        self._pump()
+
+    def _tell_host_addresses(self, *, anew: bool = False) -> None:
+        if self._hosts is None:
+            return
+        if anew:
+            self._hosts.forget()
+        found = self._hosts.look({each.family: each.port for each in self._sockets.all()})
+        if found is not None:
+            told = [str(endpoint.address) for endpoint in found]
+            self._log_progress("host_addresses", {"addresses": told})
+            self._role.set_host_addresses(found, boottime_ns())
 
     def _handle_nat64(self, prefix: Prefix | None) -> None:
         self._log_progress("nat64_prefix", {"prefix": None if prefix is None else str(prefix)})
@@ -481,6 +506,7 @@ class Program:
             self._streams = self._make_streams()
             self._dataplane = self._make_dataplane()
             self._start_dataplane()
+            self._tell_host_addresses(anew=True)
         except OSError as error:
             self._fail(ProgramError(f"no new sockets after a change of network: {error}"))
         except ProgramError as error:

@@ -47,6 +47,31 @@ class MainRule:
 Rule = MarkRule | MainRule
 
 
+@dataclass(frozen=True, slots=True)
+class Link:
+    """An interface as the kernel tells of it: netdevice(7)."""
+
+    index: int
+    hardware: int
+    """ARPHRD_…"""
+    flags: int
+    """IFF_…"""
+    driver: str = ""
+    """What makes it, if it is not hardware: "bridge", "tun", "wireguard"…"""
+    master: int | None = None
+    """The index of the bridge, or the like, that it is a port of."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkAddress:
+    """An address, and whose it is."""
+
+    link: int
+    interface: IPInterface
+    flags: int = 0
+    """IFA_F_…"""
+
+
 class RtNetlink:
     """A netlink socket in this network namespace.
 
@@ -70,15 +95,27 @@ class RtNetlink:
 
     def addresses(self, index: int) -> set[IPInterface]:
         """The addresses of an interface."""
-        return {address for owner, address in self._addresses() if owner == index}
+        return {a.interface for a in self.link_addresses() if a.link == index}
 
     def all_addresses(self) -> set[IPAddress]:
         """Those of all interfaces."""
-        return {address.ip for _, address in self._addresses()}
+        return {a.interface.ip for a in self.link_addresses()}
 
     def owners(self) -> dict[IPAddress, int]:
         """Whose interface each address of this host is."""
-        return {address.ip: owner for owner, address in self._addresses()}
+        return {a.interface.ip: a.link for a in self.link_addresses()}
+
+    def link_addresses(self) -> list[LinkAddress]:
+        """Those of all interfaces, and what the kernel says of them."""
+        dumped, is_whole = self._dump(_RTM_GETADDR, struct.pack("=BBBBi", 0, 0, 0, 0, 0))
+        if not is_whole:
+            raise BlockingIOError(errno.EAGAIN, "the addresses change faster than they are read")
+        return [address for body in dumped if (address := parse_address(body)) is not None]
+
+    def links(self) -> list[Link]:
+        """All interfaces."""
+        dumped, _ = self._dump(_RTM_GETLINK, bytes(16))
+        return [link for body in dumped if (link := parse_link(body)) is not None]
 
     def add_address(self, index: int, address: IPInterface) -> None:
         self._change_address(_RTM_NEWADDR, _CREATE | _REPLACE, index, address)
@@ -115,17 +152,6 @@ class RtNetlink:
     def remove_rule(self, rule: Rule) -> None:
         """Raises FileNotFoundError if there is no such rule (left)."""
         self._change_rule(_RTM_DELRULE, 0, rule)
-
-    def _addresses(self) -> Iterator[tuple[int, IPInterface]]:
-        dumped, is_whole = self._dump(_RTM_GETADDR, struct.pack("=BBBBi", 0, 0, 0, 0, 0))
-        if not is_whole:
-            raise BlockingIOError(errno.EAGAIN, "the addresses change faster than they are read")
-        for body in dumped:
-            _family, length, _flags, _scope, owner = struct.unpack_from("=BBBBi", body)
-            attributes = _attributes(body[8:])
-            packed = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS)
-            if packed is not None:
-                yield owner, _interface(packed, length)
 
     def _change_address(self, kind: int, flags: int, index: int, address: IPInterface) -> None:
         length = address.network.prefixlen
@@ -195,19 +221,45 @@ class RtNetlink:
                 found.append(payload)
 
 
+def parse_link(body: bytes) -> Link | None:
+    """The interface of an RTM_NEWLINK message; None if it is none."""
+    if len(body) < 16:
+        return None
+    _family, hardware, index, flags, _change = struct.unpack_from("=BxHiII", body)
+    attributes = _attributes(body[16:])
+    info = _attributes(attributes.get(_IFLA_LINKINFO, b""))
+    driver = info.get(_IFLA_INFO_KIND, b"").rstrip(b"\0").decode(errors="replace")
+    return Link(index, hardware, flags, driver, _u32(attributes, _IFLA_MASTER))
+
+
+def parse_address(body: bytes) -> LinkAddress | None:
+    """The address of an RTM_NEWADDR message; None if it is none."""
+    if len(body) < 8:
+        return None
+    _family, length, flags, _scope, owner = struct.unpack_from("=BBBBi", body)
+    attributes = _attributes(body[8:])
+    packed = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS) or b""
+    if len(packed) not in (4, 16) or length > 8 * len(packed):
+        return None
+    # More flags than the header has room for.
+    all_flags = _u32(attributes, _IFA_FLAGS)
+    return LinkAddress(owner, _interface(packed, length), flags if all_flags is None else all_flags)
+
+
 _NETLINK_ROUTE = 0
 _AF = {4: socket.AF_INET, 6: socket.AF_INET6}
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _REQUEST, _ACK, _DUMP, _EXCL, _REPLACE, _CREATE = 0x1, 0x4, 0x300, 0x200, 0x100, 0x400
 _DUMP_INTR = 0x10
 _DUMP_TRIES = 5
-_RTM_NEWLINK = 16
+_RTM_NEWLINK, _RTM_GETLINK = 16, 18
 _RTM_NEWADDR, _RTM_DELADDR, _RTM_GETADDR = 20, 21, 22
 _RTM_NEWROUTE, _RTM_DELROUTE, _RTM_GETROUTE = 24, 25, 26
 _RTM_NEWRULE, _RTM_DELRULE = 32, 33
 _IFF_UP = 1
-_IFLA_MTU = 4
-_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO = 4, 10, 18
+_IFLA_INFO_KIND = 1
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _IFA_F_NODAD = 0x02
 _RTA_DST, _RTA_OIF, _RTA_TABLE = 1, 4, 15
 _RTPROT_STATIC, _RT_SCOPE_UNIVERSE, _RTN_UNICAST = 4, 0, 1

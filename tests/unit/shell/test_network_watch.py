@@ -48,6 +48,7 @@ class Bench:
         self.sources: Sources | OSError = AT_HOME
         self.moves: list[float] = []
         self.losses: list[float] = []
+        self.changes: list[float] = []
         monkeypatch.setattr(asyncio, "get_running_loop", lambda: self.loop)
         monkeypatch.setattr(network_watch, "outward_sources", self._look)
         self.families: list[list[int]] = []
@@ -55,6 +56,7 @@ class Bench:
             lambda: self.moves.append(self.loop.now),
             lambda: self.losses.append(self.loop.now),
             lambda families: self.families.append(sorted(families)),
+            lambda: self.changes.append(self.loop.now),
         )
         monkeypatch.setattr(self.watch._netlink, "owners", self._owners)
 
@@ -130,3 +132,23 @@ def test_it_tells_the_families_at_first_and_when_they_or_the_network_change(benc
     assert families_after({6: BOTH[6]}) == [[6]]
     assert families_after({6: (CABLE, NEW6)}) == [[6]]
     assert len(bench.moves) == len(bench.losses) == 1
+
+
+def test_every_change_is_told_even_of_a_host_without_a_way_to_the_internet(bench):
+    bench.news()
+    bench.loop.run_until(1)
+    bench.sources = {}
+    bench.news()
+    bench.loop.run_until(2)
+    bench.sources = {4: (WIFI, OTHER)}
+    bench.news()
+    bench.loop.run_until(3)
+    assert bench.changes == [pytest.approx(when) for when in (0.1, 1.1, 2.1)]
+    assert bench.moves == [pytest.approx(2.1)]
+
+
+def test_what_cannot_be_seen_is_no_change(bench):
+    bench.sources = OSError(24, "Too many open files")
+    bench.news()
+    bench.loop.run_until(3)
+    assert bench.changes == []

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
@@ -19,7 +19,7 @@ from firezone.commands import NOBODY, Action, BumpGeneration, Direction, FlowKey
 from firezone.durations import MILLISECOND, SECOND
 from firezone.errors import FirezoneError
 from firezone.gateway import Gateway
-from firezone.model import Timeout
+from firezone.model import Endpoint, Timeout
 from firezone.phoenix import Inbound, LoginUrl
 from firezone.phoenix.messages import gateway as messages
 from firezone.roles import ConfigureTun, Role
@@ -105,9 +105,11 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     made.device.close()
 
 
-def run(role: type[Role], scenario: Callable[[Program], Awaitable[None]]) -> FirezoneError | None:
+def run(
+    role: type[Role], scenario: Callable[[Program], Awaitable[None]], **options: Any
+) -> FirezoneError | None:
     """Run a program beside a scenario, to its end; what ended it."""
-    profile = Profile(role, "topic", messages.decode, "1.0.0", None)
+    profile = Profile(role, "topic", messages.decode, "1.0.0", None, **options)
 
     async def both() -> None:
         program = Program(profile, URL)
@@ -220,6 +222,79 @@ def test_a_reset_moves_to_another_port_each_time(host: Host) -> None:
     ports = [sockets.v4.port for sockets in host.opened if sockets.v4 is not None]
     assert len(set(ports)) == 3 and PORT not in ports[1:]
     assert host.is_left_clean
+
+
+class Told(Idle):
+    """Remembers what it is told of its host."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.hosts: list[list[Endpoint]] = []
+
+    def set_host_addresses(self, addresses: Iterable[Endpoint], now: int) -> None:
+        self.hosts.append([*addresses])
+        super().set_host_addresses(self.hosts[-1], now)
+
+
+class Interfaces:
+    """What `HostCandidates` would find; a change is seen at the next look."""
+
+    addresses = (ip_address("10.7.0.2"), ip_address("fd07::2"))
+    closed = False
+
+    def __init__(self, _tunnel: str = "") -> None:
+        self.forgotten = 0
+
+    def look(self, ports: Mapping[int, int]) -> list[Endpoint] | None:
+        return [Endpoint(a, ports[a.version]) for a in self.addresses if a.version in ports]
+
+    def forget(self) -> None:
+        self.forgotten += 1
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_role_is_told_the_addresses_of_its_host_with_the_ports_of_its_sockets(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interfaces = Interfaces()
+    monkeypatch.setattr(shell, "HostCandidates", lambda _tunnel: interfaces)
+    roles: list[Told] = []
+
+    async def moves(program: Program) -> None:
+        assert isinstance(program._role, Told)
+        roles.append(program._role)
+        await until(lambda: program._role.hosts)
+        interfaces.addresses = interfaces.addresses[:1]
+        program._handle_network_change()
+        program.reset()
+        program.stop()
+
+    assert run(Told, moves) is None
+    first, changed, after = roles[0].hosts
+    old, new = (sockets.v4.port for sockets in host.opened if sockets.v4 is not None)
+    assert Endpoint.parse(f"10.7.0.2:{old}") in first
+    assert changed == [Endpoint.parse(f"10.7.0.2:{old}")]
+    assert after == [Endpoint.parse(f"10.7.0.2:{new}")]
+    assert interfaces.forgotten == 1 and interfaces.closed
+
+
+def test_nobody_looks_at_the_interfaces_when_told_not_to(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shell, "HostCandidates", None)
+    roles: list[Told] = []
+
+    async def moves(program: Program) -> None:
+        assert isinstance(program._role, Told)
+        roles.append(program._role)
+        program._handle_network_change()
+        program.reset()
+        program.stop()
+
+    assert run(Told, moves, host_candidates=False) is None
+    assert roles[0].hosts == []
 
 
 def test_a_reset_without_new_sockets_ends_it(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
