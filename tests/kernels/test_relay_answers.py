@@ -271,11 +271,11 @@ def test_floods_leave_time_for_data(ends: Ends) -> None:
         data = number.to_bytes(2) + b"\0\4data"
         send(client, local, [data] * 64)
         send(client, local, [data] * 64)
-        for _ in range(6):
+        for _ in range(4):
             send(stranger, local, [encoded(Method.BINDING)] * 64)
         ends.turn(kernel)
     assert len(received(ends.peers[0])) == 128
-    assert kernel.answered()[0] == len(received(stranger)) == 32 + 5 * 128
+    assert kernel.answered()[0] == len(received(stranger)) == 32 + 3 * 128
     assert kernel.drops() == {"unbound_channel": 128, "control_overflow": 96}
 
 
