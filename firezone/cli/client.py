@@ -7,19 +7,13 @@ from pathlib import Path
 import click
 
 from firezone.cli.options import (
-    busy_poll_option,
     ca_option,
-    host_candidates_option,
     host_name,
-    log_options,
-    offload_options,
     portal_options,
     set_up_logs,
     status_address,
-    status_socket_option,
-    streams_option,
     token_option,
-    workers_option,
+    tunnel_options,
 )
 from firezone.shell import logs
 
@@ -38,13 +32,7 @@ ID_FILE = Path("/var/lib/dev.firezone.client/config/firezone-id.json")
 )
 @click.option("--check", is_flag=True, help="Check the configuration and exit.")
 @click.option("--exit", "exit_", is_flag=True, help="Exit as soon as the tunnel stands.")
-@streams_option
-@host_candidates_option
-@status_socket_option
-@offload_options
-@workers_option
-@busy_poll_option
-@log_options
+@tunnel_options
 def client(
     api_url: str,
     firezone_name: str | None,
@@ -76,7 +64,6 @@ def client(
     from firezone.phoenix.messages.client import TOPIC, decode
     from firezone.phoenix.user_agent import CLIENT_VERSION
     from firezone.shell.credentials import read_token
-    from firezone.shell.durations import parse_duration
     from firezone.shell.offload import parse_offloads
     from firezone.shell.program import Profile, run_program
     from firezone.shell.state import device_id
@@ -86,11 +73,7 @@ def client(
 
     token = read_token(token_path, "--token-path")
     set_up_logs(log_format, log_level)
-    budget = None
-    if max_partition_time is not None:
-        budget = parse_duration(
-            max_partition_time, "max-partition-time", "--max-partition-time or MAX_PARTITION_TIME"
-        )
+    budget = _budget(max_partition_time)
     url = LoginUrl.client(
         api_url,
         token,
@@ -125,3 +108,12 @@ def client(
         busy_poll=busy_poll * MICROSECOND,
         exit_when_ready=exit_,
     )
+
+
+def _budget(text: str | None) -> int | None:
+    """For how long to do without the portal, None for ever."""
+    from firezone.shell.durations import parse_duration
+
+    if text is None:
+        return None
+    return parse_duration(text, "max-partition-time", "--max-partition-time or MAX_PARTITION_TIME")

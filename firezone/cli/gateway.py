@@ -7,21 +7,15 @@ from pathlib import Path
 import click
 
 from firezone.cli.options import (
-    busy_poll_option,
     ca_option,
     health_address,
     health_option,
-    host_candidates_option,
     host_name,
-    log_options,
-    offload_options,
     portal_options,
     set_up_logs,
     status_address,
-    status_socket_option,
-    streams_option,
     token_option,
-    workers_option,
+    tunnel_options,
 )
 from firezone.shell import logs
 
@@ -39,13 +33,7 @@ ID_FILE = Path("/var/lib/firezone/gateway-id.json")
     help="Leave forwarding and NAT on this host alone: they are set up already.",
 )
 @health_option
-@streams_option
-@host_candidates_option
-@status_socket_option
-@offload_options
-@workers_option
-@busy_poll_option
-@log_options
+@tunnel_options
 def gateway(
     api_url: str,
     firezone_name: str | None,

@@ -166,6 +166,21 @@ def busy_poll_option(f: F) -> F:
     )(f)
 
 
+def tunnel_options(f: F) -> F:
+    """How a program reaches its peers, carries packets and tells of itself."""
+    for option in (
+        log_options,
+        busy_poll_option,
+        workers_option,
+        offload_options,
+        status_socket_option,
+        host_candidates_option,
+        streams_option,
+    ):
+        f = option(f)
+    return f
+
+
 def health_option(f: F) -> F:
     """Where to answer health checks."""
     return click.option(

@@ -279,15 +279,7 @@ def relay(
     from firezone.turn.relay_peers import PeerPolicy, is_private
 
     set_up_logs(log_format, log_level)
-    ipv4 = _address(IPv4Address, public_ip4_addr, "4")
-    ipv6 = _address(IPv6Address, public_ip6_addr, "6")
-    if ipv4 is None and ipv6 is None:
-        raise ConfigurationError(
-            "public address",
-            "--public-ip4-addr, --public-ip6-addr",
-            "neither is set",
-            "give the addresses under which clients reach this host",
-        )
+    ipv4, ipv6 = _public_addresses(public_ip4_addr, public_ip6_addr)
     if allow_private_peers is None:
         allow_private_peers = any(is_private(a) for a in (ipv4, ipv6) if a is not None)
     ports = _ports(lowest_port, highest_port, listen_port)
@@ -331,6 +323,20 @@ def relay(
         seed=rng_seed,
     )
     return run_relay(settings)
+
+
+def _public_addresses(
+    ipv4: str | None, ipv6: str | None
+) -> tuple[IPv4Address | None, IPv6Address | None]:
+    found = _address(IPv4Address, ipv4, "4"), _address(IPv6Address, ipv6, "6")
+    if found == (None, None):
+        raise ConfigurationError(
+            "public address",
+            "--public-ip4-addr, --public-ip6-addr",
+            "neither is set",
+            "give the addresses under which clients reach this host",
+        )
+    return found
 
 
 def _address(kind: Callable[[str], T], text: str | None, version: str) -> T | None:
