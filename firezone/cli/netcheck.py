@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     "-u",
     "--api-url",
     envvar="FIREZONE_API_URL",
-    help="The portal to try. [default: that of the running client or gateway]",
+    help="The portal to try. [default: that of the running client or gateway; none with --stun]",
 )
 @click.option(
     "--users-file",
@@ -60,16 +60,19 @@ def netcheck(
     interface: str,
     status_socket: str | None,
     json_: bool,
-) -> None:
+) -> int:
     """Find out what the network of this host lets through.
 
     Whether UDP reaches the servers, over IPv4 and IPv6, and how fast; how a NAT on the way maps
     addresses and ports and whom it lets in, which decides whether direct paths are possible; the
-    path MTU; and whether the portal answers. Takes a few seconds, and for these an allocation on
-    some relays.
+    path MTU; whether relays answer over TCP and TLS; and whether the portal does. Takes a few
+    seconds, and for these an allocation on some relays.
+
+    The exit code is 1 if the portal, or every server over UDP, does not answer.
     """
     from firezone.cli.netcheck_text import netcheck_lines
     from firezone.cli.options import echo_json
+    from firezone.netcheck import works
     from firezone.shell.netcheck import check_network, resolve
     from firezone.shell.websocket import tls_context
 
@@ -85,6 +88,7 @@ def netcheck(
         echo_json(report)
     else:
         click.echo("\n".join(netcheck_lines(report)))
+    return 0 if works(report) else 1
 
 
 def _running(path: Path) -> Status:

@@ -19,6 +19,7 @@ from firezone.netcheck.report import (
     ServerReport,
     StreamReport,
     findings,
+    works,
 )
 
 __all__ = [
@@ -40,4 +41,5 @@ __all__ = [
     "filtering_of",
     "findings",
     "mapping_of",
+    "works",
 ]

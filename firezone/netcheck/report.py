@@ -64,7 +64,7 @@ class PortalReport:
 
 @dataclass(frozen=True, slots=True)
 class StreamReport:
-    """Whether something takes TCP connections where a relay would, if UDP is blocked."""
+    """Whether a relay answers over TCP, or TLS, where it would if UDP is blocked."""
 
     address: str
     reachable: bool
@@ -89,6 +89,12 @@ _CHANNEL_HEADER = 4
 _HEADERS = {4: 28, 6: 48}
 
 
+def works(report: NetcheckReport) -> bool:
+    """Whether the portal answers, if it was asked, and any server over UDP."""
+    portal = report.portal
+    return (portal is None or portal.reachable) and any(f.reachable for f in report.families)
+
+
 def findings(report: NetcheckReport) -> Iterator[str]:
     """What the report means for tunnels, the gravest first."""
     portal = report.portal
@@ -100,8 +106,7 @@ def findings(report: NetcheckReport) -> Iterator[str]:
         if not server.family:
             yield f"{server.name} has no address: is it spelt right, does this host's DNS work?"
     families = [family for family in report.families if family.reachable is not None]
-    if families and not any(family.reachable for family in families):
-        yield f"no server answered over UDP: {_without_udp(report.streams)}"
+    yield from _unanswered(report)
     for family in families:
         if family.mapping.is_symmetric and family.filtering is Filtering.ENDPOINT_INDEPENDENT:
             yield (
@@ -129,15 +134,25 @@ def findings(report: NetcheckReport) -> Iterator[str]:
             )
 
 
+def _unanswered(report: NetcheckReport) -> Iterator[str]:
+    """A server counts as answering if any of its addresses does: not every host has IPv6."""
+    asked = {server.name for server in report.servers if server.family}
+    silent = asked - {server.name for server in report.servers if server.answered}
+    if silent and silent == asked:
+        yield f"no server answered over UDP: {_without_udp(report.streams)}"
+    elif silent:
+        yield f"{len(silent)} of {len(asked)} servers did not answer: {', '.join(sorted(silent))}"
+
+
 def _without_udp(streams: tuple[StreamReport, ...]) -> str:
     reached = [stream.address for stream in streams if stream.reachable]
     if reached:
         return (
-            f"but {reached[0]} takes TCP, so a firewall blocks UDP; traffic goes over a relay that "
-            "is reached so, which is slower"
+            f"but {reached[0]} answers over TCP, so a firewall blocks UDP; traffic goes over a "
+            "relay that is reached so, which is slower"
         )
     if streams:
-        return "nor does any take TCP: a firewall blocks both, or the servers are down"
+        return "nor over TCP or TLS: a firewall blocks both, or the servers are down"
     return (
         "a firewall blocks it, or the servers are down; without UDP a tunnel needs a relay that "
         "takes TCP or TLS"

@@ -27,16 +27,13 @@ from firezone.netcheck import (
     PortalReport,
     SendProbe,
     Server,
-    StreamReport,
 )
 from firezone.shell.clock import boottime_ns
-from firezone.shell.relay_streams import TLS_PORT
+from firezone.shell.netcheck_streams import check_streams
 from firezone.shell.sockets import UdpSocket, set_mark
 
 STUN_PORT = 3478
 PORTAL_TIMEOUT_SECONDS = 5.0
-STREAM_TIMEOUT_SECONDS = 3.0
-MAX_STREAMS = 8
 
 _ADDRESSES_PER_FAMILY = 2
 _PORTS = {"http": 80, "https": 443}
@@ -71,12 +68,12 @@ def check_network(
     Raises ConfigurationError for a URL that is none.
     """
     url = None if api_url is None else health_url(api_url)
-    with ThreadPoolExecutor(MAX_STREAMS) as pool:
+    with ThreadPoolExecutor(1) as pool:
         portal = None if url is None else pool.submit(check_portal, url, ssl_context)
         with ExitStack() as opened:
             check = Netcheck(servers, entropy=os.urandom, now=boottime_ns())
             _drive(check, _open(opened))
-        streams = tuple(pool.map(check_stream, _stream_endpoints(check.unreached)))
+        streams = check_streams(check.unreached)
         return check.report(None if portal is None else portal.result(), streams)
 
 
@@ -124,27 +121,6 @@ def check_portal(url: str, ssl_context: ssl.SSLContext | None) -> PortalReport:
     milliseconds = round((time.monotonic() - started) * 1000, 3)
     error_text = None if status == 200 else f"HTTP status {status}"
     return PortalReport(url, status == 200, status, milliseconds, tls, error_text)
-
-
-def check_stream(endpoint: Endpoint) -> StreamReport:
-    """Connects by TCP, past the tunnel. Never raises for what the network does."""
-    family = socket.AF_INET if endpoint.family == 4 else socket.AF_INET6
-    with socket.socket(family, socket.SOCK_STREAM) as made:
-        set_mark(made)
-        made.settimeout(STREAM_TIMEOUT_SECONDS)
-        try:
-            made.connect(endpoint.sockaddr)
-        except TimeoutError:
-            return StreamReport(str(endpoint), False, "no answer in time")
-        except OSError as error:
-            return StreamReport(str(endpoint), False, _reason(error))
-    return StreamReport(str(endpoint), True)
-
-
-def _stream_endpoints(servers: Iterable[Endpoint]) -> list[Endpoint]:
-    """Where relays there would take TCP, and TLS."""
-    both = (Endpoint(s.address, port) for s in servers for port in (s.port, TLS_PORT))
-    return list(dict.fromkeys(both))[:MAX_STREAMS]
 
 
 Sockets = dict[tuple[int, int], UdpSocket]

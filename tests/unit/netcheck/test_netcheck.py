@@ -1,5 +1,7 @@
 """The check of the network, against simulated NATs, servers and paths."""
 
+from dataclasses import replace
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -16,8 +18,10 @@ from firezone.netcheck import (
     NetcheckReport,
     PortalReport,
     Server,
+    StreamReport,
     findings,
     mapping_of,
+    works,
 )
 from firezone.netcheck import (
     SECOND as SECOND_SOCKET,
@@ -184,6 +188,7 @@ def test_nothing_to_ask():
     report = check.report()
     assert report.servers[0].error == "the name has no address"
     assert [f.reachable for f in report.families] == [None, None]
+    assert not works(report)
 
 
 def test_too_many_addresses_are_not_asked():
@@ -205,6 +210,40 @@ def test_what_it_means():
     assert nobody.startswith("no relay is known yet")
     nowhere = Netcheck([Server("nowhere", ())], entropy=bytes, now=0).report()
     assert nowhere.findings[0].startswith("nowhere has no address")
+    well = checked(ONE)
+    assert works(well) and not works(replace(well, portal=away))
+
+
+def test_some_servers_are_silent():
+    """Not those that another of their addresses answers for."""
+    here, gone = Endpoint.parse(ONE), Endpoint.parse(TWO)
+    world = World()
+    world.stun_server(str(here.address))
+    servers = [
+        Server("a", (gone, here)),
+        Server("b", (Endpoint(gone.address, 3479),)),
+        Server("c", ()),
+    ]
+    report = world.check(*servers)
+    assert report.findings[0] == "c has no address: is it spelt right, does this host's DNS work?"
+    assert report.findings[1] == "1 of 2 servers did not answer: b"
+    assert works(report)
+
+
+@pytest.mark.parametrize(
+    ("reachable", "told"),
+    [
+        (None, "a firewall blocks it, or the servers are down"),
+        (True, f"but {ONE} answers over TCP"),
+        (False, "nor over TCP or TLS"),
+    ],
+)
+def test_what_is_left_without_udp(reachable, told):
+    report = World().check(ONE)
+    streams = () if reachable is None else (StreamReport(ONE, reachable),)
+    (found,) = findings(replace(report, streams=streams))
+    assert told in found
+    assert not works(report)
 
 
 def test_the_report_is_json_and_comes_back_equal():
