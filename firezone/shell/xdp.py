@@ -2,7 +2,8 @@
 channels that are bound.
 
 The program moves what it knows and leaves the rest to the relay's sockets, which stay open. All of
-it hangs on descriptors, so it is detached and gone when the relay ends, in whatever way.
+it hangs on descriptors, so it is detached and gone when the relay ends, in whatever way. Only
+kernel parameters stay after a crash: they are noted, and given back by the next tier there.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from firezone.shell.bpf import (
     XdpMode,
     XdpProgram,
 )
+from firezone.shell.state import RUNTIME_DIRECTORY, Journal
 from firezone.turn.relay_commands import FiveTuple
 from firezone.xdp import Count, Route, Settings, Way, assemble, counts, relay_program, routes
 from firezone.xdp.program import COUNTS, LICENCE, ROUTES
@@ -42,6 +44,7 @@ MAX_CHANNELS: Final = 65536
 overhead, two routes a channel."""
 
 MODES: Final = {"driver": XdpMode.NATIVE, "generic": XdpMode.GENERIC}
+_FORWARDING: Final = tuple(Path(f"/proc/sys/net/ipv{v}/conf/lo/forwarding") for v in (4, 6))
 _SIOCETHTOOL, _ETHTOOL_GDRVINFO = 0x8946, 3
 
 T = TypeVar("T", bound=Descriptor)
@@ -60,7 +63,14 @@ class XdpSettings:
 class XdpTier:
     """At work from the start until `close`. Every other method is cheap, and fails for nobody."""
 
-    def __init__(self, settings: XdpSettings, *, listen_port: int, ports: range) -> None:
+    def __init__(
+        self,
+        settings: XdpSettings,
+        *,
+        listen_port: int,
+        ports: range,
+        journal_directory: Path = RUNTIME_DIRECTORY,
+    ) -> None:
         """Raises ConfigurationError for what cannot be had, naming the reason."""
         self.interface = settings.interface
         self._routes: dict[_Channel, tuple[Route, ...]] = {}
@@ -68,7 +78,8 @@ class XdpTier:
         self._across: dict[tuple[Endpoint, Endpoint], tuple[_Channel, Way]] = {}
         self._failures: Counter[str] = Counter()
         self._owned: list[Descriptor] = []
-        self._forwarding: list[Path] = []
+        self._journal = Journal(f"xdp-{settings.interface}", journal_directory)
+        self._changed: list[Path] = []
         index = _index(settings.interface)
         try:
             self._table = self._own(
@@ -94,10 +105,9 @@ class XdpTier:
         for each in reversed(self._owned):
             each.close()
         self._owned.clear()
-        for path in self._forwarding:
-            with suppress(OSError):
-                path.write_text("0")
-        self._forwarding.clear()
+        if self._changed:
+            self._give_back(dict.fromkeys(map(str, self._changed), "0"))
+            self._changed.clear()
 
     def bind(self, five_tuple: FiveTuple, number: int, relayed: Endpoint, peer: Endpoint) -> None:
         """Move the data of a channel. `relayed` is the address that the peer sees.
@@ -227,11 +237,20 @@ class XdpTier:
     def _let_routes_be_asked(self) -> None:
         """The program asks for routes as if for what this host sends by itself, which is the
         loopback's; and the kernel answers for interfaces that may forward only. Nothing comes from
-        outside by the loopback, so this host does not forward anything for it."""
-        for version in (4, 6):
-            path = Path(f"/proc/sys/net/ipv{version}/conf/lo/forwarding")
-            if not path.exists() or path.read_text().strip() != "0":
-                continue
+        outside by the loopback, so this host does not forward anything for it.
+
+        Our program is attached, so no other relay is at work here: the journal is of a dead one.
+        """
+        self._give_back(self._journal.read())
+        self._changed = [p for p in _FORWARDING if p.exists() and p.read_text().strip() == "0"]
+        if not self._changed:
+            return
+        try:
+            self._journal.write({str(path): "0" for path in self._changed})
+        except OSError as error:
+            told = {"error": error.strerror}
+            logger.warning("a crash would leave the loopback's forwarding on", extra=told)
+        for path in self._changed:
             try:
                 path.write_text("1")
             except OSError as error:
@@ -239,7 +258,14 @@ class XdpTier:
                 raise _error(
                     f"cannot write {path}: {error.strerror}", "set it to 1 before"
                 ) from None
-            self._forwarding.append(path)
+
+    def _give_back(self, originals: dict[str, str]) -> None:
+        for path in _FORWARDING:
+            if str(path) in originals:
+                with suppress(OSError):
+                    path.write_text(originals[str(path)])
+        with suppress(OSError):
+            self._journal.clear()
 
     def _own(self, made: T) -> T:
         self._owned.append(made)

@@ -17,6 +17,7 @@ from firezone.errors import ConfigurationError
 from firezone.model import Endpoint
 from firezone.shell import xdp
 from firezone.shell.bpf import Map
+from firezone.shell.state import RUNTIME_DIRECTORY
 from firezone.shell.xdp import XdpSettings, XdpTier
 from firezone.turn.relay_commands import FiveTuple
 from firezone.xdp import Way, routes
@@ -43,8 +44,13 @@ def with_tier(fresh_netns: ThreadPoolExecutor) -> Iterator[Callable[..., None]]:
     yield run
 
 
-def tier() -> XdpTier:
-    return XdpTier(XdpSettings("x0", "generic"), listen_port=3478, ports=kit.PORTS)
+def tier(journal_directory: Path = RUNTIME_DIRECTORY) -> XdpTier:
+    return XdpTier(
+        XdpSettings("x0", "generic"),
+        listen_port=3478,
+        ports=kit.PORTS,
+        journal_directory=journal_directory,
+    )
 
 
 def found(tier: XdpTier, way: Way) -> bytes | None:
@@ -186,6 +192,35 @@ def test_parameters_that_cannot_be_written(
         with closing(tier()):
             assert lo.read_text().strip() == "1"
         assert lo.read_text().strip() == "0"
+
+    fresh_netns.submit(run).result(60)
+
+
+def test_parameters_are_given_back_after_a_crash(
+    fresh_netns: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    """By the next one, and by nobody while the one that changed them is at work."""
+    kit.need_bpf()
+
+    def run() -> None:
+        kit.build()
+        paths = [Path(f"/proc/sys/net/ipv{v}/conf/lo/forwarding") for v in (4, 6)]
+
+        def values() -> list[str]:
+            return [path.read_text().strip() for path in paths]
+
+        paths[0].write_text("0")
+        paths[1].write_text("1")
+        crashed = tier(tmp_path)
+        with pytest.raises(ConfigurationError, match="another program"):
+            tier(tmp_path)
+        assert values() == ["1", "1"]
+        for each in reversed(crashed._owned):  # as the kernel does
+            each.close()
+        with closing(tier(tmp_path)):
+            assert values() == ["1", "1"]
+        assert values() == ["0", "1"]
+        assert not list(tmp_path.iterdir())
 
     fresh_netns.submit(run).result(60)
 
