@@ -7,6 +7,7 @@ number that the node hands out. Slot 0 is nobody: flows of no peer belong to it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple
@@ -315,3 +316,18 @@ class SessionConfirmed:
 
 
 DataplaneEvent = DatagramReceived | FlowMissed | PacketUnroutable | SessionConfirmed
+
+
+TRAFFIC_COUNTERS = ("_packets", "_bytes", "_calls")
+"""How the data plane's counters of what passed end."""
+
+
+def losses(counters: Mapping[str, int]) -> dict[str, int]:
+    """The verdicts among the data plane's counters, but for those that are no loss."""
+    others = (*TRAFFIC_COUNTERS, "_wakeups", "_polls")
+    no_loss = ("slow", "consumed", "handed_over")
+    return {
+        name.replace("_", " "): count
+        for name, count in counters.items()
+        if not name.endswith(others) and name not in no_loss
+    }

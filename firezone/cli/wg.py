@@ -27,8 +27,8 @@ from firezone.errors import ConfigurationError, FirezoneError
 from firezone.shell import logs
 
 if TYPE_CHECKING:
-    from firezone.commands import WorkerStatus
-    from firezone.wireguard import DeviceStatus
+    from firezone.shell.wg_interface import OnUp
+    from firezone.wireguard import DeviceStatus, ServiceStatus
 
 _DOWN_SECONDS = 10
 
@@ -93,6 +93,8 @@ def up(
         click.echo(f"firezone: warning: {path} holds keys and is open to everyone", err=True)
     if config.interface.dns:
         click.echo(f"firezone: warning: {path}: DNS is not applied; use PostUp for it", err=True)
+    if config.interface.save_config:
+        click.echo(f"firezone: warning: {path}: SaveConfig: this file is never written", err=True)
     if check:
         click.echo("configuration: ok")
         return 0
@@ -109,10 +111,12 @@ def up(
 @wg.command()
 @click.argument("name")
 def down(name: str) -> int:
-    """Take an interface down."""
-    from firezone.shell.wg_control import process_of
+    """Take down an interface that `firezone wg` serves."""
+    from firezone.shell.wg_control import process_of, service_of
 
     pid = process_of(name)
+    if service_of(name) is None:
+        raise WgError(f"{name}: another program serves it, process {pid}; end it by its own means")
     try:
         handle = os.pidfd_open(pid)
         signal.pidfd_send_signal(handle, signal.SIGTERM)
@@ -154,32 +158,19 @@ def show(name: str | None, as_json: bool) -> int:
         click.echo(msgspec.json.encode(documents if name is None else documents[0]).decode())
     else:
         now = time.time_ns()
-        texts = (wg_show.as_text(each, status, now, pairs) for each, status, pairs in found)
+        texts = (wg_show.as_text(each, status, now, service) for each, status, service in found)
         click.echo("\n\n".join(texts))
     return int(failed)
 
 
-def _asked(name: str) -> tuple[str, DeviceStatus, tuple[WorkerStatus, ...]]:
-    from firezone.shell.wg_control import ask
+def _asked(name: str) -> tuple[str, DeviceStatus, ServiceStatus | None]:
+    from firezone.shell.wg_control import ask, service_of
     from firezone.wireguard import parse_status
 
-    return name, parse_status(ask(name, b"get=1\n\n")), _workers(name)
+    return name, parse_status(ask(name, b"get=1\n\n")), service_of(name)
 
 
-def _workers(name: str) -> tuple[WorkerStatus, ...]:
-    """None of an interface that another program serves: it breaks off."""
-    from firezone.shell.wg_control import ControlError, ask
-    from firezone.wireguard import parse_workers
-
-    try:
-        return parse_workers(ask(name, b"get=workers\n\n"))
-    except ControlError:
-        return ()
-
-
-def _detached(
-    serve: Callable[[Callable[[], None]], None], log: int | None, log_format: logs.Format
-) -> int:
+def _detached(serve: Callable[[OnUp], None], log: int | None, log_format: logs.Format) -> int:
     """Serve in a process of its own; returns when that is up, or its exit code if it fails.
 
     Its complaints go to our stderr until it is up, and to `log` or syslog afterwards.
@@ -189,7 +180,7 @@ def _detached(
     if child == 0:
         os.close(reading)
         os.setsid()
-        return _serve_on(serve, lambda: _let_go(writing, log, log_format))
+        return _serve_on(serve, lambda tell: _let_go(writing, log, log_format, tell))
     os.close(writing)
     with open(reading, "rb") as pipe:
         if pipe.read(1):
@@ -198,12 +189,12 @@ def _detached(
     return os.waitstatus_to_exitcode(status)
 
 
-def _serve_on(serve: Callable[[Callable[[], None]], None], let_go: Callable[[], None]) -> int:
+def _serve_on(serve: Callable[[OnUp], None], let_go: OnUp) -> int:
     """Once let go, nobody but the log is there to be told of the end."""
     gone: list[bool] = []
 
-    def on_up() -> None:
-        let_go()
+    def on_up(tell: Callable[[], None]) -> None:
+        let_go(tell)
         gone.append(True)
 
     try:
@@ -226,13 +217,15 @@ def _open_log(path: Path) -> int:
         ) from None
 
 
-def _let_go(pipe: int, log: int | None, log_format: logs.Format) -> None:
+def _let_go(pipe: int, log: int | None, log_format: logs.Format, tell: Callable[[], None]) -> None:
+    """Whoever reads only the log is told, too, that the interface is up."""
     sys.stdout.flush()
     nowhere = os.open(os.devnull, os.O_RDWR)
     for fd in range(3):
         os.dup2(nowhere if log is None or fd == 0 else log, fd)
     os.close(nowhere)
     logs.move(logging.StreamHandler() if log is not None else logs.syslog_handler(), log_format)
+    tell()
     with suppress(BrokenPipeError):
         os.write(pipe, b"1")
     os.close(pipe)

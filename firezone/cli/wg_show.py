@@ -11,18 +11,22 @@ from typing import Any
 from firezone.commands import WorkerStatus
 from firezone.durations import SECOND
 from firezone.noise import StaticKeypair
-from firezone.wireguard import DeviceStatus, PeerStatus
+from firezone.wireguard import DeviceStatus, PeerStatus, ServiceStatus
+
+_MAX_DROPS = 20
+"""How many reasons are listed for people."""
 
 _UNITS = ("KiB", "MiB", "GiB", "TiB")
 _PERIODS = (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1))
 
 
 def as_text(
-    name: str, status: DeviceStatus, unix_now: int, workers: Sequence[WorkerStatus] = ()
+    name: str, status: DeviceStatus, unix_now: int, service: ServiceStatus | None = None
 ) -> str:
     """Lines for people, in the manner of `wg show`."""
     lines = [f"interface: {name}", *(f"  {k}: {v}" for k, v in _device(status))]
-    lines += [f"  {k}: {v}" for k, v in _workers(workers)]
+    if service is not None:
+        lines += [f"  {k}: {v}" for k, v in _service(service)]
     for peer in sorted(status.peers, key=lambda peer: -peer.last_handshake):
         lines += ["", f"peer: {_base64(peer.public_key)}"]
         lines += [f"  {key}: {value}" for key, value in _peer(peer, unix_now)]
@@ -30,16 +34,20 @@ def as_text(
 
 
 def as_json(
-    name: str, status: DeviceStatus, workers: Sequence[WorkerStatus] = ()
+    name: str, status: DeviceStatus, service: ServiceStatus | None = None
 ) -> dict[str, Any]:
-    """The same for programs: bytes, seconds and RFC 3339 times."""
+    """The same for programs: bytes, seconds and RFC 3339 times. Of an interface that another
+    program serves, nothing is known of how."""
     public = _public(status)
+    known = service or ServiceStatus()
     return {
         "interface": name,
         "public_key": public,
         "listen_port": status.listen_port,
         "fwmark": status.fwmark,
-        "workers": [asdict(worker) for worker in workers],
+        "workers": [asdict(worker) for worker in known.workers],
+        "offloads": known.offloads,
+        "drops": known.drops,
         "peers": [_peer_json(peer) for peer in status.peers],
     }
 
@@ -52,6 +60,13 @@ def _device(status: DeviceStatus) -> Iterator[tuple[str, object]]:
     yield "listening port", status.listen_port
     if status.fwmark:
         yield "fwmark", hex(status.fwmark)
+
+
+def _service(service: ServiceStatus) -> Iterator[tuple[str, object]]:
+    yield from _workers(service.workers)
+    yield "offloads", ", ".join(service.offloads) or "(none)"
+    for reason, count in [*service.drops.items()][:_MAX_DROPS]:
+        yield "dropped", f"{count} {reason}"
 
 
 def _workers(workers: Sequence[WorkerStatus]) -> Iterator[tuple[str, object]]:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from firezone.commands import Activity, Traffic, WorkerStatus
+from firezone.commands import TRAFFIC_COUNTERS, Activity, Traffic, WorkerStatus, losses
 from firezone.explain.values import (
     ConnectionStatus,
     FlowTableStatus,
@@ -32,9 +32,6 @@ from firezone.turn import Allocation, RelayServer
 
 MAX_CONNECTIONS = 200
 """How many a report lists: more would be long to make and to read."""
-
-_TRAFFIC = ("_packets", "_bytes", "_calls")
-_WAKEUPS = ("_wakeups", "_polls")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +72,7 @@ def status(role: Role, around: Surroundings, now: int) -> Status:
             for r in reversed(node.transport.lost_relays)
         ),
         flows=around.flows,
-        traffic={k: n for k, n in around.dataplane.items() if k.endswith(_TRAFFIC)},
+        traffic={k: n for k, n in around.dataplane.items() if k.endswith(TRAFFIC_COUNTERS)},
         drops=_drops(role, connections, around),
         offloads=around.offloads,
         workers=around.workers,
@@ -199,7 +196,7 @@ def _addresses(server: RelayServer) -> tuple[str, ...]:
 def _drops(role: Role, connections: Iterable[Connection], around: Surroundings) -> dict[str, int]:
     node = role.node
     total: Counter[str] = Counter()
-    _add(total, "data plane", _dropped(around.dataplane))
+    _add(total, "data plane", losses(around.dataplane))
     _add(total, "policy", role.counters)
     _add(total, "connections", node.counters)
     _add(total, "relays", node.transport.counters)
@@ -211,16 +208,6 @@ def _drops(role: Role, connections: Iterable[Connection], around: Surroundings) 
     for part, counters in around.counters.items():
         _add(total, part, counters)
     return dict(total.most_common())
-
-
-def _dropped(counters: Mapping[str, int]) -> dict[str, int]:
-    """The verdicts among the data plane's counters, but for those that are no loss."""
-    no_loss = ("slow", "consumed", "handed_over")
-    return {
-        name.replace("_", " "): count
-        for name, count in counters.items()
-        if not name.endswith((*_TRAFFIC, *_WAKEUPS)) and name not in no_loss
-    }
 
 
 def _failed(counters: Mapping[str, int]) -> dict[str, int]:

@@ -8,11 +8,10 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from firezone.commands import WorkerStatus
 from firezone.errors import ConfigurationError, FirezoneError
 from firezone.shell.inotify import RemovalWatch
 from firezone.wireguard import (
@@ -20,10 +19,12 @@ from firezone.wireguard import (
     DeviceStatus,
     GetWorkers,
     RequestReader,
+    ServiceStatus,
     SettingsError,
     UapiError,
+    format_service,
     format_status,
-    format_workers,
+    parse_service,
     reply,
 )
 
@@ -39,8 +40,12 @@ class ControlError(FirezoneError):
     """No running interface of that name answers."""
 
 
+class _BrokenOffError(ControlError):
+    """It closed the connection instead of an answer."""
+
+
 class ControlSocket:
-    """Answers `get=1` by `status`, `get=workers` by `workers` and `set=1` by `configure`, until
+    """Answers `get=1` by `status`, `get=workers` by `service` and `set=1` by `configure`, until
     closed.
 
     `configure` raises UapiError or SettingsError when it did nothing. `on_removed` is called when
@@ -53,7 +58,7 @@ class ControlSocket:
         *,
         status: Callable[[], DeviceStatus],
         configure: Callable[[DeviceChange], None],
-        workers: Callable[[], Iterable[WorkerStatus]] = tuple,
+        service: Callable[[], ServiceStatus] = ServiceStatus,
         on_removed: Callable[[], None] = lambda: None,
         directory: Path = DIRECTORY,
     ) -> None:
@@ -61,7 +66,7 @@ class ControlSocket:
         self._path = directory / f"{name}.sock"
         self._status = status
         self._configure = configure
-        self._workers = workers
+        self._service = service
         self._on_removed = on_removed
         self._watch: RemovalWatch | None = None
         self._server: asyncio.Server | None = None
@@ -138,7 +143,7 @@ class ControlSocket:
             self._configure(request)
             return reply()
         if isinstance(request, GetWorkers):
-            return format_workers(self._workers()) + reply()
+            return format_service(self._service()) + reply()
         return format_status(self._status()) + reply()
 
 
@@ -165,18 +170,18 @@ def names(directory: Path = DIRECTORY) -> list[str]:
 
 def ask(name: str, request: bytes, directory: Path = DIRECTORY) -> bytes:
     """Send a whole request to a running interface and return the answer. Raises ControlError."""
-    answer = b""
+    with _connected(name, directory) as connection:
+        return _exchange(connection, name, request)
+
+
+def service_of(name: str, directory: Path = DIRECTORY) -> ServiceStatus | None:
+    """How a running interface is served; None if another program serves it, which refuses to say
+    or breaks off. Raises ControlError if nobody answers at all."""
     with _connected(name, directory) as connection:
         try:
-            connection.sendall(request)
-            while not answer.endswith(b"\n\n"):
-                data = connection.recv(1 << 16)
-                if not data:
-                    raise ControlError(f"{name}: the interface broke off")
-                answer += data
-        except OSError:
-            raise ControlError(f"{name}: the interface does not answer") from None
-    return answer
+            return parse_service(_exchange(connection, name, b"get=workers\n\n"))
+        except _BrokenOffError:
+            return None
 
 
 def process_of(name: str, directory: Path = DIRECTORY) -> int:
@@ -187,6 +192,22 @@ def process_of(name: str, directory: Path = DIRECTORY) -> int:
     if pid <= 0:
         raise ControlError(f"{name}: its process is in another namespace of processes")
     return pid
+
+
+def _exchange(connection: socket.socket, name: str, request: bytes) -> bytes:
+    answer = b""
+    try:
+        connection.sendall(request)
+        while not answer.endswith(b"\n\n"):
+            data = connection.recv(1 << 16)
+            if not data:
+                raise _BrokenOffError(f"{name}: the interface broke off")
+            answer += data
+    except (BrokenPipeError, ConnectionResetError):
+        raise _BrokenOffError(f"{name}: the interface broke off") from None
+    except OSError:
+        raise ControlError(f"{name}: the interface does not answer") from None
+    return answer
 
 
 def _connected(name: str, directory: Path) -> socket.socket:

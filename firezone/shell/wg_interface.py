@@ -12,14 +12,17 @@ import os
 import re
 import signal
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from firezone import commands
+from firezone.commands import losses
 from firezone.errors import ConfigurationError, FirezoneError, LocalError
 from firezone.model import Endpoint
 from firezone.shell.alarm import Alarm
@@ -41,6 +44,7 @@ from firezone.wireguard import (
     DeviceStatus,
     InterfaceSection,
     PeerSection,
+    ServiceStatus,
     UapiError,
     parse_config,
 )
@@ -48,6 +52,8 @@ from firezone.wireguard.config import MTU_RANGE, HostPort
 
 DEFAULT_MTU = 1420
 """Ethernet's, less what wraps a packet over IPv6."""
+
+OnUp = Callable[[Callable[[], None]], None]
 
 CONFIG_DIRECTORY = Path("/etc/wireguard")
 
@@ -170,6 +176,20 @@ class Interface:
         """What each pair of threads has done."""
         return self._dataplane.worker_statuses()
 
+    def service(self) -> ServiceStatus:
+        """Workers, offloads, and what was dropped since the interface came up or got a new key."""
+        dropped: Counter[str] = Counter()
+        for part, counted in (
+            ("data plane", losses(self._dataplane.counters())),
+            ("interface", self._device.counters),
+            ("handshake", self._device.handshake_counters),
+            ("socket", self._sockets.counters),
+        ):
+            dropped.update({f"{part}: {reason}": n for reason, n in counted.items() if n})
+        return ServiceStatus(
+            self.workers(), tuple(describe(self.offloads())), dict(dropped.most_common())
+        )
+
     def configure(self, change: DeviceChange) -> None:
         """Change settings and peers, as `wg set` does. Raises UapiError or SettingsError."""
         now = boottime_ns()
@@ -196,7 +216,7 @@ class Interface:
             self.name,
             status=self.status,
             configure=self.configure,
-            workers=self.workers,
+            service=self.service,
             on_removed=self._handle_removal,
         )
         opened.callback(lambda: self._control.close())
@@ -414,12 +434,15 @@ def read_config(path: Path) -> tuple[str, Config]:
 def run_interface(
     name: str,
     config: Config,
-    on_up: Callable[[], None] | None = None,
+    on_up: OnUp | None = None,
     offloads: Offloads = ALL,
     workers: int | None = None,
     busy_poll: int = 0,
 ) -> None:
-    """Serve an interface until SIGTERM, SIGINT or `firezone wg down`. Raises FirezoneError."""
+    """Serve an interface until SIGTERM, SIGINT or `firezone wg down`. Raises FirezoneError.
+
+    `on_up` is given what logs once more that the interface is up, for a log that it changed.
+    """
 
     async def serve() -> None:
         interface = Interface(name, config, offloads, workers, busy_poll)
@@ -434,9 +457,10 @@ def run_interface(
                 "offloads": describe(interface.offloads()),
                 "workers": len(interface.workers()),
             }
-            logger.info("interface is up", extra=told)
+            tell = partial(logger.info, "interface is up", extra=told)
+            tell()
             if on_up is not None:
-                on_up()
+                on_up(tell)
             await interface.wait()
 
     asyncio.run(serve())
@@ -480,11 +504,16 @@ async def _look_up(wanted: HostPort, place: str) -> Endpoint:
     for attempt in range(_LOOKUPS):
         try:
             found = await loop.getaddrinfo(wanted.host, wanted.port, type=socket.SOCK_DGRAM)
-            return Endpoint.of(*found[0][4][:2])
         except socket.gaierror as error:
             problem = f"[Peer] Endpoint ({place}): {wanted.host!r}: {error.strerror}"
             if error.errno != socket.EAI_AGAIN or attempt == _LOOKUPS - 1:
                 raise InterfaceError(problem) from None
             logger.info("a name is looked up again", extra={"problem": problem})
             await asyncio.sleep(1 << attempt)
+        else:
+            host, port, *rest = found[0][4]
+            if rest and rest[1]:
+                problem = "is link-local: such endpoints are not supported"
+                raise InterfaceError(f"[Peer] Endpoint ({place}): {wanted.host!r} {problem}")
+            return Endpoint.of(str(host), int(port))
     raise AssertionError("unreachable")

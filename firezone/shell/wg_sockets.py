@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 import struct
+from collections import Counter
 from collections.abc import Iterator
 
 from firezone.model import Transmit
@@ -36,6 +37,11 @@ class WgSockets:
     def failed(self) -> int:
         """How many sends failed."""
         return sum(opened.counters.total() for opened in self._all())
+
+    @property
+    def counters(self) -> Counter[str]:
+        """Datagrams that could not be sent, by the name of the error."""
+        return sum((opened.counters for opened in self._all()), Counter())
 
     @property
     def last_error(self) -> int:

@@ -9,6 +9,7 @@ from firezone.wireguard.settings import (
     DeviceStatus,
     PeerChange,
     PeerStatus,
+    ServiceStatus,
     SettingsError,
 )
 from firezone.wireguard.uapi import (
@@ -17,10 +18,10 @@ from firezone.wireguard.uapi import (
     RequestReader,
     UapiError,
     format_change,
+    format_service,
     format_status,
-    format_workers,
+    parse_service,
     parse_status,
-    parse_workers,
     reply,
 )
 
@@ -39,14 +40,15 @@ __all__ = [
     "PeerSection",
     "PeerStatus",
     "RequestReader",
+    "ServiceStatus",
     "SettingsError",
     "Table",
     "UapiError",
     "format_change",
+    "format_service",
     "format_status",
-    "format_workers",
     "parse_config",
+    "parse_service",
     "parse_status",
-    "parse_workers",
     "reply",
 ]

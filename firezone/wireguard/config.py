@@ -62,6 +62,8 @@ class InterfaceSection:
     table: Table = Table()
     fwmark: int | None = None
     dns: tuple[str, ...] = ()
+    save_config: bool = False
+    """What the file asks for. It is never written."""
     pre_up: tuple[str, ...] = ()
     post_up: tuple[str, ...] = ()
     pre_down: tuple[str, ...] = ()
@@ -316,6 +318,8 @@ def _endpoint(text: str) -> HostPort:
     bare = host[1:-1] if bracketed else host
     if not bare or (":" in bare) != bracketed or not re.fullmatch(r"[\w.:%-]+", bare):
         raise ValueError
+    if "%" in bare:
+        raise ValueError("has a scope (%): link-local endpoints are not supported")
     return HostPort(bare, _number(0xFFFF, least=1)(port))
 
 
@@ -334,9 +338,10 @@ def _command(text: str) -> tuple[str, ...]:
     return (text,)
 
 
-def _save_config(text: str) -> None:
-    if text.lower() != "false":
-        raise ValueError("is not supported: this program never writes the file")
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError
+    return text.lower() == "true"
 
 
 def _commands(*titles: str) -> dict[str, _Setting]:
@@ -369,7 +374,7 @@ _INTERFACE = _by_key(
         "FwMark", "fwmark", _number(0xFFFFFFFF, off=True), "off, or 32 bits such as 51820 or 0xca6c"
     ),
     _Setting("DNS", "dns", _list(str), "addresses and domains, joined by commas"),
-    _Setting("SaveConfig", "", _save_config, "SaveConfig = false, or leave it out"),
+    _Setting("SaveConfig", "save_config", _boolean, "true or false"),
 ) | _commands("PreUp", "PostUp", "PreDown", "PostDown")
 _PEER = _by_key(
     _Setting("PublicKey", "public_key", _public_key, _KEY_FORM, secret=True),

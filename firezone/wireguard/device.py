@@ -107,8 +107,17 @@ class Device:
 
     @property
     def counters(self) -> Counter[str]:
-        """What was dropped, by reason."""
+        """What was dropped, by reason, but for what the peers' tunnels count themselves."""
         return self._outbox.counters
+
+    @property
+    def handshake_counters(self) -> Counter[str]:
+        """What the tunnels of the present peers dropped, by reason."""
+        total: Counter[str] = Counter()
+        for peer in self._peers.values():
+            if peer.tunnel is not None:
+                total += peer.tunnel.counters
+        return total
 
     @property
     def public_key(self) -> bytes | None:

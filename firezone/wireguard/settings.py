@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from firezone.commands import SLOTS, Traffic
+from firezone.commands import SLOTS, Traffic, WorkerStatus
 from firezone.errors import LocalError
 from firezone.model import Endpoint
 from firezone.noise import NoiseError, StaticKeypair
@@ -91,3 +92,14 @@ class DeviceStatus:
     listen_port: int
     fwmark: int
     peers: tuple[PeerStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStatus:
+    """How an interface of ours is served, beyond what any WireGuard shows."""
+
+    workers: tuple[WorkerStatus, ...] = ()
+    offloads: tuple[str, ...] = ()
+    """What the kernel does in bulk."""
+    drops: Mapping[str, int] = field(default_factory=dict)
+    """What was dropped or went wrong: `part: reason`, the most frequent first."""

@@ -5,14 +5,15 @@ request is read to its end before anything of it is done, so what is wrong with 
 The answer closes with `errno=`, zero or a negative error number, and an empty line. Keys are in
 lower-case hexadecimal. The socket is root's alone, yet a request has a greatest size.
 
-`get=workers` is ours alone: what the workers of the data plane have done. Others refuse it.
+`get=workers` is ours alone: what the workers of the data plane have done, the offloads in use, and
+what was dropped, each in lines `dropped=<count> <reason>`. Others refuse it.
 """
 
 from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from ipaddress import ip_network
 from typing import Any
@@ -28,6 +29,7 @@ from firezone.wireguard.settings import (
     DeviceStatus,
     PeerChange,
     PeerStatus,
+    ServiceStatus,
 )
 
 MAX_REQUEST = 64 * 1024 * 1024
@@ -48,7 +50,7 @@ class Get:
 
 @dataclass(frozen=True, slots=True)
 class GetWorkers:
-    """Show what the workers have done."""
+    """Show what the workers have done, offloads and drops."""
 
 
 Request = Get | GetWorkers | DeviceChange
@@ -123,23 +125,29 @@ def parse_status(answer: bytes) -> DeviceStatus:
     return _device_status(device, peers)
 
 
-def format_workers(workers: Iterable[WorkerStatus]) -> bytes:
+def format_service(status: ServiceStatus) -> bytes:
     """The answer to `GetWorkers`, without its end."""
-    return "".join(
-        f"worker={number}\n" + "".join(f"{name}={getattr(worker, name)}\n" for name in _WORKER)
-        for number, worker in enumerate(workers)
-    ).encode()
+    return "".join(f"{key}={value}\n" for key, value in _service_lines(status)).encode()
 
 
-def parse_workers(answer: bytes) -> tuple[WorkerStatus, ...]:
-    """Read the whole answer to `GetWorkers`; none if the interface knows no such thing."""
+def parse_service(answer: bytes) -> ServiceStatus | None:
+    """Read the whole answer to `GetWorkers`; None if the interface knows no such thing."""
     workers: list[dict[str, int]] = []
-    for key, value in map(_pair, answer.decode("ascii", "replace").split()):
+    offloads: list[str] = []
+    drops: dict[str, int] = {}
+    for key, value in map(_pair, filter(None, answer.decode("ascii", "replace").split("\n"))):
         if key == "worker":
             workers.append(dict.fromkeys(_WORKER, 0))
         elif key in _WORKER and workers:
             workers[-1][key] = int(value)
-    return tuple(WorkerStatus(**worker) for worker in workers)
+        elif key == "offload":
+            offloads.append(value)
+        elif key == "dropped":
+            count, _, reason = value.partition(" ")
+            drops[reason] = int(count)
+        elif key == "errno" and value != "0":
+            return None
+    return ServiceStatus(tuple(WorkerStatus(**w) for w in workers), tuple(offloads), drops)
 
 
 def format_change(change: DeviceChange) -> bytes:
@@ -210,6 +218,8 @@ def _endpoint(text: str) -> Endpoint:
     bare = host[1:-1] if bracketed else host
     if (":" in bare) != bracketed or not re.fullmatch(r"[0-9]{1,5}", port):
         raise UapiError("not an endpoint")
+    if "%" in bare:
+        raise UapiError("a scope is not supported")
     try:
         return Endpoint.of(bare, int(port))
     except (ValueError, FirezoneError):
@@ -305,6 +315,16 @@ def _peer_lines(peer: PeerStatus) -> Iterator[tuple[str, object]]:
     yield "persistent_keepalive_interval", peer.persistent_keepalive
     for network in peer.allowed_ips:
         yield "allowed_ip", network
+
+
+def _service_lines(status: ServiceStatus) -> Iterator[tuple[str, object]]:
+    for number, worker in enumerate(status.workers):
+        yield "worker", number
+        yield from ((name, getattr(worker, name)) for name in _WORKER)
+    for offload in status.offloads:
+        yield "offload", offload
+    for reason, count in status.drops.items():
+        yield "dropped", f"{count} {reason}"
 
 
 def _change_lines(change: DeviceChange) -> Iterator[tuple[str, object]]:

@@ -296,9 +296,10 @@ def test_what_a_detached_one_dies_of_is_in_its_log(net: Net) -> None:
     path = str(net.a.write(net.a.config()))
     net.a.run(*FIREZONE, "up", path, "--detach", "--log-file", str(log))
     assert log.stat().st_mode & 0o777 == 0o600
+    assert "interface is up" in log.read_text()
     netns.ip_batch([f"link del {net.a.name}"], net.a.namespace)
     wait_until(lambda: "ERROR" in log.read_text())
-    (line,) = log.read_text().splitlines()
+    _, line = log.read_text().splitlines()
     assert "the interface has ended" in line and "the interface was deleted" in line
 
 

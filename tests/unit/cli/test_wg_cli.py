@@ -2,6 +2,7 @@
 
 import base64
 import json
+import signal
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from firezone.commands import Traffic, WorkerStatus
 from firezone.durations import SECOND
 from firezone.model import Endpoint
 from firezone.shell import wg_control
-from firezone.wireguard import DeviceStatus, PeerStatus, format_status, reply
+from firezone.wireguard import DeviceStatus, PeerStatus, ServiceStatus, format_status, reply
 
 KEY, PEER, OTHER = (bytes([n]) * 32 for n in (1, 2, 3))
 NOW = 1_700_000_000 * SECOND
@@ -68,19 +69,34 @@ def test_json():
 
 
 def test_workers():
-    two = (WorkerStatus(7, 1, 0), WorkerStatus(5, 3, 2))
+    two = ServiceStatus((WorkerStatus(7, 1, 0), WorkerStatus(5, 3, 2)))
     lines = wg_show.as_text("wg0", STATUS, NOW, two).splitlines()
     start = lines.index("  workers: 2")
     assert lines[start + 1 : start + 3] == [
         "  worker 0: 1 packets received, 7 sent",
         "  worker 1: 3 packets received, 5 sent, 2 handed over",
     ]
-    assert "worker 0" not in wg_show.as_text("wg0", STATUS, NOW, two[:1])
+    assert "worker 0" not in wg_show.as_text("wg0", STATUS, NOW, ServiceStatus(two.workers[:1]))
     assert wg_show.as_json("wg0", STATUS, two)["workers"][1] == {
         "sent_packets": 5,
         "received_packets": 3,
         "handed_over_packets": 2,
     }
+
+
+def test_drops_and_offloads():
+    drops = {"interface: packet for nobody": 7, "socket: EPERM": 1}
+    service = ServiceStatus((), ("udp-gso", "udp-gro"), drops)
+    lines = wg_show.as_text("wg0", STATUS, NOW, service).splitlines()
+    start = lines.index("  offloads: udp-gso, udp-gro")
+    assert lines[start + 1 : start + 3] == [
+        "  dropped: 7 interface: packet for nobody",
+        "  dropped: 1 socket: EPERM",
+    ]
+    document = json.loads(json.dumps(wg_show.as_json("wg0", STATUS, service)))
+    assert (document["offloads"], document["drops"]) == (["udp-gso", "udp-gro"], drops)
+    foreign = wg_show.as_text("wg0", STATUS, NOW, None)
+    assert "offloads" not in foreign and "dropped" not in foreign
 
 
 @pytest.mark.parametrize("workers", ["0", "17", "-1"])
@@ -137,10 +153,24 @@ def test_a_log_file_needs_a_detached_process(tmp_path: Path, capsys: pytest.Capt
 def test_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = tmp_path / "wg0.conf"
     path.touch(0o600)
-    path.write_text(f"[Interface]\nPrivateKey = {b64(KEY)}\nDNS = 1.1.1.1\n")
+    path.write_text(f"[Interface]\nPrivateKey = {b64(KEY)}\nDNS = 1.1.1.1\nSaveConfig = true\n")
     assert run(["wg", "up", "--check", str(path)]) == 0
     captured = capsys.readouterr()
     assert captured.out == "configuration: ok\n" and "DNS is not applied" in captured.err
+    assert "this file is never written" in captured.err
+
+
+def test_what_another_program_serves_stays_up(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def send(*_: object) -> None:
+        raise AssertionError("a signal was sent")
+
+    monkeypatch.setattr(wg_control, "process_of", lambda _: 7)
+    monkeypatch.setattr(wg_control, "service_of", lambda _: None)
+    monkeypatch.setattr(signal, "pidfd_send_signal", send)
+    assert run(["wg", "down", "wg0"]) == 1
+    assert "wg0: another program serves it, process 7" in capsys.readouterr().err
 
 
 def test_what_is_not_up(capsys: pytest.CaptureFixture[str]):
@@ -155,9 +185,10 @@ def test_one_that_hangs_does_not_hide_the_others(
     def ask(name: str, request: bytes) -> bytes:
         if name == "wg1":
             raise wg_control.ControlError("wg1: the interface does not answer")
-        return format_status(STATUS) + reply() if request == b"get=1\n\n" else reply(71)
+        return format_status(STATUS) + reply()
 
     monkeypatch.setattr(wg_control, "ask", ask)
+    monkeypatch.setattr(wg_control, "service_of", lambda _: None)
     monkeypatch.setattr(wg_control, "names", lambda: ["wg0", "wg1", "wg2"])
     assert run(["wg", "show"]) == 1
     captured = capsys.readouterr()

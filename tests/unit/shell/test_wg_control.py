@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,14 +17,18 @@ from firezone.shell.wg_control import ControlError, ControlSocket
 from firezone.wireguard import (
     DeviceChange,
     DeviceStatus,
+    ServiceStatus,
     SettingsError,
     UapiError,
     parse_status,
-    parse_workers,
 )
 
 STATUS = DeviceStatus(None, 51820, 0, ())
-WORKERS = (WorkerStatus(1, 2, 0), WorkerStatus(3, 4, 5))
+SERVICE = ServiceStatus(
+    (WorkerStatus(1, 2, 0), WorkerStatus(3, 4, 5)),
+    ("tun-tso", "udp-gro"),
+    {"interface: packet for nobody": 7, "data plane: bad tag": 1},
+)
 
 
 class Interface:
@@ -46,7 +51,7 @@ def serve(directory: Path, ask: Callable[[Interface], object]) -> object:
             "wg9",
             status=lambda: STATUS,
             configure=interface.configure,
-            workers=lambda: WORKERS,
+            service=lambda: SERVICE,
             directory=directory,
         )
         await control.start()
@@ -77,10 +82,27 @@ def test_get(tmp_path: Path):
     assert isinstance(answer, bytes) and parse_status(answer) == STATUS
 
 
-def test_workers(tmp_path: Path):
-    answer = serve(tmp_path, lambda _: wg_control.ask("wg9", b"get=workers\n\n", tmp_path))
-    assert isinstance(answer, bytes) and parse_workers(answer) == WORKERS
-    assert parse_workers(b"errno=-71\n\n") == ()
+def test_how_it_is_served(tmp_path: Path):
+    assert serve(tmp_path, lambda _: wg_control.service_of("wg9", tmp_path)) == SERVICE
+
+
+@pytest.mark.parametrize("answer", [b"", b"errno=-71\n\n", b"errno"])
+def test_what_another_program_serves(tmp_path: Path, answer: bytes):
+    """It refuses to say how, or breaks off."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        listening.bind(str(tmp_path / "wg9.sock"))
+        listening.listen()
+
+        def serve_one() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve_one)
+        thread.start()
+        assert wg_control.service_of("wg9", tmp_path) is None
+        thread.join()
 
 
 def test_requests_follow_each_other_in_any_pieces(tmp_path: Path):

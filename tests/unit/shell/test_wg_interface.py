@@ -4,15 +4,18 @@ import asyncio
 import base64
 import errno
 import socket
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from firezone.commands import WorkerStatus
 from firezone.errors import ConfigurationError
 from firezone.shell import wg_interface
-from firezone.shell.offload import ALL, NONE
+from firezone.shell.offload import ALL, NONE, Offload
 from firezone.shell.wg_interface import Interface, InterfaceError
-from firezone.wireguard import DeviceChange, UapiError, parse_config
+from firezone.wireguard import Device, DeviceChange, UapiError, parse_config
 
 KEY = base64.b64encode(bytes([1]) * 32).decode()
 
@@ -99,3 +102,44 @@ def test_a_name_that_nobody_knows_is_found_in_the_file(monkeypatch: pytest.Monke
     assert str(caught.value) == (
         "[Peer] Endpoint (f:5): 'vpn.example.com': Name or service not known"
     )
+
+
+def test_a_name_of_a_link_local_address_is_found_in_the_file(monkeypatch: pytest.MonkeyPatch):
+    """Without its scope the address would lead nowhere."""
+    found = [(socket.AF_INET6, socket.SOCK_DGRAM, 17, "", ("fe80::1%eth0", 51820, 0, 2))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    peer = f"[Peer]\nPublicKey = {KEY}\nEndpoint = printer.local:51820"
+    with pytest.raises(InterfaceError, match=r"Endpoint \(f:5\): 'printer.local' is link-local"):
+        asyncio.run(interface(peer).__aenter__())
+
+
+class Busy:
+    """The data plane of an interface that has dropped something."""
+
+    def counters(self) -> dict[str, int]:
+        return {"bad_tag": 5, "udp_sent_packets": 9, "slow": 9, "replayed": 0}
+
+    def worker_statuses(self) -> tuple[WorkerStatus, ...]:
+        return (WorkerStatus(1, 2, 3),)
+
+    def offloads(self) -> frozenset[Offload]:
+        return frozenset({Offload.UDP_GRO, Offload.TUN_TSO})
+
+
+def test_what_was_dropped_is_told(monkeypatch: pytest.MonkeyPatch):
+    made = interface()
+    made._device.counters["packet for nobody"] = 3
+    counted = Counter(bad_mac1=1)
+    monkeypatch.setattr(Device, "handshake_counters", counted)
+    monkeypatch.setattr(made, "_dataplane", Busy(), raising=False)
+    sockets = SimpleNamespace(counters=Counter(EPERM=2))
+    monkeypatch.setattr(made, "_sockets", sockets, raising=False)
+    service = made.service()
+    assert service.workers == (WorkerStatus(1, 2, 3),)
+    assert service.offloads == ("tun-tso", "udp-gro")
+    assert list(service.drops.items()) == [
+        ("data plane: bad tag", 5),
+        ("interface: packet for nobody", 3),
+        ("socket: EPERM", 2),
+        ("handshake: bad_mac1", 1),
+    ]

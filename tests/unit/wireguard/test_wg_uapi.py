@@ -180,6 +180,7 @@ PEER = f"public_key={KEY_B.hex()}"
         (["set=1", PEER, "allowed_ip=10.0.0.0/255.0.0.0"], errno.EINVAL),
         (["set=1", PEER, "endpoint=192.0.2.1"], errno.EINVAL),
         (["set=1", PEER, "endpoint=host:1"], errno.EINVAL),
+        (["set=1", PEER, "endpoint=[fe80::1%eth0]:1"], errno.EINVAL),
         (["set=1", PEER, "endpoint=::1:1"], errno.EINVAL),
         (["set=1", PEER, "endpoint=[192.0.2.1]:1"], errno.EINVAL),
         (["set=1", PEER, "endpoint=192.0.2.1:65536"], errno.EINVAL),
