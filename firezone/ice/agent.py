@@ -26,7 +26,7 @@ from firezone import stun
 from firezone.durations import SECOND
 from firezone.ice.candidate import COMPONENT, Candidate, CandidateKind, is_usable
 from firezone.ice.checklist import Checklist
-from firezone.ice.doubt import RECENTLY, Doubt, distrust, has_answered, reconsider
+from firezone.ice.doubt import Doubt, distrust, has_answered, is_doubtful, reconsider
 from firezone.ice.events import (
     AgentEvent,
     IceState,
@@ -197,7 +197,7 @@ class Agent:
         """Data is sent over the nominated pair, and nothing has come back for a while. See whether
         the pair still works; if it does not, and another does, use that one."""
         pair = self._nominated
-        if pair is None or self._doubt is not None or has_answered(pair, now - RECENTLY):
+        if pair is None or self._doubt is not None or not is_doubtful(pair, now):
             return
         self._doubt = Doubt(pair, now)
         self._settle(now)
@@ -451,17 +451,30 @@ class Agent:
         if doubt.pair is not self._nominated or doubt.is_dispelled:
             self._doubt = None
             return
+        others_answer = self._others_answer(doubt)
+        if others_answer and doubt.is_hopeless:
+            doubt.look_again(now)
         if doubt.verdict_at is None or now < doubt.verdict_at:
             return
-        self._doubt = None
-        eligible = [pair for pair in self._checklist if self._is_eligible(pair)]
-        silent = [pair for pair in eligible if not has_answered(pair, doubt.since)]
-        if len(silent) == len(eligible):
+        if others_answer or doubt.is_hopeless:
+            self._doubt = None
+        if others_answer:
+            self._leave(doubt, now)
+        elif not doubt.is_hopeless:
+            doubt.is_hopeless = True
             self._events.append(PathSilent())
-            return
+
+    def _others_answer(self, doubt: Doubt) -> bool:
+        """Whether any pair has answered that could be used instead."""
+        return any(
+            self._is_eligible(pair) and has_answered(pair, doubt.since) for pair in self._checklist
+        )
+
+    def _leave(self, doubt: Doubt, now: int) -> None:
         self.counters["nominated pair distrusted"] += 1
-        for pair in silent:  # what broke one path may have broken others
-            distrust(pair, now)
+        for pair in self._checklist:  # what broke one path may have broken others
+            if self._is_eligible(pair) and not has_answered(pair, doubt.since):
+                distrust(pair, now)
         # If only its way back is broken, the peer learns so that we do not use it any more.
         doubt.pair.check_again(now)
 
@@ -527,7 +540,8 @@ class Agent:
         deadlines += [p.distrusted_until for p in self._checklist if p.distrusted_until > now]
         if self._doubt is not None:
             deadlines += [self._doubt.probe_at, self._doubt.verdict_at]
-            deadlines += [now] if self._doubt.is_dispelled else []
+            is_news = self._doubt.is_hopeless and self._others_answer(self._doubt)
+            deadlines += [now] if self._doubt.is_dispelled or is_news else []
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def _forget_peer_reflexive(self) -> None:

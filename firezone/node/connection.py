@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from firezone.commands import Activity, Path
-from firezone.durations import SECOND
+from firezone.durations import MILLISECOND, SECOND
 from firezone.ice import Agent, Candidate, IceState, Nominated, StunTiming
 from firezone.model import IceCredentials, RelayId, Timeout, earliest
 from firezone.node.direct_retry import DirectRetry
@@ -27,9 +27,9 @@ IDLE_AFTER = 20 * SECOND
 IN_USE = 30 * SECOND
 """Since the last data. It takes 18.5 s until a connection whose paths died fails."""
 HANDSHAKE_DEBOUNCE = 20 * SECOND
-SILENCE = 1 * SECOND
+SILENCE = 400 * MILLISECOND
 """Data goes out and nothing comes back for so long: the path is looked at."""
-SILENCE_GRID = 1 * SECOND
+SILENCE_GRID = 400 * MILLISECOND
 """How often one looks for such data."""
 RACE_WINDOW = 1 * SECOND
 """A packet that comes back this soon after a session was installed had only missed it."""

@@ -32,6 +32,7 @@ from firezone.node.candidates import optimistic, translated
 from firezone.node.connection import (
     CLIENT_TIMINGS,
     GATEWAY_TIMINGS,
+    SILENCE,
     Connection,
     ConnectionState,
     LostConnection,
@@ -198,6 +199,8 @@ class Node:
             c.agent.add_remote_candidate(guess, now)
         if candidate.kind is not CandidateKind.HOST:
             self.transport.bind(c.relay, candidate.address, now)
+        if candidate.kind is CandidateKind.RELAYED and self._is_in_trouble(c, now):
+            self._try_other_relay(c, now)
         self._settle(c, now)
 
     def remove_remote_candidate(self, connection: str, candidate: Candidate, now: int) -> None:
@@ -457,12 +460,28 @@ class Node:
             relay = self.transport.relays.draw()
             if relay is None:
                 return
-            c.relay = relay
-            self._candidates.seed(c, now)
-            for remote in c.remotes:
-                if remote.kind is not CandidateKind.HOST:
-                    self.transport.bind(relay, remote.address, now)
+            self._use_relay(c, relay, now)
             self._deadlines.set(c.id, Timeout(now, "relay lost"))
+
+    def _try_other_relay(self, c: Connection, now: int) -> None:
+        """No path answers. If it is the relay of all that is gone, another one is a way around it,
+        long before we know; what the old one gave us stays until then."""
+        relay = self.transport.relays.draw_other(c.relay)
+        if relay is not None:
+            self._use_relay(c, relay, now)
+
+    def _is_in_trouble(self, c: Connection, now: int) -> bool:
+        """Whether the client, which has taken to another relay, likely means that it hears nothing
+        of us. Maybe it is our relay that is gone."""
+        silent = now - self._activity(c.slot).received_any >= SILENCE
+        return not self._controlling and c.pair is not None and not c.pair.is_direct and silent
+
+    def _use_relay(self, c: Connection, relay: RelayId, now: int) -> None:
+        c.relay = relay
+        self._candidates.seed(c, now)
+        for remote in c.remotes:
+            if remote.kind is not CandidateKind.HOST:
+                self.transport.bind(relay, remote.address, now)
 
     # ICE.
 
@@ -496,6 +515,7 @@ class Node:
                     self._handle_nominated(c, event, now)
                 case PathSilent():
                     self.transport.probe(now)
+                    self._try_other_relay(c, now)
 
     def _handle_nominated(self, c: Connection, pair: Nominated, now: int) -> None:
         if c.pair == pair:

@@ -137,10 +137,16 @@ class Relays:
 
     def draw(self) -> RelayId | None:
         """One at random of those that are near; of all, while none is known to be."""
-        if not self._links:
-            return None
-        ids = sorted(nearest(self.round_trips()) or self._links)
-        return ids[int.from_bytes(self._entropy(4), "big") % len(ids)]
+        return self._pick(nearest(self.round_trips()) or self._links)
+
+    def draw_other(self, relay: RelayId) -> RelayId | None:
+        """One that answers, near like the others, and is not this one."""
+        others = {other: trip for other, trip in self.round_trips().items() if other != relay}
+        return self._pick(nearest(others))
+
+    def _pick(self, relays: Iterable[RelayId]) -> RelayId | None:
+        ids = sorted(relays)
+        return ids[int.from_bytes(self._entropy(4), "big") % len(ids)] if ids else None
 
     def round_trips(self) -> dict[RelayId, int]:
         """Of the relays that answer, in nanoseconds."""

@@ -7,7 +7,7 @@ import pytest
 from packets import udp
 
 from firezone.durations import MILLISECOND, MINUTE, SECOND
-from firezone.sim import World
+from firezone.sim import NatKind, World
 from firezone.sim.portal import CLIENT_ADDRESSES
 
 ME, _ = CLIENT_ADDRESSES
@@ -67,14 +67,36 @@ def settled(pace=100 * MILLISECOND, echo=True, **options):
 
 @pytest.mark.parametrize("pace_ms", [20, 100, 500, 1000])
 @pytest.mark.parametrize("seed", [1, 2])
-def test_a_direct_path_that_dies_is_left_in_three_seconds(pace_ms, seed):
+def test_a_direct_path_that_dies_is_left_in_two_seconds(pace_ms, seed):
     world, traffic = settled(pace_ms * MILLISECOND, seed=seed)
     start = world.clock.now
     world.block_direct()
     traffic.run(20 * SECOND)
     end = world.clock.now
     assert paths(world)[-1] == "relayed"
-    assert longest_gap(traffic.answered_at, start, end) < 3 * SECOND + pace_ms * MILLISECOND
+    assert longest_gap(traffic.answered_at, start, end) < 2 * SECOND + pace_ms * MILLISECOND
+    assert not world.client.events("connection_lost")
+
+
+EI, SYM = NatKind.ENDPOINT_INDEPENDENT, NatKind.SYMMETRIC
+
+
+@pytest.mark.parametrize("nats", [(EI, EI), (SYM, EI), (EI, SYM), (SYM, SYM)])
+@pytest.mark.parametrize("whose", ["client", "gateway"])
+@pytest.mark.parametrize("seed", [1, 3])
+def test_a_relay_that_dies_is_left_in_two_seconds(nats, whose, seed):
+    """Also if it is the only one that both of them had."""
+    client_nat, gateway_nat = nats
+    world = World(seed=seed, client_nat=client_nat, gateway_nat=gateway_nat)
+    world.block_direct()
+    traffic = Traffic(world, 100 * MILLISECOND)
+    traffic.run(5 * SECOND)
+    (c,) = getattr(world, whose).role.node.connections()
+    dead = next(r.address(4) for r in world.relays if r.id == c.relay)
+    free, start = world.network.blocked, world.clock.now
+    world.network.blocked = lambda s, d: free(s, d) or dead in (s.address, d.address)
+    traffic.run(15 * SECOND)
+    assert longest_gap(traffic.answered_at, start, world.clock.now) < 2.1 * SECOND
     assert not world.client.events("connection_lost")
 
 

@@ -140,3 +140,19 @@ def test_the_verdict_waits_for_two_round_trips() -> None:
     assert doubt.verdict_at == SECOND + 300_000_000
     doubt.pair.round_trip = SECOND // 2
     assert doubt.verdict_at == 2 * SECOND
+
+
+def test_a_long_way_is_checked_no_oftener_than_four_times_in_a_round_trip() -> None:
+    doubt = Doubt(pair(), 0)
+    doubt.handle_probed(0)
+    assert doubt.probe_at == SECOND // 20
+    doubt.pair.round_trip = SECOND
+    assert doubt.probe_at == SECOND // 4
+
+
+def test_without_an_answer_from_anybody_the_next_that_comes_decides() -> None:
+    doubt = Doubt(pair(), 0, probes=PROBES, probed_at=SECOND, is_hopeless=True)
+    assert doubt.verdict_at is not None and doubt.verdict_at > SECOND + 300_000_000
+    doubt.look_again(2 * SECOND)
+    assert not doubt.is_hopeless and doubt.verdict_at is None
+    assert doubt.probe_at == 2 * SECOND and doubt.probes < PROBES
