@@ -21,8 +21,9 @@ from firezone.durations import MILLISECOND, SECOND
 from firezone.ice import CandidateKind, Nominated
 from firezone.model import Endpoint, Timeout
 
-GAPS = tuple(n * MILLISECOND for n in (50, 50, 50, 100, 200, 400, 800, 1600))
-"""Between one initiation and the next."""
+GAPS = tuple(n * MILLISECOND for n in (25, 25, 25, 25, 50, 150, 300, 600, 1200))
+"""Between one initiation and the next. Eight within a second, so that even all ways together stay
+below the hundred that a peer takes in that time before it asks for cookies."""
 MAX_RELAYED, MAX_DIRECT = 8, 4
 """Ways of one connection: a peer may count every initiation towards its limit of handshakes."""
 REMEMBERED_FOR = 10 * SECOND

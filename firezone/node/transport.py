@@ -105,7 +105,8 @@ class Transport:
         return Arrival(inner.relayed, inner.peer, inner.payload)
 
     def send(self, payload: bytes, local: Endpoint, destination: Endpoint, now: int) -> None:
-        """Send from one of our addresses. Without a channel yet, ask for one and drop it."""
+        """Send from one of our addresses. What needs a channel follows on the heels of the request
+        for it; it is dropped where that cannot be asked for now."""
         allocation = self.relays.owning(local)
         if allocation is None:
             self._transmits.append(Transmit(payload, destination, source=local))
@@ -113,8 +114,12 @@ class Transport:
         channel = allocation.channel_to(destination, now)
         if channel is None:
             allocation.bind_channel(destination, now)
+            channel = allocation.channel_to(destination, now)
+        if channel is None:
             self.counters["no channel yet"] += 1
             return
+        while (request := allocation.poll_transmit()) is not None:
+            self._transmits.append(request)
         self._transmits.append(
             Transmit(encode_channel_data(channel.number, payload), channel.socket)
         )

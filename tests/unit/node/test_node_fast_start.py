@@ -54,7 +54,7 @@ def reflexive(text: str) -> Candidate:
 # The schedule.
 
 
-def test_the_initiation_is_sent_nine_times_ever_rarer() -> None:
+def test_the_initiation_is_sent_ten_times_ever_rarer() -> None:
     fast, sent, now = FastStart(0), [], 0
     assert len(fast.take_due([relayed_pair(1)], 0)) == 1
     while (timeout := fast.poll_timeout()) is not None:
@@ -62,7 +62,7 @@ def test_the_initiation_is_sent_nine_times_ever_rarer() -> None:
         now = timeout.deadline
         assert len(fast.take_due([relayed_pair(1)], now)) == 1
         sent.append(now // MILLISECOND)
-    assert sent == [50, 100, 150, 250, 450, 850, 1650, 3250]
+    assert sent == [25, 50, 75, 100, 150, 300, 600, 1200, 2400]
     assert fast.is_over and fast.take_due([relayed_pair(1)], now + 1) == []
 
 
@@ -161,7 +161,7 @@ def test_an_initiation_goes_over_the_relay_before_any_check_is_answered() -> Non
     bench, _ = begun()
     bench.after(0.1)
     sent = initiations(bench)
-    assert len(sent) == 3 and len(set(sent)) == 1
+    assert len(sent) == 5 and len(set(sent)) == 1
 
 
 def test_the_way_of_the_answer_carries_data_until_ice_has_chosen() -> None:
@@ -265,3 +265,14 @@ def test_a_session_from_where_no_candidate_is_waits_for_ice() -> None:
     (session,) = c.tunnel.sessions()
     bench.node.handle_session_confirmed(c.slot, session.local_index, bench.now)
     assert c.has_session and c.way is None and not c.established
+
+
+def test_all_ways_together_stay_below_what_a_peer_takes_without_cookies() -> None:
+    fast = FastStart(0)
+    pairs = [relayed_pair(n) for n in range(MAX_RELAYED)]
+    pairs += [direct_pair(n) for n in range(MAX_DIRECT)]
+    sent = len(fast.take_due(pairs, 0))
+    while (timeout := fast.poll_timeout()) is not None and timeout.deadline < 1000 * MILLISECOND:
+        sent += len(fast.take_due(pairs, timeout.deadline))
+    assert len(fast.tried) == MAX_RELAYED + MAX_DIRECT
+    assert sent < 100
