@@ -106,16 +106,10 @@ class Relay:
 
         Raises LocalError without a public address or for impossible ports.
         """
-        if public_ipv4 is None and public_ipv6 is None:
-            raise LocalError("a relay needs a public IPv4 or IPv6 address")
-        if not ports or ports[0] < 1 or ports[-1] > 0xFFFF or listen_port in ports:
-            raise LocalError(
-                f"{ports} cannot be the ports of a relay that listens on {listen_port}"
-            )
-        self._public: dict[int, IPAddress] = {
-            address.version: address for address in (public_ipv4, public_ipv6) if address
-        }
+        _check_ports(ports, listen_port)
+        self._public = _by_family(public_ipv4, public_ipv6)
         own = frozenset(self._public.values())
+        quotas = quotas or Quotas()
         self._software = software
         self._auth = Authenticator(
             secret=auth_secret,
@@ -125,10 +119,7 @@ class Relay:
             unix_now=unix_now,
             now=now,
         )
-        quotas = quotas or Quotas()
         self._table = RelayTable(ports, own)
-        is_relayed = self._table.is_relayed
-        policy = replace(peers or PeerPolicy(), own_addresses=own, is_relayed=is_relayed)
         self._outbox = Outbox()
         self._allocator = Allocator(
             self._table,
@@ -142,7 +133,9 @@ class Relay:
         self._permissions = Permissions(
             self._table,
             self._outbox,
-            peers=policy,
+            peers=replace(
+                peers or PeerPolicy(), own_addresses=own, is_relayed=self._table.is_relayed
+            ),
             per_user=quotas.peers_per_user,
             entropy=entropy,
         )
@@ -493,6 +486,18 @@ class Relay:
     def _unbind(self, channel: Channel) -> None:
         self._table.unbind(channel)
         self._outbox.put(_unbind_command(channel))
+
+
+def _check_ports(ports: range, listen_port: int) -> None:
+    if not ports or ports[0] < 1 or ports[-1] > 0xFFFF or listen_port in ports:
+        raise LocalError(f"{ports} cannot be the ports of a relay that listens on {listen_port}")
+
+
+def _by_family(*addresses: IPv4Address | IPv6Address | None) -> dict[int, IPAddress]:
+    found: dict[int, IPAddress] = {a.version: a for a in addresses if a is not None}
+    if not found:
+        raise LocalError("a relay needs a public IPv4 or IPv6 address")
+    return found
 
 
 def _unbind_command(channel: Channel) -> UnbindChannel:
