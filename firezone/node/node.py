@@ -28,7 +28,6 @@ from firezone.errors import LocalError
 from firezone.ice import Agent, Candidate, CandidateKind, Nominated, PathSilent, StateChanged
 from firezone.model import Endpoint, Entropy, RelayId, Timeout, Transmit, earliest
 from firezone.nat64 import Prefix
-from firezone.node.candidates import optimistic, translated
 from firezone.node.connection import (
     CLIENT_TIMINGS,
     GATEWAY_TIMINGS,
@@ -51,7 +50,9 @@ from firezone.node.handshakes import Handshakes
 from firezone.node.in_flight import InFlight
 from firezone.node.local_candidates import LocalCandidates
 from firezone.node.outputs import Outputs
+from firezone.node.relay_choice import RelayChoice
 from firezone.node.relays import Relay
+from firezone.node.remote_candidates import RemoteCandidates
 from firezone.node.traffic import Traffic
 from firezone.node.transport import Arrival, ChannelReceivedAt, RelayEvent, Transport
 from firezone.stun import USERNAME, Class, DecodeError, Message, decode, looks_like_stun
@@ -103,6 +104,8 @@ class Node:
         self._directory = Directory(entropy=entropy, slots=slots, workers=workers)
         self._traffic = Traffic(self.transport, self._outputs)
         self._candidates = LocalCandidates(self.transport, self._outputs)
+        self._remotes = RemoteCandidates(self.transport, self._outputs)
+        self._relays = RelayChoice(self.transport, self._candidates, self._remotes)
         self.handshakes = Handshakes(
             self._directory,
             self.transport,
@@ -189,28 +192,17 @@ class Node:
         if c is None:
             self.counters["candidate for an unknown connection"] += 1
             return
-        if not c.note_remote(candidate):
-            self.counters["too many candidates"] += 1
+        if not self._remotes.add(c, candidate, now):
             return
-        c.touch(now)
-        c.agent.add_remote_candidate(candidate, now)
-        guesses = (*optimistic(c.remotes, candidate), *translated(candidate, self.nat64))
-        for guess in guesses:
-            c.agent.add_remote_candidate(guess, now)
-        if candidate.kind is not CandidateKind.HOST:
-            self.transport.bind(c.relay, candidate.address, now)
         if candidate.kind is CandidateKind.RELAYED and self._is_in_trouble(c, now):
-            self._try_other_relay(c, now)
+            self._relays.try_other(c, now)
         self._settle(c, now)
 
     def remove_remote_candidate(self, connection: str, candidate: Candidate, now: int) -> None:
         """The peer can no longer be reached there."""
         c = self._directory.get(connection)
         if c is not None:
-            c.forget_remote(candidate)
-            for gone in (candidate, *translated(candidate, self.nat64)):
-                c.agent.invalidate_remote_candidate(gone, now)
-            c.touch(now)
+            self._remotes.remove(c, candidate, now)
             self._settle(c, now)
 
     def update_relays(self, remove: Iterable[RelayId], add: Iterable[Relay], now: int) -> None:
@@ -223,9 +215,7 @@ class Node:
         """This network has IPv6 alone and translates IPv4 at that prefix; None: it does not."""
         self.transport.handle_nat64(prefix, now)
         for c in tuple(self._directory.all()):
-            for remote in tuple(c.remotes):
-                for there in translated(remote, prefix):
-                    c.agent.add_remote_candidate(there, now)
+            self._remotes.translate(c, prefix, now)
             self._settle(c, now)
         self._settle_relays(now)
         self._leave_lost_relays(now)
@@ -453,35 +443,14 @@ class Node:
             self._deadlines.set(c.id, Timeout(now, "relay event"))
 
     def _leave_lost_relays(self, now: int) -> None:
-        """Move every connection whose relay is gone to another one."""
-        for c in self._directory.all():
-            if c.relay in self.transport.relays:
-                continue
-            relay = self.transport.relays.draw()
-            if relay is None:
-                return
-            self._use_relay(c, relay, now)
+        for c in self._relays.leave_lost(self._directory.all(), now):
             self._deadlines.set(c.id, Timeout(now, "relay lost"))
-
-    def _try_other_relay(self, c: Connection, now: int) -> None:
-        """No path answers. If it is the relay of all that is gone, another one is a way around it,
-        long before we know; what the old one gave us stays until then."""
-        relay = self.transport.relays.draw_other(c.relay)
-        if relay is not None:
-            self._use_relay(c, relay, now)
 
     def _is_in_trouble(self, c: Connection, now: int) -> bool:
         """Whether the client, which has taken to another relay, likely means that it hears nothing
         of us. Maybe it is our relay that is gone."""
         silent = now - self._activity(c.slot).received_any >= SILENCE
         return not self._controlling and c.pair is not None and not c.pair.is_direct and silent
-
-    def _use_relay(self, c: Connection, relay: RelayId, now: int) -> None:
-        c.relay = relay
-        self._candidates.seed(c, now)
-        for remote in c.remotes:
-            if remote.kind is not CandidateKind.HOST:
-                self.transport.bind(relay, remote.address, now)
 
     # ICE.
 
@@ -515,7 +484,7 @@ class Node:
                     self._handle_nominated(c, event, now)
                 case PathSilent():
                     self.transport.probe(now)
-                    self._try_other_relay(c, now)
+                    self._relays.try_other(c, now)
 
     def _handle_nominated(self, c: Connection, pair: Nominated, now: int) -> None:
         if c.pair == pair:
