@@ -81,11 +81,22 @@ class LazyGroup(click.Group):
             return None
         command = getattr(importlib.import_module(f"firezone.cli.{cmd_name}"), cmd_name)
         assert isinstance(command, click.Command)
+        _name_variables(command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Programs"):
             formatter.write_dl(list(PROGRAMS.items()))
+
+
+def _name_variables(command: click.Command) -> None:
+    """Have `--help` tell which variables of the environment stand for options."""
+    for param in command.params:
+        if isinstance(param, click.Option):
+            param.show_envvar = param.envvar is not None
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            _name_variables(each)
 
 
 def _show_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:

@@ -24,6 +24,23 @@ def _with_command(monkeypatch: pytest.MonkeyPatch, error: BaseException | None) 
 
 
 @pytest.mark.parametrize(
+    ("arguments", "variable"),
+    [
+        (["relay"], "EBPF_OFFLOADING"),
+        (["client"], "FIREZONE_API_URL"),
+        (["gateway"], "FIREZONE_NO_MASQUERADE"),
+        (["portal"], "FIREZONE_PORTAL_LISTEN"),
+        (["wg", "up"], "FIREZONE_WORKERS"),
+    ],
+)
+def test_help_names_the_variables(
+    arguments: list[str], variable: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert program.run([*arguments, "--help"]) == 0
+    assert f"env var: {variable}" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
     ("error", "code", "text"),
     [
         (None, 0, ""),
