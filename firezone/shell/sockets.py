@@ -145,6 +145,7 @@ class UdpSockets:
         self.counters: Counter[str] = Counter()
         if self.v4 is None and self.v6 is None:
             raise OSError(errno.EADDRNOTAVAIL, "no UDP socket could be opened")
+        warn_if_unmarked(self.all())
         self._groups = group_all(self.all(), workers)
 
     def of(self, family: int) -> UdpSocket | None:
@@ -183,6 +184,15 @@ def group_all(sockets: Iterable[UdpSocket], workers: int) -> dict[Family, tuple[
             each.close()
         raise
     return groups
+
+
+def warn_if_unmarked(sockets: Iterable[UdpSocket]) -> None:
+    """Once for all of them: nobody may find out by a tunnel inside itself."""
+    if not all(opened.marked for opened in sockets):
+        logger.warning(
+            "the kernel refuses to mark our datagrams (CAP_NET_ADMIN): routing rules cannot tell "
+            "them from others, and may lead them into the tunnel"
+        )
 
 
 def set_mark(target: socket.socket, mark: int = MARK) -> bool:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from firezone.model import Transmit
-from firezone.shell.sockets import Family, UdpSocket, group_all
+from firezone.shell.sockets import Family, UdpSocket, group_all, warn_if_unmarked
 
 _ATTEMPTS = 16
 
@@ -22,6 +22,8 @@ class WgSockets:
     def __init__(self, port: int, mark: int, workers: int = 1) -> None:
         """Port 0 is any free one. Raises OSError if the port is taken or no family is there."""
         self.port, self._sockets = _open(port, mark)
+        if mark:
+            warn_if_unmarked(self._sockets.values())
         self._groups = group_all(self._sockets.values(), workers)
 
     def fds(self, family: Family) -> tuple[int, ...]:

@@ -8,7 +8,9 @@ import socket
 import pytest
 
 from firezone.model import Endpoint, Transmit
+from firezone.shell import sockets
 from firezone.shell.sockets import Family, UdpSocket, UdpSockets
+from firezone.shell.wg_sockets import WgSockets
 
 
 def _loopback(family: int, port: int, last: int = 1) -> Endpoint:
@@ -93,3 +95,15 @@ def test_a_host_of_one_family(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not pair.send(Transmit(b"x", Endpoint.of("::1", 9)))
     assert pair.counters == {"no socket of that family": 1}
     pair.close()
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_a_mark_that_is_refused_is_told_once(
+    allowed: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sockets, "set_mark", lambda *_: allowed)
+    UdpSockets(0).close()
+    for mark in (0, 7):
+        WgSockets(0, mark).close()
+    told = [r.levelname for r in caplog.records if "refuses to mark" in r.message]
+    assert told == ([] if allowed else ["WARNING"] * 2)
