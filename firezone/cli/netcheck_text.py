@@ -20,7 +20,8 @@ def netcheck_lines(report: NetcheckReport) -> Iterator[str]:
     for number, family in enumerate(report.families):
         if number:
             yield ""
-        yield f"IPv{family.family}"
+        by = "" if family.nat64 is None else f", through the NAT64 at {family.nat64}"
+        yield f"IPv{family.family}{by}"
         yield from fields(_family(family))
     heads = ("SERVER", "ANSWERED", "FASTEST", "MEDIAN", "PATH MTU", "SEES US AS")
     yield from section("servers", table(heads, map(_server, report.servers)))

@@ -8,6 +8,8 @@ Each family has four sockets. All servers are asked from MAIN, so that what they
 compared; SECOND serves the hairpin test, PROBED and RELAYING that of filtering: see filter_test.py.
 All datagrams go out with fragmentation forbidden.
 
+Where a NAT64 stands for IPv4, servers are asked through it, and what it does is told as IPv4's.
+
 Answers count by their transaction id and source. Nothing else is authenticated, nor need it be: who
 can read the ids stands on the path and is the network that is being judged.
 """
@@ -17,10 +19,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address, IPv6Address
 from itertools import islice
 
 from firezone.durations import MILLISECOND
 from firezone.model import Endpoint, Entropy, Timeout, earliest
+from firezone.nat64 import Prefix
 from firezone.netcheck.filter_test import FilterTest
 from firezone.netcheck.filtering import Filtering
 from firezone.netcheck.mapping import Mapping, mapping_of
@@ -55,6 +59,7 @@ MAX_ADDRESSES = 32
 MAX_RELAYS = 4
 """That we allocate on."""
 NO_CREDENTIALS = "no credentials for a relay"
+NOT_THROUGH_NAT64 = "not asked through a NAT64"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,11 @@ class Server:
 class Netcheck:
     """One check. It starts at once; `report` is whole when `poll_timeout` is None."""
 
-    def __init__(self, servers: Iterable[Server], *, entropy: Entropy, now: int) -> None:
+    def __init__(
+        self, servers: Iterable[Server], *, entropy: Entropy, nat64: Prefix | None = None, now: int
+    ) -> None:
+        """`nat64` is where this network, which has IPv6 alone, translates IPv4."""
+        self._nat64 = nat64
         self.counters: Counter[str] = Counter()
         self._wire = Wire(entropy)
         self._names: dict[Endpoint, str] = {}
@@ -79,7 +88,7 @@ class Netcheck:
         for server in listed:
             if not server.addresses:
                 self._unresolved.append(server.name)
-            for address in server.addresses:
+            for address in map(self._reached_at, server.addresses):
                 if len(self._names) < MAX_ADDRESSES:
                     self._names.setdefault(address, server.name)
         self._servers = [Reachability(self._wire, address, now) for address in self._names]
@@ -89,7 +98,7 @@ class Netcheck:
         self._relays = list(self._allocate(listed, entropy, now))
         self._filters: dict[int, FilterTest] = {}
         if self._relays:
-            for family in sorted({server.target.family for server in self._servers}):
+            for family in sorted({a.family for s in listed for a in self._direct(s)}):
                 self._filters[family] = FilterTest(self._wire, family, self._relays, entropy, now)
 
     @property
@@ -200,12 +209,34 @@ class Netcheck:
 
     # The plan.
 
+    def _reached_at(self, server: Endpoint) -> Endpoint:
+        """Where we have to send for a server."""
+        if self._nat64 is None or not isinstance(server.address, IPv4Address):
+            return server
+        there = self._nat64.embed(server.address)
+        return server if there is None else Endpoint(there, server.port)
+
+    def _direct(self, server: Server) -> list[Endpoint]:
+        """Those of its addresses that need no translation."""
+        return [a for a in server.addresses if self._reached_at(a) == a and not self._embeds(a)]
+
+    def _embeds(self, target: Endpoint) -> bool:
+        """Whether the NAT64 stands for a server there."""
+        address = target.address
+        if self._nat64 is None or not isinstance(address, IPv6Address):
+            return False
+        return self._nat64.extract(address) is not None
+
+    def _family_of(self, target: Endpoint) -> int:
+        """Whose network a server shows us."""
+        return 4 if self._embeds(target) else target.family
+
     def _allocate(self, servers: Iterable[Server], entropy: Entropy, now: int) -> Iterator[Relayed]:
-        able = (s for s in servers if s.credentials is not None and s.addresses)
+        able = (s for s in servers if s.credentials is not None and self._direct(s))
         for server in islice(able, MAX_RELAYS):
             assert server.credentials is not None
             yield Relayed(
-                _relay_server(server),
+                _relay_server(self._direct(server)),
                 server.credentials,
                 wire=self._wire,
                 entropy=entropy,
@@ -239,13 +270,15 @@ class Netcheck:
                 continue
             target = server.target
             self._mtus[target] = PathMtu(self._wire, target, server.median, now)
-            if server.mapped != server.local and target.family not in self._hairpins:
+            has_nat = server.mapped != server.local and not self._embeds(target)
+            if has_nat and target.family not in self._hairpins:
                 self._hairpins[target.family] = Hairpin(self._wire, target, server.mapped, now)
 
     # The report.
 
     def _family(self, family: int) -> FamilyReport:
-        asked = [s for s in self._servers if s.target.family == family]
+        asked = [s for s in self._servers if self._family_of(s.target) == family]
+        is_translated = self._nat64 is not None and family == 4
         answered = [s for s in asked if s.mapped is not None and s.local is not None]
         seen = {s.target: s.mapped for s in answered if s.mapped is not None}
         local = answered[0].local if answered else None
@@ -261,7 +294,8 @@ class Netcheck:
             port_preserved=all(o.port == local.port for o in outer) if local and outer else None,
             hairpin=hairpin.works if hairpin is not None else None,
             filtering=filters.result if filters is not None else Filtering.UNKNOWN,
-            filtering_note=filters.note if filters is not None else NO_CREDENTIALS,
+            filtering_note=_note(filters, is_translated),
+            nat64=str(self._nat64) if is_translated else None,
         )
 
     def _server(self, part: Reachability) -> ServerReport:
@@ -280,8 +314,14 @@ class Netcheck:
         )
 
 
-def _relay_server(server: Server) -> RelayServer:
-    first = {address.family: address for address in reversed(server.addresses)}
+def _note(filters: FilterTest | None, is_translated: bool) -> str | None:
+    if filters is not None:
+        return filters.note
+    return NOT_THROUGH_NAT64 if is_translated else NO_CREDENTIALS
+
+
+def _relay_server(addresses: Iterable[Endpoint]) -> RelayServer:
+    first = {address.family: address for address in reversed([*addresses])}
     return RelayServer(first.get(4), first.get(6))
 
 

@@ -48,6 +48,8 @@ class FamilyReport:
     """By whom our outer address can be reached, once we have sent from it."""
     filtering_note: str | None = None
     """Why no more is known of it."""
+    nat64: str | None = None
+    """Of IPv4: the prefix by which it is reached, where this host has IPv6 alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,16 @@ def works(report: NetcheckReport) -> bool:
 
 def findings(report: NetcheckReport) -> Iterator[str]:
     """What the report means for tunnels, the gravest first."""
+    yield from _out_of_reach(report)
+    for family in report.families:
+        if family.reachable is not None:
+            yield from _of_nat(family)
+    for server in report.servers:
+        if server.path_mtu is not None:
+            yield from _of_path(server, server.path_mtu)
+
+
+def _out_of_reach(report: NetcheckReport) -> Iterator[str]:
     portal = report.portal
     if portal is not None and not portal.reachable:
         yield f"the portal cannot be reached: {portal.error}"
@@ -105,33 +117,7 @@ def findings(report: NetcheckReport) -> Iterator[str]:
     for server in report.servers:
         if not server.family:
             yield f"{server.name} has no address: is it spelt right, does this host's DNS work?"
-    families = [family for family in report.families if family.reachable is not None]
     yield from _unanswered(report)
-    for family in families:
-        if family.mapping.is_symmetric and family.filtering is Filtering.ENDPOINT_INDEPENDENT:
-            yield (
-                f"the NAT for IPv{family.family} maps each destination differently, but lets "
-                "everybody in: direct paths are possible nevertheless"
-            )
-        elif family.mapping.is_symmetric:
-            yield (
-                f"the NAT for IPv{family.family} maps each destination differently: direct paths "
-                "only to peers without such a NAT; all others are relayed"
-            )
-        elif family.mapping is Mapping.UNKNOWN and family.reachable:
-            yield (
-                f"one server cannot tell how the NAT for IPv{family.family} maps: name a second "
-                "one, at another address"
-            )
-    for server in report.servers:
-        if server.path_mtu is None:
-            continue
-        needed = _TUNNEL_MTU + _WIREGUARD_OVERHEAD + _CHANNEL_HEADER + _HEADERS[server.family]
-        if server.path_mtu < needed:
-            yield (
-                f"the path to {server.address} takes packets of {server.path_mtu} bytes, full ones "
-                f"of the tunnel have {needed}: they are fragmented or lost"
-            )
 
 
 def _unanswered(report: NetcheckReport) -> Iterator[str]:
@@ -157,3 +143,35 @@ def _without_udp(streams: tuple[StreamReport, ...]) -> str:
         "a firewall blocks it, or the servers are down; without UDP a tunnel needs a relay that "
         "takes TCP or TLS"
     )
+
+
+def _of_nat(family: FamilyReport) -> Iterator[str]:
+    if family.nat64 is not None:
+        yield (
+            "this network has IPv6 alone, and a NAT64: relays and peers with IPv4 alone are "
+            f"reached at {family.nat64}"
+        )
+    if family.mapping.is_symmetric and family.filtering is Filtering.ENDPOINT_INDEPENDENT:
+        yield (
+            f"the NAT for IPv{family.family} maps each destination differently, but lets "
+            "everybody in: direct paths are possible nevertheless"
+        )
+    elif family.mapping.is_symmetric:
+        yield (
+            f"the NAT for IPv{family.family} maps each destination differently: direct paths "
+            "only to peers without such a NAT; all others are relayed"
+        )
+    elif family.mapping is Mapping.UNKNOWN and family.reachable:
+        yield (
+            f"one server cannot tell how the NAT for IPv{family.family} maps: name a second "
+            "one, at another address"
+        )
+
+
+def _of_path(server: ServerReport, path_mtu: int) -> Iterator[str]:
+    needed = _TUNNEL_MTU + _WIREGUARD_OVERHEAD + _CHANNEL_HEADER + _HEADERS[server.family]
+    if path_mtu < needed:
+        yield (
+            f"the path to {server.address} takes packets of {path_mtu} bytes, full ones "
+            f"of the tunnel have {needed}: they are fragmented or lost"
+        )

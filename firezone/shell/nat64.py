@@ -24,6 +24,9 @@ MAX_RETRY_SECONDS = 60.0
 MAX_LOOKUPS = 4
 """At once: an earlier one may still wait for the resolvers of the network before."""
 
+Resolve = Callable[[], list[Prefix]]
+"""Like `lookup`."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -44,6 +47,25 @@ def lookup() -> list[Prefix]:
     return prefixes_of(IPv6Address(str(info[4][0]).partition("%")[0]) for info in found)
 
 
+def is_needed(families: Collection[int]) -> bool:
+    """Whether a host that can send to the internet by these families needs a NAT64."""
+    return 6 in families and 4 not in families
+
+
+def find_prefix(timeout_seconds: float, resolve: Resolve = lookup) -> Prefix | None:
+    """The first that `resolve` finds in that time."""
+    found: list[Prefix] = []
+
+    def run() -> None:
+        with suppress(NoAnswerError):
+            found.extend(resolve())
+
+    thread = threading.Thread(target=run, daemon=True, name="nat64")
+    thread.start()
+    thread.join(timeout_seconds)
+    return found[0] if found else None
+
+
 class PrefixDiscovery:
     """Calls `on_change` on the running loop with the prefix, or None where there is none or it is
     not needed."""
@@ -51,7 +73,7 @@ class PrefixDiscovery:
     def __init__(
         self,
         on_change: Callable[[Prefix | None], None],
-        resolve: Callable[[], list[Prefix]] = lookup,
+        resolve: Resolve = lookup,
     ) -> None:
         self._on_change = on_change
         self._resolve = resolve
@@ -66,7 +88,7 @@ class PrefixDiscovery:
         """This host came to a network where it can send to the internet by these families."""
         self.close()
         self._take(None)
-        if 6 in families and 4 not in families:
+        if is_needed(families):
             self._retry = RETRY_SECONDS
             self._ask()
 

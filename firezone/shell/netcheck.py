@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from firezone.durations import MILLISECOND
 from firezone.errors import ConfigurationError
 from firezone.model import Endpoint, Transmit
+from firezone.nat64 import Prefix
 from firezone.netcheck import (
     MAIN,
     PROBED,
@@ -29,11 +30,14 @@ from firezone.netcheck import (
     Server,
 )
 from firezone.shell.clock import boottime_ns
+from firezone.shell.nat64 import find_prefix, is_needed
 from firezone.shell.netcheck_streams import check_streams
+from firezone.shell.network_watch import outward_families
 from firezone.shell.sockets import UdpSocket, set_mark
 
 STUN_PORT = 3478
 PORTAL_TIMEOUT_SECONDS = 5.0
+NAT64_TIMEOUT_SECONDS = 5.0
 
 _ADDRESSES_PER_FAMILY = 2
 _PORTS = {"http": 80, "https": 443}
@@ -71,7 +75,7 @@ def check_network(
     with ThreadPoolExecutor(1) as pool:
         portal = None if url is None else pool.submit(check_portal, url, ssl_context)
         with ExitStack() as opened:
-            check = Netcheck(servers, entropy=os.urandom, now=boottime_ns())
+            check = Netcheck(servers, entropy=os.urandom, nat64=_nat64(), now=boottime_ns())
             _drive(check, _open(opened))
         streams = check_streams(check.unreached)
         return check.report(None if portal is None else portal.result(), streams)
@@ -125,6 +129,15 @@ def check_portal(url: str, ssl_context: ssl.SSLContext | None) -> PortalReport:
 
 Sockets = dict[tuple[int, int], UdpSocket]
 """By family and use: MAIN and the others."""
+
+
+def _nat64() -> Prefix | None:
+    """Of this network, if it has IPv6 alone."""
+    try:
+        families = outward_families()
+    except OSError:
+        return None
+    return find_prefix(NAT64_TIMEOUT_SECONDS) if is_needed(families) else None
 
 
 def _drive(check: Netcheck, sockets: Sockets) -> None:

@@ -2,7 +2,7 @@
 
 from firezone.sim.clock import Clock
 from firezone.sim.entropy import SeededEntropy
-from firezone.sim.network import Host, Nat, NatKind, Network
+from firezone.sim.network import Host, Nat, Nat64, NatKind, Network
 from firezone.sim.peers import Peer, RelayHost
 from firezone.sim.portal import Portal, Resource
 from firezone.sim.world import World
@@ -11,6 +11,7 @@ __all__ = [
     "Clock",
     "Host",
     "Nat",
+    "Nat64",
     "NatKind",
     "Network",
     "Peer",

@@ -115,3 +115,19 @@ def test_a_narrow_link_on_the_way_or_at_its_begin(host: str) -> None:
         netns.ip_batch(["link set eth0 mtu 1400"], lab.namespace(host))
         servers = netcheck(lab, *relays(lab, 1))["servers"]
         assert [server["path_mtu"] for server in servers] == [1400, 1400]
+
+
+def test_a_network_with_ipv6_alone_and_a_nat64() -> None:
+    four, six = frozenset({4}), frozenset({6})
+    site = Site(Nat.SHIFTED_CONE, six, nat64=True)
+    with Lab(client=site, gateway=Site(families=four), relays=2, public_families=four) as lab:
+        lab.start_portal()
+        lab.start_relay(1)
+        lab.start_relay(2)
+        servers = ["--stun", str(lab.plan.internet["relay1"].v4), "--stun", "relay2.lab.test"]
+        report = netcheck(lab, *servers, "--api-url", lab.portal_url_of(lab.plan.client))
+        family = report["families"][0]
+        assert family["nat64"] == "2001:db8:64::/96"
+        assert (family["reachable"], family["mapping"]) == (True, "endpoint-independent")
+        assert report["families"][1]["reachable"] is None
+        assert report["portal"]["reachable"], report["portal"]

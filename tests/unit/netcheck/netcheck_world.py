@@ -6,7 +6,7 @@ from ipaddress import ip_address
 from firezone import stun
 from firezone.model import Endpoint, RelayId, Transmit
 from firezone.netcheck import MAIN, PROBED, RELAYING, SECOND, Netcheck, Server
-from firezone.sim import Clock, Host, Nat, NatKind, Network, RelayHost
+from firezone.sim import Clock, Host, Nat, Nat64, NatKind, Network, RelayHost
 from firezone.turn import Credentials
 from firezone.turn.relay_auth import password_of
 
@@ -45,7 +45,15 @@ class World:
         inner = [ip_address((private if nat else public)[f]) for f in families]
         outer = [ip_address(public[f]) for f in families]
         self.nat = Nat(nat, *outer, filtering=filtering or SYM) if nat else None
+        self.nat64 = None
         self.host = Host(self.network, *inner, nat=self.nat)
+        self.host.handler = self._receive
+
+    def enter_nat64(self, kind, prefix):
+        """The host has IPv6 alone; what is sent to the prefix is translated."""
+        self.network.detach(self.host)
+        self.nat64, self.nat = prefix, Nat64(kind, prefix, ip_address("192.0.2.1"))
+        self.host = Host(self.network, ip_address("fd00::2"), nat=self.nat)
         self.host.handler = self._receive
 
     def stun_server(self, *addresses):
@@ -61,7 +69,9 @@ class World:
             server if isinstance(server, Server) else Server(server, (Endpoint.parse(server),))
             for server in servers
         ]
-        self.machine = Netcheck(named, entropy=self.random.randbytes, now=self.clock.now)
+        self.machine = Netcheck(
+            named, entropy=self.random.randbytes, nat64=self.nat64, now=self.clock.now
+        )
         self._pump()
         end = self.clock.now + limit * 10**9
         while not self.machine.is_done:

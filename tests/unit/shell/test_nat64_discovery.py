@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import socket
+import threading
 from collections.abc import Callable
 from ipaddress import IPv6Network
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ import pytest
 
 from firezone.nat64 import Prefix
 from firezone.shell import nat64
-from firezone.shell.nat64 import MAX_LOOKUPS, NoAnswerError, PrefixDiscovery, lookup
+from firezone.shell.nat64 import MAX_LOOKUPS, NoAnswerError, PrefixDiscovery, find_prefix, lookup
 
 ONE, OTHER = (Prefix(IPv6Network(f"2001:db8:{n}::/96")) for n in (1, 2))
 
@@ -158,3 +159,23 @@ def test_the_addresses_of_the_known_name_show_the_prefix(monkeypatch):
 
     monkeypatch.setattr(nat64.socket, "getaddrinfo", getaddrinfo)
     assert lookup() == [ONE]
+
+
+def test_a_single_lookup_does_not_wait_for_ever():
+    waiting = threading.Event()
+
+    def silent():
+        waiting.wait(10)
+        return [ONE]
+
+    assert find_prefix(5, lambda: [ONE, OTHER]) == ONE
+    assert find_prefix(5, list) is None
+    assert find_prefix(0.01, silent) is None
+    waiting.set()
+
+
+def test_a_single_lookup_without_answer():
+    def refused():
+        raise NoAnswerError
+
+    assert find_prefix(5, refused) is None
