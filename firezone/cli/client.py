@@ -8,10 +8,12 @@ import click
 
 from firezone.cli.options import (
     ca_option,
+    check_option,
     host_name,
     portal_options,
     set_up_logs,
     status_address,
+    tell_ok,
     token_option,
     tunnel_options,
 )
@@ -30,7 +32,7 @@ ID_FILE = Path("/var/lib/dev.firezone.client/config/firezone-id.json")
     envvar="MAX_PARTITION_TIME",
     help="Give up when the portal is away for so long, as 30d. [default: never]",
 )
-@click.option("--check", is_flag=True, help="Check the configuration and exit.")
+@check_option
 @click.option("--exit", "exit_", is_flag=True, help="Exit as soon as the tunnel stands.")
 @tunnel_options
 def client(
@@ -85,7 +87,7 @@ def client(
     pairs = choose_workers(workers)
     check_name(interface)
     if check:
-        click.echo("configuration: ok")
+        tell_ok()
         return
     profile = Profile(
         Client,

@@ -8,12 +8,14 @@ import click
 
 from firezone.cli.options import (
     ca_option,
+    check_option,
     health_address,
     health_option,
     host_name,
     portal_options,
     set_up_logs,
     status_address,
+    tell_ok,
     token_option,
     tunnel_options,
 )
@@ -33,6 +35,7 @@ ID_FILE = Path("/var/lib/firezone/gateway-id.json")
     help="Leave forwarding and NAT on this host alone: they are set up already.",
 )
 @health_option
+@check_option
 @tunnel_options
 def gateway(
     api_url: str,
@@ -43,6 +46,7 @@ def gateway(
     ca: Path | None,
     no_masquerade: bool,
     health_check_addr: str,
+    check: bool,
     streams: bool,
     host_candidates: bool,
     status_socket: str | None,
@@ -69,6 +73,7 @@ def gateway(
     from firezone.shell.offload import parse_offloads
     from firezone.shell.program import Profile, run_program
     from firezone.shell.state import device_id
+    from firezone.shell.tun import check_name
     from firezone.shell.websocket import tls_context
     from firezone.shell.workers import choose_workers
 
@@ -93,11 +98,17 @@ def gateway(
         health=health_address(health_check_addr),
         status=status_address(status_socket, interface),
     )
+    offloads = parse_offloads(offload, without)
+    pairs = choose_workers(workers)
+    check_name(interface)
+    if check:
+        tell_ok()
+        return
     run_program(
         profile,
         url,
         interface=interface,
-        offloads=parse_offloads(offload, without),
-        workers=choose_workers(workers),
+        offloads=offloads,
+        workers=pairs,
         busy_poll=busy_poll * MICROSECOND,
     )

@@ -89,6 +89,16 @@ def token_option(default: str) -> Callable[[F], F]:
     )
 
 
+def check_option(f: F) -> F:
+    """For what is about to be deployed."""
+    return click.option("--check", is_flag=True, help="Check the configuration and exit.")(f)
+
+
+def tell_ok() -> None:
+    """That `check_option` found nothing."""
+    click.echo("configuration: ok")
+
+
 def ca_option(f: F) -> F:
     """Whose certificates the portal may show."""
     return click.option(

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from firezone.cli.options import log_options, server_tls_context, set_up_logs
+from firezone.cli.options import (
+    check_option,
+    log_options,
+    server_tls_context,
+    set_up_logs,
+    tell_ok,
+)
 from firezone.errors import ConfigurationError, LocalError
 from firezone.model import Endpoint
 from firezone.shell import logs
@@ -52,6 +58,7 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--tls-key", envvar="FIREZONE_PORTAL_TLS_KEY", type=_PATH, help="Its private key, PEM."
 )
+@check_option
 @log_options
 @click.pass_context
 def portal(
@@ -61,6 +68,7 @@ def portal(
     listen: str,
     tls_cert: Path | None,
     tls_key: Path | None,
+    check: bool,
     log_format: logs.Format,
     log_level: str | None,
 ) -> int:
@@ -72,6 +80,7 @@ def portal(
     if ctx.invoked_subcommand is not None:
         return 0
     from firezone.portal.program import Settings, run_portal
+    from firezone.portal.reload import load
 
     set_up_logs(log_format, log_level)
     settings = Settings(
@@ -80,6 +89,10 @@ def portal(
         listen=_endpoint(listen),
         ssl_context=server_tls_context(tls_cert, tls_key),
     )
+    if check:
+        load(config)
+        tell_ok()
+        return 0
     asyncio.run(run_portal(settings))
     return 0
 

@@ -18,12 +18,14 @@ import click
 
 from firezone.cli.options import (
     RELAY_SOCKET,
+    check_option,
     health_address,
     health_option,
     log_options,
     server_tls_context,
     set_up_logs,
     status_address,
+    tell_ok,
 )
 from firezone.cli.relay_options import (
     DEFAULT_REALM,
@@ -77,6 +79,7 @@ _SHORTEST_SECRET = 16
 @streams_options
 @forwarding_options
 @click.option("--rng-seed", envvar="RNG_SEED", type=int, help="Be predictable: for tests only.")
+@check_option
 @log_options
 def relay(
     addresses: Addresses,
@@ -89,6 +92,7 @@ def relay(
     streams: Streams,
     forwarding: Forwarding,
     rng_seed: int | None,
+    check: bool,
     log_format: logs.Format,
     log_level: str | None,
 ) -> int:
@@ -99,6 +103,7 @@ def relay(
     of users and peers again, if there are any, and ends nothing, so that it outlives the terminal
     it was started from.
     """
+    from firezone.shell.relay_peers_file import read_peers
     from firezone.shell.relay_program import RelaySettings, default_workers, run_relay
     from firezone.shell.relay_users import read_users
     from firezone.shell.websocket import tls_context
@@ -134,6 +139,11 @@ def relay(
         xdp=_xdp(forwarding),
         seed=rng_seed,
     )
+    if check:
+        if settings.peers_file is not None:
+            read_peers(settings.peers_file, "--peers-file", settings.peers)
+        tell_ok()
+        return 0
     return run_relay(settings)
 
 

@@ -17,9 +17,11 @@ import click
 
 from firezone.cli.options import (
     busy_poll_option,
+    check_option,
     log_options,
     offload_options,
     set_up_logs,
+    tell_ok,
     workers_option,
 )
 from firezone.durations import MICROSECOND
@@ -55,7 +57,7 @@ def wg() -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Where to log once detached. [default: syslog]",
 )
-@click.option("--check", is_flag=True, help="Check the file and exit.")
+@check_option
 @offload_options
 @workers_option
 @busy_poll_option
@@ -96,7 +98,7 @@ def up(
     if config.interface.save_config:
         click.echo(f"firezone: warning: {path}: SaveConfig: this file is never written", err=True)
     if check:
-        click.echo("configuration: ok")
+        tell_ok()
         return 0
     spin = busy_poll * MICROSECOND
     if not detach:
