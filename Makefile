@@ -99,16 +99,18 @@ clean:
 $(STAMPS)/built-$(MODE): $(SOURCES) $(STAMPS)/installed
 	@ls $(STAMPS)/built-* 2>/dev/null | grep -qv 'built-$(MODE)$$' && \
 		rm -f ext/*.c $(STAMPS)/built-* || true
-	$(BIN)/python setup.py -q build_ext --inplace -j "$$(nproc)"
+	@echo "building the kernels: about a minute of two cores, where all are new"
+	@$(BIN)/python setup.py -q build_ext --inplace -j "$$(nproc)" >/dev/null  # errors go to stderr
 	@touch $@
 
 # The kernels are built in place and only where they changed, so pip is told to leave them out.
 $(STAMPS)/installed: pyproject.toml $(STAMPS)/run
-	FIREZONE_BUILD=none $(BIN)/pip install -q --no-deps --no-build-isolation -e .
+	@FIREZONE_BUILD=none $(BIN)/pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(STAMPS)/run: pyproject.toml $(STAMPS)/venv
-	$(BIN)/python scripts/requirements.py run build | $(BIN)/pip install -q -r /dev/stdin
+	@echo "installing Python packages into $(VENV)"
+	@$(BIN)/python scripts/requirements.py run build | $(BIN)/pip install -q -r /dev/stdin
 	@touch $@
 
 $(STAMPS)/dev: pyproject.toml $(STAMPS)/run
