@@ -365,7 +365,8 @@ def test_no_report_holds_a_secret():
 
 
 def test_a_path_before_ice_has_chosen_says_so():
-    world = World(client_nat=SYM, gateway_nat=SYM)
+    world = World(gateway_nat=SYM)
+    world.block_direct()
     world.network.latency = world.portal.latency = 25 * MILLISECOND
     world.client.send_packet(udp(ME, SERVER, 5000, 53, b"q"))
     node = world.client.role.node
