@@ -73,8 +73,10 @@ class StreamListener:
         self._tasks: set[asyncio.Task[None]] = set()
         self._bridges: set[_Bridge] = set()
         self._places: dict[_Bridge, Sources] = {}
-        """Streams and those that are to become one, the oldest first, and the sources that each
-        counts for."""
+        """Streams and those that are to become one, and the sources that each counts for."""
+        self._idle: dict[_Bridge, None] = {}
+        """Of these all without an allocation, the oldest first, and some that have one by now. Who
+        has lost it is back within SWEEP_SECONDS."""
         self._sources: Counter[object] = Counter()
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -148,20 +150,25 @@ class StreamListener:
             self.counters["too_many_streams"] += 1
             return False
         self._places[bridge] = sources
+        self._idle[bridge] = None
         self._sources.update(sources)
         return True
 
     def _make_place(self) -> bool:
-        """Whether there was somebody without an allocation."""
-        for bridge in self._places:
+        """Whether there was somebody without an allocation. Everybody who has one is passed over
+        but once, however many newcomers there are."""
+        while self._idle:
+            bridge = next(iter(self._idle))
             if bridge.local is None or not self._has_allocation(bridge.local):
                 self.counters["stream_gave_way"] += 1
                 self._leave(bridge)
                 bridge.give_way()
                 return True
+            del self._idle[bridge]
         return False
 
     def _leave(self, bridge: _Bridge) -> None:
+        self._idle.pop(bridge, None)
         for source in self._places.pop(bridge, ()):
             self._sources[source] -= 1
             if not self._sources[source]:
@@ -211,7 +218,11 @@ class StreamListener:
                 continue
             if self._has_allocation(bridge.local):
                 bridge.in_use_at = now
-            elif now - bridge.in_use_at > QUIET:
+                self._idle.pop(bridge, None)
+                continue
+            if bridge in self._places:
+                self._idle.setdefault(bridge)
+            if now - bridge.in_use_at > QUIET:
                 bridge.close("without_allocation")
 
 

@@ -378,6 +378,37 @@ def test_a_newcomer_gets_the_place_of_the_oldest_without_an_allocation(
     run(test, certificate)
 
 
+def test_those_with_an_allocation_are_passed_over_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many newcomers there are; until they lose it."""
+    monkeypatch.setattr(relay_listener, "MAX_STREAMS", 3)
+
+    async def test(world: World) -> None:
+        asked: list[Endpoint] = []
+
+        def has_allocation(local: Endpoint) -> bool:
+            asked.append(local)
+            return local in world.allocated
+
+        world.listener._has_allocation = has_allocation
+        kept = [await world.connect() for _ in range(3)]
+        await until(lambda: world.listener.count == 3)
+        world.allocated.update(world.seen)
+        for _ in range(5):
+            refused, writer = await world.connect()
+            await closed(refused)
+            writer.close()
+        assert world.listener.counters["too_many_streams"] == 5
+        assert sorted(asked) == sorted(world.seen)
+        world.allocated.clear()
+        world.listener._sweep()
+        _, newcomer = await world.connect()
+        await closed(kept[0][0])
+        for writer in (newcomer, *(writer for _, writer in kept)):
+            writer.close()
+
+    run(test)
+
+
 def test_streams_of_one_site_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its /64s are countless."""
     monkeypatch.setattr(relay_listener, "MAX_STREAMS_OF_SITE", 2)
