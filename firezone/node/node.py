@@ -224,6 +224,8 @@ class Node:
         """Where this host can be reached by those around it, the best first, until told anew or
         `reset`. A few at most; what relays see of us counts beside them."""
         self._candidates.set_hosts(addresses, self.connections(), now)
+        self.transport.look_around(now)
+        self._settle_relays(now)
         for c in self.connections():
             self._deadlines.set(c.id, Timeout(now, "host addresses"))
 

@@ -179,6 +179,11 @@ class Transport:
         for _, allocation in self.relays:
             allocation.probe(now)
 
+    def look_around(self, now: int) -> None:
+        """Our host's addresses changed, so relays may see others of them."""
+        for _, allocation in self.relays:
+            allocation.look_around(now)
+
     def clear(self) -> None:
         """Drop every relay, with no word to them."""
         for relay_id, _ in self.relays.links():

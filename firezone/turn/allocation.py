@@ -223,6 +223,13 @@ class Allocation:
         if self._grant is not None and not self._requests.has(Method.BINDING):
             self._send(self._requests.binding(), now, URGENT_BUDGET)
 
+    def look_around(self, now: int) -> None:
+        """Our host's addresses changed: ask where the relay sees us in the families that it has not
+        seen us in."""
+        for socket in self.server.sockets if self._active is not None else ():
+            if socket != self._active and ("srflx", socket.family) not in self._candidates:
+                self._transmit(self._requests.add(self._requests.binding(), socket, now))
+
     def restart(self, now: int) -> None:
         """Begin again from a new local port, with the credentials and the nonce we have."""
         self._invalidate()

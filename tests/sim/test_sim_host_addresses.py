@@ -6,6 +6,7 @@ import pytest
 from packets import udp
 
 from firezone.durations import MILLISECOND, SECOND
+from firezone.ice import CandidateKind
 from firezone.sim import NatKind, World
 from firezone.sim.portal import CLIENT_ADDRESSES
 
@@ -158,3 +159,26 @@ def test_many_addresses_cost_few_datagrams():
     assert [pair.tally.sent for pair in again if not pair.tally.answered] == [
         pair.tally.sent for pair in pairs if not pair.tally.answered
     ]
+
+
+@pytest.mark.parametrize("nat", [None, EI])
+def test_a_family_that_comes_later_is_used_without_a_break(nat):
+    """The client was started where there is IPv4 alone; the gateway can be reached by IPv6, too."""
+    world = World(client_nat=nat, gateway_nat=nat, families=(4, 6))
+    away = world.client.host.addresses.pop(6)
+    world.client.role.reset(world.clock.now)
+    world.client.pump()
+    look(world)
+    exchange(world, 20)
+    assert not direct_by_ipv6(world)
+    world.client.host.addresses[6] = away
+    look(world)
+    assert exchange(world, 10) >= 99
+    assert direct_by_ipv6(world)
+    assert not world.client.events("connection_lost")
+
+
+def direct_by_ipv6(world):
+    (c,) = world.client.role.node.connections()
+    ours = [pair for pair in c.agent.pairs() if pair.local.kind is CandidateKind.HOST]
+    return [pair for pair in ours if pair.local.family == 6 and pair.tally.answered]
