@@ -213,15 +213,14 @@ class StreamListener:
     def _sweep(self) -> None:
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
         now = self._clock()
-        for bridge in [*self._bridges]:
+        for bridge in [*self._places]:  # in the order in which they came
             if bridge.local is None:
                 continue
             if self._has_allocation(bridge.local):
                 bridge.in_use_at = now
                 self._idle.pop(bridge, None)
                 continue
-            if bridge in self._places:
-                self._idle.setdefault(bridge)
+            self._idle.setdefault(bridge)
             if now - bridge.in_use_at > QUIET:
                 bridge.close("without_allocation")
 
