@@ -11,7 +11,6 @@ import json
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ import pytest
 from certificates import self_signed
 
 from firezone.turn.relay_auth import password_of
+from tests.ports import free_port, relayed_ports
 
 pytestmark = [
     pytest.mark.slow,
@@ -37,7 +37,8 @@ class World:
     """A relay, coturn's echoing peer, and as many clients as wanted."""
 
     def __init__(self, directory: Path) -> None:
-        self.listen_port, self.peer_port, self.tls_port = free_ports(3)
+        self.listen_port, self.peer_port, self.tls_port = (free_port() for _ in range(3))
+        ports = relayed_ports(1000)
         certificate = self_signed(directory)
         (directory / "secret").touch(0o600)
         (directory / "secret").write_text(SECRET)
@@ -48,8 +49,8 @@ class World:
             "--listen-port": self.listen_port,
             "--public-ip4-addr": "127.0.0.1",
             "--public-ip6-addr": "::1",
-            "--lowest-port": 21000,
-            "--highest-port": 21999,
+            "--lowest-port": ports[0],
+            "--highest-port": ports[-1],
             "--health-check-addr": "",
             "--auth-secret-path": directory / "secret",
             "--users-file": directory / "users",
@@ -110,22 +111,6 @@ def world(tmp_path: Path) -> Iterator[World]:
     world.close()
 
 
-def free_ports(count: int) -> list[int]:
-    """Different ones that nobody has, neither UDP's nor TCP's."""
-    found: list[int] = []
-    with contextlib.ExitStack() as held:
-        while len(found) < count:
-            udp, tcp = (
-                held.enter_context(socket.socket(socket.AF_INET6, kind))
-                for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM)
-            )
-            udp.bind(("::", 0))
-            with contextlib.suppress(OSError):
-                tcp.bind(udp.getsockname()[:2])
-                found.append(udp.getsockname()[1])
-    return found
-
-
 def totals(client: subprocess.Popen[str]) -> tuple[int, int]:
     """Bytes sent and received, when the client is done."""
     output, _ = client.communicate(timeout=60)
@@ -175,7 +160,9 @@ def test_binding_for_the_client_of_coturn(world: World) -> None:
 @pytest.mark.timeout(90)
 def test_data_flows_on_after_terminate(world: World) -> None:
     client = world.client("-m", "2", "-c", "-X", "-e", "127.0.0.1", "127.0.0.1")
-    time.sleep(2)  # its allocations stand, its data comes later
+    deadline = time.monotonic() + 20
+    while world.status()["allocations"] < 2:  # its data comes later
+        assert time.monotonic() < deadline
     world.relay.send_signal(signal.SIGTERM)
     sent, received = totals(client)
     assert sent == received > 0
