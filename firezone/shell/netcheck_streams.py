@@ -19,7 +19,7 @@ from firezone.shell.relay_streams import TLS_PORT, without_names
 from firezone.shell.sockets import set_mark
 from firezone.stun import Message, Method
 
-TIMEOUT_SECONDS = 3.0
+TIMEOUT_SECONDS = 5.0
 MAX_ADDRESSES = 4
 
 _HEADER_SIZE = 20
