@@ -115,6 +115,7 @@ class Program:
         self._stopping = asyncio.Event()
         self._failure: FirezoneError | None = None
         self._watch = PortalWatch(url.display, self._started)
+        self._is_known = False
         self._alarm = Alarm(boottime_ns, self._handle_timer)
         self._removal: asyncio.TimerHandle | None = None
         self._sweeper: asyncio.TimerHandle | None = None
@@ -155,7 +156,6 @@ class Program:
             servers.append(await self._serve_health())
             servers.append(await self._serve_status())
             self._connect()
-            self._tell_host_addresses()
             moves = self._watch_network()
             await self._stopping.wait()
             await self._say_goodbye()
@@ -200,6 +200,8 @@ class Program:
         match event:
             case Joined():
                 self._log_progress("portal_connected", {})
+                self._is_known = True
+                self._tell_host_addresses()
             case Inbound(message):
                 now = boottime_ns()
                 self._read_wall_clock(now)
@@ -424,7 +426,8 @@ class Program:
         self._pump()
 
     def _tell_host_addresses(self, *, anew: bool = False) -> None:
-        if self._hosts is None:
+        """Before the portal has ever taken us in there is nobody to meet."""
+        if self._hosts is None or not self._is_known:
             return
         if anew:
             self._hosts.forget()

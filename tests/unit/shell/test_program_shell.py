@@ -20,7 +20,7 @@ from firezone.durations import MILLISECOND, SECOND
 from firezone.errors import FirezoneError
 from firezone.gateway import Gateway
 from firezone.model import Endpoint, Timeout
-from firezone.phoenix import Inbound, LoginUrl
+from firezone.phoenix import Inbound, Joined, LoginUrl
 from firezone.phoenix.messages import gateway as messages
 from firezone.roles import ConfigureTun, Role
 from firezone.shell import program as shell
@@ -265,7 +265,9 @@ def test_a_role_is_told_the_addresses_of_its_host_with_the_ports_of_its_sockets(
     async def moves(program: Program) -> None:
         assert isinstance(program._role, Told)
         roles.append(program._role)
-        await until(lambda: program._role.hosts)
+        program._handle_network_change()
+        assert program._role.hosts == []
+        program._handle_portal_event(Joined())
         interfaces.addresses = interfaces.addresses[:1]
         program._handle_network_change()
         program.reset()
@@ -289,6 +291,7 @@ def test_nobody_looks_at_the_interfaces_when_told_not_to(
     async def moves(program: Program) -> None:
         assert isinstance(program._role, Told)
         roles.append(program._role)
+        program._handle_portal_event(Joined())
         program._handle_network_change()
         program.reset()
         program.stop()
