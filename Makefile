@@ -100,8 +100,9 @@ $(STAMPS)/built-$(MODE): $(SOURCES) $(STAMPS)/installed
 	@ls $(STAMPS)/built-* 2>/dev/null | grep -qv 'built-$(MODE)$$' && \
 		rm -f ext/*.c $(STAMPS)/built-* || true
 	@echo "building the kernels: about a minute of two cores, where all are new"
+	@touch $(STAMPS)/begun  # what changes meanwhile is newer
 	@$(BIN)/python setup.py -q build_ext --inplace -j "$$(nproc)" >/dev/null  # errors go to stderr
-	@touch $@
+	@mv $(STAMPS)/begun $@
 
 # The kernels are built in place and only where they changed, so pip is told to leave them out.
 $(STAMPS)/installed: pyproject.toml $(STAMPS)/run

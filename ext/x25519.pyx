@@ -39,7 +39,7 @@ def backend_name():
 
 def backends():
     """See x25519.pyi."""
-    return ("avx512", "libsodium") if x25519_can_run() else ("libsodium",)
+    return ("avx512", "libsodium") if x25519_can_run() and not failed else ("libsodium",)
 
 
 def use_backend(str name not None):
@@ -47,7 +47,7 @@ def use_backend(str name not None):
     global in_lanes
     if name not in ("auto", *backends()):
         raise ValueError(f"not a backend of this CPU: {name!r}")
-    in_lanes = name != "libsodium" and x25519_can_run() and not failed
+    in_lanes = name != "libsodium" and "avx512" in backends()
 
 
 def multiply(list scalars not None, list points not None):
@@ -93,8 +93,8 @@ cdef const uint8_t* bytes_of(object key) except NULL:
 
 def multiply_one(scalar not None, point not None):
     """See x25519.pyi. libsodium knows a faster way for the base point."""
-    if bytes_of(scalar) == NULL or bytes_of(point) == NULL:
-        return None  # it has raised
+    bytes_of(scalar)
+    bytes_of(point)
     if point == BASE:
         return crypto_scalarmult_base(bytes(scalar))
     try:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable
-from contextlib import suppress
+
+from firezone.shell.rtnetlink import News
 
 REST_SECONDS = 0.1
 """Between two looks: a thousand addresses that come one by one are not read a thousand times."""
@@ -24,10 +24,7 @@ class AddressWatch:
         self._loop = asyncio.get_running_loop()
         self._looked_at = self._loop.time() - REST_SECONDS
         self._timer: asyncio.TimerHandle | None = None
-        self._news = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
-        )
-        self._news.bind((0, _GROUPS))
+        self._news = News(_GROUPS)
         self._loop.add_reader(self._news, self._handle_news)
 
     def close(self) -> None:
@@ -37,9 +34,7 @@ class AddressWatch:
             self._timer.cancel()
 
     def _handle_news(self) -> None:
-        with suppress(OSError):  # ENOBUFS: more than the buffer holds is news as well
-            while self._news.recv(65536):
-                pass
+        self._news.drain()
         if self._timer is None:
             self._look_at(self._looked_at + REST_SECONDS)
 

@@ -17,7 +17,7 @@ from contextlib import suppress
 from ipaddress import ip_address
 
 from firezone.model import IPAddress
-from firezone.shell.rtnetlink import RtNetlink
+from firezone.shell.rtnetlink import News, RtNetlink
 from firezone.shell.sockets import set_mark
 
 QUIET_SECONDS = 0.1
@@ -55,10 +55,7 @@ class NetworkWatch:
         self._look_by: float | None = None
         self._is_blind = False
         self._loop = asyncio.get_running_loop()
-        self._news = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
-        )
-        self._news.bind((0, _GROUPS))
+        self._news = News(_GROUPS)
         self._loop.add_reader(self._news, self._handle_news)
         on_families(self._before.keys())
 
@@ -70,9 +67,7 @@ class NetworkWatch:
             self._timer.cancel()
 
     def _handle_news(self) -> None:
-        with suppress(OSError):  # ENOBUFS: more than the buffer holds is news as well
-            while self._news.recv(65536):
-                pass
+        self._news.drain()
         now = self._loop.time()
         if self._look_by is None:
             self._look_by = now + LONGEST_WAIT_SECONDS

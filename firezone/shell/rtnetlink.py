@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import (
     IPv4Address,
@@ -219,6 +220,28 @@ class RtNetlink:
                     _raise_for(payload)
                     return found, is_whole
                 found.append(payload)
+
+
+class News:
+    """Hears of what changes in the kernel's tables, until it is closed: `fileno` becomes readable.
+    `groups` are the RTMGRP_ bits of rtnetlink(7). Raises OSError."""
+
+    def __init__(self, groups: int) -> None:
+        kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
+        self._socket = socket.socket(socket.AF_NETLINK, kind, _NETLINK_ROUTE)
+        self._socket.bind((0, groups))
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def drain(self) -> None:
+        """Forget what was told; ENOBUFS, more than the buffer holds, was news as well."""
+        with suppress(OSError):
+            while self._socket.recv(65536):
+                pass
+
+    def close(self) -> None:
+        self._socket.close()
 
 
 def parse_link(body: bytes) -> Link | None:

@@ -40,31 +40,23 @@ class Permissions:
     ) -> None:
         self._table = table
         self._outbox = outbox
-        self._peers = peers
+        self.peers = peers
+        """Whom one may send to. What was granted under another policy has to be looked at anew:
+        `revoke_forbidden`."""
         self._per_user = per_user
         self._entropy = entropy
-
-    @property
-    def peers(self) -> PeerPolicy:
-        """Whom one may send to. What was granted under another one has to be looked at anew:
-        `revoke_forbidden`."""
-        return self._peers
-
-    @peers.setter
-    def peers(self, policy: PeerPolicy) -> None:
-        self._peers = policy
 
     def judge_channel(self, allocation: Allocation, peer: Endpoint) -> int | None:
         """The error code for a peer that no channel of this allocation may have."""
         code = self.judge(allocation, peer)
-        return 403 if code is None and not self._peers.allows(peer) else code
+        return 403 if code is None and not self.peers.allows(peer) else code
 
     def judge(self, allocation: Allocation, *peers: Endpoint) -> int | None:
         """The error code for peers whose addresses the allocation cannot or may not reach, or for
         more of them than it can have."""
         if any(peer.family not in allocation.families for peer in peers):
             return 443
-        if not all(self._peers.permits(peer.address) for peer in peers):
+        if not all(self.peers.permits(peer.address) for peer in peers):
             return 403
         new = {peer.address for peer in peers} - allocation.permissions.keys()
         if len(allocation.permissions) + len(new) > MAX_PERMISSIONS:
@@ -104,7 +96,7 @@ class Permissions:
         elif peer is None or data is None or peer.port == 0:
             self._outbox.count("send_malformed")
         elif not self._may_reach(allocation, peer):
-            allowed = self._peers.allows(peer)
+            allowed = self.peers.allows(peer)
             self._outbox.count("send_without_permission" if allowed else "send_forbidden")
         else:
             self._take_data(allocation)
@@ -142,7 +134,7 @@ class Permissions:
     def revoke_forbidden(self, allocation: Allocation) -> None:
         """Those that would not be given any more."""
         for permission in [*allocation.permissions.values()]:
-            if not self._peers.permits(permission.address):
+            if not self.peers.permits(permission.address):
                 self._outbox.count("permission_revoked")
                 self.revoke(permission)
 
@@ -150,7 +142,7 @@ class Permissions:
         """A permitted address has been judged; but of our own one some ports are forbidden."""
         if peer.address not in allocation.permissions:
             return False
-        return peer.address not in self._peers.own_addresses or self._peers.allows(peer)
+        return peer.address not in self.peers.own_addresses or self.peers.allows(peer)
 
     def _take_data(self, allocation: Allocation) -> None:
         if not allocation.takes_data:

@@ -16,13 +16,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/ptrace.h>
-#include <sys/user.h>
-#include <sys/wait.h>
-#include <signal.h>
 #include <unistd.h>
 
 #include "aead.h"
+#include "trace.h"
 
 #ifdef AEAD_CONSTANT_TIME_CHECK
 #include <valgrind/memcheck.h>
@@ -316,41 +313,13 @@ static void check_stack(const aead_backend *backend)
     }
 }
 
-/* A child is stepped through from its first stop to its second. */
+typedef struct { const aead_backend *backend; aead_item *seal, *open; size_t n; } both;
 
-static void run_between_stops(const aead_backend *backend, aead_item *seal, aead_item *open, size_t n)
+static void seal_and_open(void *argument)
 {
-    if (ptrace(PTRACE_TRACEME, 0, NULL, NULL))
-        _exit(3);
-    raise(SIGSTOP);
-    backend->seal(seal, n);
-    backend->open(open, n);
-    raise(SIGSTOP);
-    _exit(0);
-}
-
-static uint64_t path_of(const aead_backend *backend, aead_item *seal, aead_item *open, size_t n)
-{
-    uint64_t hash = 0;
-    long steps = 0;
-    int status;
-    pid_t child = fork();
-    if (child == 0)
-        run_between_stops(backend, seal, open, n);
-    for (int stops = 0; waitpid(child, &status, 0) == child && !WIFEXITED(status); steps++) {
-        struct user_regs_struct registers;
-        stops += WIFSTOPPED(status) && WSTOPSIG(status) == SIGSTOP;
-        if (stops == 2 || ptrace(PTRACE_GETREGS, child, NULL, &registers))
-            break;
-        hash = (hash ^ registers.rip) * 0x9e3779b97f4a7c15ULL;
-        hash ^= hash >> 29;
-        ptrace(PTRACE_SINGLESTEP, child, NULL, NULL);
-    }
-    kill(child, SIGKILL);
-    waitpid(child, &status, 0);
-    if (steps < 1000)
-        exit(3);
-    return hash;
+    both *b = argument;
+    b->backend->seal(b->seal, b->n);
+    b->backend->open(b->open, b->n);
 }
 
 static void check_trace(const aead_backend *backend)
@@ -372,7 +341,8 @@ static void check_trace(const aead_backend *backend)
                 seal[i] = (aead_item){keys[i], in[i], out[i], i, length, 0};
                 open[i] = (aead_item){keys[i], sealed[i], text[i], i, length, 0};
             }
-            uint64_t path = path_of(backend, seal, open, counts[at]);
+            both b = {backend, seal, open, counts[at]};
+            uint64_t path = trace(seal_and_open, &b, 1000);
             if (variant == 0)
                 first = path;
             CHECK(path == first, "the path depends on secrets: lengths %zu, variant %d", at, variant);

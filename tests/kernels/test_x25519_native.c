@@ -9,16 +9,12 @@
  * Exit code 0: fine; 1: wrong; 3: it cannot be checked here. */
 #define _GNU_SOURCE
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/ptrace.h>
-#include <sys/user.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
+#include "trace.h"
 #include "x25519.h"
 
 #ifdef CONSTANT_TIME_CHECK
@@ -116,52 +112,16 @@ static void check_stack(void)
     }
 }
 
-/* A child is stepped through from its first stop to its second. */
-
-static void run_between_stops(void)
-{
-    if (ptrace(PTRACE_TRACEME, 0, NULL, NULL))
-        _exit(3);
-    raise(SIGSTOP);
-    multiply();
-    raise(SIGSTOP);
-    _exit(0);
-}
-
-static uint64_t path(void)
-{
-    uint64_t hash = 0;
-    long steps = 0;
-    int status;
-    pid_t child = fork();
-    if (child == 0)
-        run_between_stops();
-    for (int stops = 0; waitpid(child, &status, 0) == child && !WIFEXITED(status); steps++) {
-        struct user_regs_struct registers;
-        stops += WIFSTOPPED(status) && WSTOPSIG(status) == SIGSTOP;
-        if (stops == 2 || ptrace(PTRACE_GETREGS, child, NULL, &registers))
-            break;
-        hash = (hash ^ registers.rip) * 0x9e3779b97f4a7c15ULL;
-        hash ^= hash >> 29;
-        ptrace(PTRACE_SINGLESTEP, child, NULL, NULL);
-    }
-    kill(child, SIGKILL);
-    waitpid(child, &status, 0);
-    if (steps < FEWEST_STEPS)
-        exit(3);
-    return hash;
-}
+static void multiply_it(void *unused) { multiply(); (void)unused; }
 
 static void check_trace(void)
 {
     memset(scalar, 0, sizeof scalar);
     memset(point, 0, sizeof point);
-    uint64_t first = path();
-    memset(scalar, 0xff, sizeof scalar);
-    memset(point, 0xff, sizeof point);
+    uint64_t first = trace(multiply_it, NULL, FEWEST_STEPS);
     fill(3);
-    memset(scalar, 0xff, SIZE);
-    CHECK(path() == first);
+    memset(scalar[0], 0xff, SIZE);
+    CHECK(trace(multiply_it, NULL, FEWEST_STEPS) == first);
 }
 
 int main(int argc, char **argv)

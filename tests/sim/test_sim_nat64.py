@@ -55,7 +55,7 @@ def test_without_the_prefix_no_relay_is_reached():
     assert not reaches(world, 1, 20 * SECOND)
 
 
-@pytest.mark.parametrize("seconds", [1, 5, 40])
+@pytest.mark.parametrize("seconds", [1, 2, 5, 40])
 def test_relays_and_peers_known_before_the_prefix_are_reached_through_it(seconds):
     world = World(client_nat64=PREFIX)
     world.client.role.reset(world.clock.now)
@@ -64,7 +64,7 @@ def test_relays_and_peers_known_before_the_prefix_are_reached_through_it(seconds
     assert not reaches(world, 1, seconds * SECOND)
     world.client.role.handle_nat64(PREFIX, world.clock.now)
     world.client.pump()
-    assert any(reaches(world, n, 1 * SECOND) for n in range(2, 32))
+    assert reaches(world, 2)
     world.clock.run_for(5 * SECOND)
     assert kind(world) == "direct"
 

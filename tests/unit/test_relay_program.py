@@ -301,7 +301,7 @@ def test_hangup_reads_the_users_again(tmp_path: Path, caplog: pytest.LogCaptureF
 
 def test_own_addresses_are_no_peers(secret: Path) -> None:
     program = asyncio.run(_made(settings(None)))
-    assert V4 in program._server._permissions._peers.host_addresses
+    assert V4 in program._server._permissions.peers.host_addresses
 
 
 def test_own_addresses_are_read_again(

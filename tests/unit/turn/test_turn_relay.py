@@ -371,6 +371,7 @@ class TestChannelBind:
     def test_number_of_channels_is_bounded(
         self, client: Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        assert relay.MAX_CHANNELS == 4096
         monkeypatch.setattr(relay, "MAX_CHANNELS", 3)
         client.allocate()
         for number in range(3):
