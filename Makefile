@@ -68,6 +68,7 @@ bench-full: build $(STAMPS)/dev $(STAMPS)/plot
 	$(BIN)/python -m pytest benchmarks -q --benchmark-only --benchmark-disable-gc \
 	    --benchmark-columns=min,median,iqr,rounds -o python_files='bench_*.py' $(ARGS)
 	$(BIN)/python -m benchmarks.bench_aead --json benchmarks/results/aead.json
+	$(BIN)/python -m benchmarks.aead_page
 	$(IN_LAB) -m benchmarks.end_to_end --rounds 5 --json benchmarks/results/end_to_end.json
 	$(IN_LAB) -m benchmarks.set_up --rounds 30 --json benchmarks/results/set_up.json
 	$(IN_LAB) -m benchmarks.tunnels --rounds 5 --json benchmarks/results/tunnels.json

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks import aead_page
 from benchmarks.flamegraph import stacks, svg, tree
 from benchmarks.report import Samples, machine
 from benchmarks.symbols import cython_name, resolve
@@ -82,6 +84,17 @@ def test_samples_carry_what_they_derive() -> None:
 
 def test_machine_is_named() -> None:
     assert {"cpu", "cores", "kernel", "cipher", "load_average"} <= machine().keys()
+
+
+def test_the_cipher_page_has_the_figures_of_the_file() -> None:
+    page, figures = aead_page.PAGE.read_text(), json.loads(aead_page.FIGURES.read_text())
+    assert aead_page.renewed(page, figures) == page
+    assert "| 64 | 16 | " in page.partition(aead_page.BEGIN)[2]
+
+
+def test_a_page_without_marks_is_left_alone() -> None:
+    with pytest.raises(ValueError, match="marks"):
+        aead_page.renewed("# The cipher\n", json.loads(aead_page.FIGURES.read_text()))
 
 
 NULL_TUNNEL = """
