@@ -1,48 +1,40 @@
 """The relay's data path: both directions of bound channels, without Python."""
 
 cimport cython
-from libc.errno cimport EINTR, errno
+from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
-from posix.unistd cimport close
 
 from firezone._ext.atomics cimport (
-    load_acquire_pointer,
     load_relaxed_u64,
     store_relaxed_u8,
     store_relaxed_u32,
     store_release_pointer,
 )
-from firezone._ext.batch cimport Endpoint
-from firezone._ext.epoch cimport READERS, EpochMark, epoch_enter, epoch_leave, epoch_mark, epoch_passed
-from firezone._ext.ring cimport Ring, RingBuffer, RingItem, ring_push
+from firezone._ext.epoch cimport EpochMark, epoch_mark, epoch_passed
+from firezone._ext.relay_loop cimport (
+    EPOLL_CTL_ADD,
+    EPOLL_CTL_DEL,
+    EPOLLIN,
+    SOCKETS,
+    WORKERS,
+    epoll_ctl,
+    epoll_event,
+    eventfd_write,
+    relay_listener_place,
+    relay_place,
+    relay_run,
+    relay_turn,
+    relay_worker_delete,
+    relay_worker_new,
+)
+from firezone._ext.relay_path cimport *
+from firezone._ext.ring cimport Ring
 
+import enum
 import errno as errors
 from collections import Counter
-
-cdef extern from "sys/epoll.h" nogil:
-    ctypedef union epoll_data:
-        uint32_t u32
-    ctypedef struct epoll_event "struct epoll_event":
-        uint32_t events
-        epoll_data data
-    enum:
-        EPOLLIN
-        EPOLL_CLOEXEC
-        EPOLL_CTL_ADD
-        EPOLL_CTL_DEL
-    int epoll_create1(int)
-    int epoll_ctl(int, int, int, epoll_event*)
-    int epoll_wait(int, epoll_event*, int, int)
-
-cdef extern from "sys/eventfd.h" nogil:
-    enum:
-        EFD_NONBLOCK
-        EFD_CLOEXEC
-    int eventfd(unsigned int, int)
-    int eventfd_write(int, uint64_t)
-    int eventfd_read(int, uint64_t*)
 
 cdef extern from "time.h" nogil:
     ctypedef struct timespec "struct timespec":
@@ -50,21 +42,19 @@ cdef extern from "time.h" nogil:
         long tv_nsec
     int nanosleep(const timespec*, timespec*)
 
-cdef extern from "stdlib.h" nogil:
-    int posix_memalign(void**, size_t, size_t)
-
 cdef enum:
-    WORKERS = READERS
-    LISTENERS = 2 << 16    # after families and ports of allocations
-    SOCKETS = LISTENERS + 2 * WORKERS
-    STOP_EVENT = SOCKETS   # the one that is no socket's
-    EVENTS = 64
-    RESERVED = 16          # places in the ring that STUN leaves for what must not be lost
     NAP = 20_000           # ns between looks whether the loop has gone on
     NEVER = 0xFFFFFFFF
 
 
 MAX_WORKERS = WORKERS
+
+
+class Notice(enum.IntEnum):
+    STUN = NOTICE_STUN
+    SOCKET_FAILED = NOTICE_SOCKET_FAILED
+    GSO_REFUSED = NOTICE_GSO_REFUSED
+    DATA = NOTICE_DATA
 
 
 @cython.final
@@ -86,7 +76,7 @@ cdef class Forwarder:
         if self.sockets == NULL or self.workers == NULL or relay_tables_init(&self.tables, words) < 0:
             raise MemoryError
         for ring in rings:
-            self.workers[self.count] = _new_worker(&self.tables, &ring.ring, gso)
+            self.workers[self.count] = relay_worker_new(&self.tables, &ring.ring, gso)
             self.workers[self.count].reader = self.count
             self.count += 1
 
@@ -100,7 +90,7 @@ cdef class Forwarder:
                 free(self.sockets[i])
             free(self.sockets)
         for i in range(<int>self.count):
-            _free_worker(self.workers[i])
+            relay_worker_delete(self.workers[i])
         free(self.workers)
         relay_tables_free(&self.tables)
 
@@ -125,7 +115,7 @@ cdef class Forwarder:
         cdef epoll_event event
         cdef int result
         event.events = EPOLLIN
-        event.data.u32 = _listener(worker, family) if listens else _index(family, port)
+        event.data.u32 = relay_listener_place(worker, family) if listens else relay_place(family, port)
         if s != NULL or self.sockets[event.data.u32] != NULL:
             raise ValueError("there is a socket of that family and port")
         s = <relay_socket*>calloc(1, sizeof(relay_socket))
@@ -156,7 +146,7 @@ cdef class Forwarder:
         if s == NULL or s.channels or s.permits:
             raise ValueError("no socket of that family and port, or one with channels or permits")
         epoll_ctl(self.workers[s.worker].epoll, EPOLL_CTL_DEL, s.fd, &event)
-        store_release_pointer(&self.sockets[_index(family, port)], NULL)
+        store_release_pointer(&self.sockets[relay_place(family, port)], NULL)
         _retire(&self.retired, &s.block)
 
     def bind(
@@ -173,7 +163,7 @@ cdef class Forwarder:
         relay = self._socket(peer[0], port)
         if not 0x4000 <= number <= 0x7FFF:
             raise ValueError("a channel number is 0x4000 to 0x7FFF")
-        listener = NULL if relay == NULL else self.sockets[_listener(relay.worker, client[0])]
+        listener = NULL if relay == NULL else self.sockets[relay_listener_place(relay.worker, client[0])]
         if listener == NULL or listener.port != local[2]:
             raise ValueError("no socket for this channel")
         old = _owner(relay_table_find(&self.tables.forward, &forward))
@@ -298,7 +288,7 @@ cdef class Forwarder:
         cdef int result
         self._enter(w)
         with nogil:
-            result = _loop(self, w)
+            result = relay_run(self.sockets, &self.epoch, w)
         w.running = False
         if result < 0:
             raise OSError(-result, "a listening socket of the relay")
@@ -308,7 +298,7 @@ cdef class Forwarder:
         cdef int result
         self._enter(w)
         with nogil:
-            result = _turn(self, w, 0)
+            result = relay_turn(self.sockets, &self.epoch, w, 0)
         w.running = False
         return max(result, 0)
 
@@ -356,7 +346,7 @@ cdef class Forwarder:
     cdef relay_socket* _socket(self, int family, int port) except? NULL:
         if family not in (4, 6) or not 0 < port <= 0xFFFF:
             raise ValueError("no family and port")
-        return self.sockets[_index(family, port)]
+        return self.sockets[relay_place(family, port)]
 
     cdef int _enter(self, Worker* w) except -1:
         if w.running:
@@ -396,150 +386,6 @@ cdef class Forwarder:
         channel.listener.channels -= 1
         _retire(&self.retired, &channel.block)
         return 0
-
-
-# Until told to stop (0), or until a listening socket is of no more use (-errno).
-cdef int _loop(Forwarder f, Worker* w) noexcept nogil:
-    cdef int result = 0
-    cdef uint64_t value
-    while result >= 0:
-        result = _turn(f, w, -1)
-        if w.told:
-            w.told = False
-            if result >= 0 and eventfd_read(w.stop, &value) == 0:
-                return 0
-    return result
-
-
-# One look at what is readable, and one read of each.
-cdef int _turn(Forwarder f, Worker* w, int timeout) noexcept nogil:
-    cdef epoll_event events[EVENTS]
-    cdef int i
-    cdef int count
-    cdef int result
-    cdef int total = 0
-    count = epoll_wait(w.epoll, events, EVENTS, timeout)
-    if count < 0:
-        return 0 if errno == EINTR else -errno
-    for i in range(count):
-        if events[i].data.u32 == STOP_EVENT:
-            w.told = True
-            continue
-        result = _read_at(f, w, events[i].data.u32)
-        if result < 0:
-            return result
-        total += result
-    return total
-
-
-# An event names a place in the table: what was there may be gone, and another socket there by now.
-cdef int _read_at(Forwarder f, Worker* w, uint32_t place) noexcept nogil:
-    cdef relay_socket* s
-    cdef int result
-    epoch_enter(&f.epoch, w.reader)
-    s = <relay_socket*>load_acquire_pointer(&f.sockets[place])
-    result = 0 if s == NULL else _read(w, s)
-    epoch_leave(&f.epoch, w.reader)
-    return result
-
-
-cdef int _read(Worker* w, relay_socket* s) noexcept nogil:
-    cdef epoll_event event
-    cdef int result = relay_read(&w.path, s)
-    if w.path.refused:
-        _notify(w, GSO_REFUSED, s, w.path.refused)
-        w.path.refused = 0
-    if result < 0:
-        epoll_ctl(w.epoll, EPOLL_CTL_DEL, s.fd, &event)
-        _notify(w, SOCKET_FAILED, s, s.port)
-        if not s.listens:
-            return 0
-    return result
-
-
-cdef void _notify(
-    Worker* w, uint32_t kind, const relay_socket* s, uint32_t argument
-) noexcept nogil:
-    cdef RingItem item
-    memset(&item, 0, sizeof(RingItem))
-    item.kind = kind
-    item.peer = s.family
-    item.argument = argument
-    ring_push(<RingBuffer*>w.path.context, &item, NULL, 0)
-
-
-# Data, of peers or in a Send, leaves half of the ring to requests, which come by it as well.
-cdef void _to_python(
-    relay_worker* w, const relay_key* key, const uint8_t* data, uint32_t size
-) noexcept nogil:
-    cdef RingItem item
-    cdef RingBuffer* ring = <RingBuffer*>w.context
-    memset(&item, 0, sizeof(RingItem))
-    item.length = size
-    _endpoint(&item.remote, key.family, key.remote, key.port)
-    if w.direction == RELAY_TO_CLIENT:
-        item.kind = DATA
-        item.argument = key.number
-        ring_push(ring, &item, data, ring.capacity // 2)
-        return
-    item.kind = STUN
-    _endpoint(&item.local, key.family, key.local, key.number)
-    ring_push(ring, &item, data, ring.capacity // 2 if _is_indication(data) else RESERVED)
-
-
-# The class bits of RFC 8489 section 5; there is a whole header.
-cdef inline bint _is_indication(const uint8_t* stun) noexcept nogil:
-    return stun[0] & 0x01 == 0 and stun[1] & 0x10 != 0
-
-
-cdef inline void _endpoint(
-    Endpoint* e, uint8_t family, const uint8_t* address, uint16_t port
-) noexcept nogil:
-    memcpy(e.address, address, 16)
-    e.family = family
-    e.port = port
-
-
-cdef inline uint32_t _index(int family, int port) noexcept nogil:
-    return <uint32_t>((family == 6) << 16 | port)
-
-
-cdef inline uint32_t _listener(int worker, int family) noexcept nogil:
-    return <uint32_t>(LISTENERS + 2 * worker + (family == 6))
-
-
-cdef Worker* _new_worker(const relay_tables* tables, RingBuffer* ring, bint gso) except NULL:
-    cdef Worker* w = NULL
-    cdef epoll_event event
-    if posix_memalign(<void**>&w, 64, (sizeof(Worker) + 63) // 64 * 64):
-        raise MemoryError
-    memset(w, 0, sizeof(Worker))
-    w.epoll = epoll_create1(EPOLL_CLOEXEC)
-    w.stop = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
-    event.events = EPOLLIN
-    event.data.u32 = STOP_EVENT
-    if (
-        relay_worker_init(&w.path, tables) < 0
-        or w.epoll < 0
-        or w.stop < 0
-        or epoll_ctl(w.epoll, EPOLL_CTL_ADD, w.stop, &event) < 0
-    ):
-        error = errno
-        _free_worker(w)
-        raise OSError(error, "the event loop of the relay")
-    w.path.control = _to_python
-    w.path.context = ring
-    w.path.gso = gso
-    return w
-
-
-cdef void _free_worker(Worker* w) noexcept:
-    relay_worker_free(&w.path)
-    if w.epoll >= 0:
-        close(w.epoll)
-    if w.stop >= 0:
-        close(w.stop)
-    free(w)
 
 
 cdef inline relay_channel* _owner(relay_node* node) noexcept:
