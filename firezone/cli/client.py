@@ -6,26 +6,14 @@ from pathlib import Path
 
 import click
 
-from firezone.cli.options import (
-    ca_option,
-    check_option,
-    host_name,
-    portal_options,
-    set_up_logs,
-    status_address,
-    tell_ok,
-    token_option,
-    tunnel_options,
-)
-from firezone.shell import logs
+from firezone.cli.options import check_option, tell_ok
+from firezone.cli.tunnel_options import Portal, Tunnel, portal_options, tunnel_options
 
 ID_FILE = Path("/var/lib/dev.firezone.client/config/firezone-id.json")
 
 
 @click.command()
-@portal_options
-@token_option("/etc/dev.firezone.client/token")
-@ca_option
+@portal_options("/etc/dev.firezone.client/token")
 @click.option(
     "-m",
     "--max-partition-time",
@@ -36,24 +24,7 @@ ID_FILE = Path("/var/lib/dev.firezone.client/config/firezone-id.json")
 @click.option("--exit", "exit_", is_flag=True, help="Exit as soon as the tunnel stands.")
 @tunnel_options
 def client(
-    api_url: str,
-    firezone_name: str | None,
-    firezone_id: str | None,
-    interface: str,
-    token_path: Path,
-    ca: Path | None,
-    max_partition_time: str | None,
-    check: bool,
-    exit_: bool,
-    streams: bool,
-    host_candidates: bool,
-    status_socket: str | None,
-    offload: str,
-    without: tuple[str, ...],
-    workers: int | None,
-    busy_poll: int,
-    log_format: logs.Format,
-    log_level: str | None,
+    portal: Portal, max_partition_time: str | None, check: bool, exit_: bool, tunnel: Tunnel
 ) -> None:
     """Join a private network as a client.
 
@@ -61,55 +32,21 @@ def client(
     nothing behind.
     """
     from firezone.client import Client
-    from firezone.durations import MICROSECOND
     from firezone.phoenix import LoginUrl
     from firezone.phoenix.messages.client import TOPIC, decode
     from firezone.phoenix.user_agent import CLIENT_VERSION
-    from firezone.shell.credentials import read_token
-    from firezone.shell.offload import parse_offloads
     from firezone.shell.program import Profile, run_program
-    from firezone.shell.state import device_id
-    from firezone.shell.tun import check_name
-    from firezone.shell.websocket import tls_context
-    from firezone.shell.workers import choose_workers
 
-    token = read_token(token_path, "--token-path")
-    set_up_logs(log_format, log_level)
-    budget = _budget(max_partition_time)
-    url = LoginUrl.client(
-        api_url,
-        token,
-        device_id=firezone_id or device_id(ID_FILE),
-        name=firezone_name or host_name(),
+    tunnel.log.set_up()
+    url = portal.login_url(LoginUrl.client, ID_FILE)
+    profile = Profile(
+        Client, TOPIC, decode, CLIENT_VERSION, _budget(max_partition_time), resets_on_hangup=True
     )
-    ssl_context = tls_context(ca) if ca is not None else None
-    offloads = parse_offloads(offload, without)
-    pairs = choose_workers(workers)
-    check_name(interface)
+    settings = tunnel.settings(portal)
     if check:
         tell_ok()
         return
-    profile = Profile(
-        Client,
-        TOPIC,
-        decode,
-        CLIENT_VERSION,
-        budget,
-        resets_on_hangup=True,
-        streams=streams,
-        host_candidates=host_candidates,
-        ssl_context=ssl_context,
-        status=status_address(status_socket, interface),
-    )
-    run_program(
-        profile,
-        url,
-        interface=interface,
-        offloads=offloads,
-        workers=pairs,
-        busy_poll=busy_poll * MICROSECOND,
-        exit_when_ready=exit_,
-    )
+    run_program(profile, url, settings, exit_when_ready=exit_)
 
 
 def _budget(text: str | None) -> int | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import socket
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,9 +17,8 @@ if TYPE_CHECKING:
     import ssl
 
     from firezone.shell.health import HealthAddress
+    from firezone.shell.offload import Offloads
     from firezone.shell.status_socket import StatusAddress
-
-DEFAULT_API_URL = "wss://api.firezone.dev"
 
 RELAY_SOCKET = "relay"
 """What stands in the name of a relay's status socket, as it has no interface."""
@@ -26,55 +26,50 @@ RELAY_SOCKET = "relay"
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def portal_options(f: F) -> F:
-    """How a program finds the portal and who it says it is."""
-    for option in reversed(
-        (
-            click.option(
-                "-u",
-                "--api-url",
-                envvar="FIREZONE_API_URL",
-                default=DEFAULT_API_URL,
-                show_default=True,
-                help="The portal: ws://host:port or wss://host.",
-            ),
-            click.option(
-                "-n",
-                "--firezone-name",
-                envvar="FIREZONE_NAME",
-                help="The name people see in the portal. [default: the host name]",
-            ),
-            click.option(
-                "-i",
-                "--firezone-id",
-                envvar="FIREZONE_ID",
-                help="The id of this device. [default: kept in a file]",
-            ),
-            interface_option,
-        )
-    ):
-        f = option(f)
-    return f
+def group(name: str, kind: type, *options: Callable[[Any], Any]) -> Callable[[F], F]:
+    """A decorator that adds options and hands them over as one argument, a `kind`."""
+
+    def decorate(f: F) -> F:
+        @functools.wraps(f)
+        def gathered(**given: Any) -> Any:
+            values = {each.name: given.pop(each.name) for each in fields(kind)}
+            return f(**given, **{name: kind(**values)})
+
+        for option in reversed(options):
+            gathered = option(gathered)
+        return gathered  # type: ignore[return-value]
+
+    return decorate
 
 
-def log_options(f: F) -> F:
+@dataclass(frozen=True, slots=True)
+class Logs:
     """What is logged, and how."""
-    f = click.option(
-        "--log-level",
-        help="As in `info` or `warn,firezone.ice=debug`. [env: FIREZONE_LOG, RUST_LOG]",
-    )(f)
-    return click.option(
+
+    log_format: logs.Format
+    log_level: str | None
+
+    def set_up(self) -> None:
+        """Raises ConfigurationError."""
+        logs.setup(self.log_format, self.log_level)
+
+
+log_options = group(
+    "log",
+    Logs,
+    click.option(
         "--log-format",
         envvar="LOG_FORMAT",
         type=click.Choice(["human", "json"]),
         default="human",
         show_default=True,
         help="Lines for people, or one JSON object a line.",
-    )(f)
-
-
-def set_up_logs(log_format: logs.Format, log_level: str | None) -> None:
-    logs.setup(log_format, log_level)
+    ),
+    click.option(
+        "--log-level",
+        help="As in `info` or `warn,firezone.ice=debug`. [env: FIREZONE_LOG, RUST_LOG]",
+    ),
+)
 
 
 def token_option(default: str) -> Callable[[F], F]:
@@ -109,38 +104,33 @@ def ca_option(f: F) -> F:
     )(f)
 
 
-def streams_option(f: F) -> F:
-    """Whether relays may be reached by other means than UDP."""
-    return click.option(
-        "--streams/--no-streams",
-        envvar="FIREZONE_RELAY_STREAMS",
-        default=True,
-        show_default=True,
-        help="Reach relays over TCP 3478 or TLS 443 where no UDP gets through.",
-    )(f)
+@dataclass(frozen=True, slots=True)
+class Threads:
+    """How packets are carried."""
+
+    offload: str
+    without: tuple[str, ...]
+    workers: int | None
+    busy_poll: int
+    """In microseconds."""
+
+    def offloads(self) -> Offloads:
+        """Raises ConfigurationError."""
+        from firezone.shell.offload import parse_offloads
+
+        return parse_offloads(self.offload, self.without)
+
+    def pairs(self) -> int:
+        """Raises ConfigurationError."""
+        from firezone.shell.workers import choose_workers
+
+        return choose_workers(self.workers)
 
 
-def host_candidates_option(f: F) -> F:
-    """Whether peers get to know how this host is reached on other networks than the internet."""
-    return click.option(
-        "--host-candidates/--no-host-candidates",
-        envvar="FIREZONE_HOST_CANDIDATES",
-        default=True,
-        show_default=True,
-        help="Tell peers the addresses of this host's interfaces, to meet on networks they share.",
-    )(f)
-
-
-def offload_options(f: F) -> F:
-    """What the kernel does in bulk: to find out whether it is to blame."""
-    f = click.option(
-        "--no-offload",
-        "without",
-        multiple=True,
-        metavar="NAME",
-        help="Do without one; may be repeated.",
-    )(f)
-    return click.option(
+thread_options = group(
+    "threads",
+    Threads,
+    click.option(
         "--offload",
         envvar="FIREZONE_OFFLOAD",
         default="all",
@@ -148,23 +138,22 @@ def offload_options(f: F) -> F:
         metavar="NAMES",
         help="What the kernel may do for many packets at once: all, none, or some of "
         "tun-tso,tun-uso,tun-coalesce,udp-gso,udp-gro.",
-    )(f)
-
-
-def workers_option(f: F) -> F:
-    """How many cores the data plane may use."""
-    return click.option(
+    ),
+    click.option(
+        "--no-offload",
+        "without",
+        multiple=True,
+        metavar="NAME",
+        help="Do without one; may be repeated.",
+    ),
+    click.option(
         "--workers",
         envvar="FIREZONE_WORKERS",
         type=int,
         metavar="N",
         help="Pairs of threads that carry packets. [default: half of the cores, 1 below 4]",
-    )(f)
-
-
-def busy_poll_option(f: F) -> F:
-    """Cores to spare, for latency."""
-    return click.option(
+    ),
+    click.option(
         "--busy-poll",
         envvar="FIREZONE_BUSY_POLL",
         type=click.IntRange(0, 1000),
@@ -173,22 +162,8 @@ def busy_poll_option(f: F) -> F:
         metavar="MICROSECONDS",
         help="How long a data thread looks for more packets before it sleeps, while they come that "
         "fast. Wants cores that have nothing else to do.",
-    )(f)
-
-
-def tunnel_options(f: F) -> F:
-    """How a program reaches its peers, carries packets and tells of itself."""
-    for option in (
-        log_options,
-        busy_poll_option,
-        workers_option,
-        offload_options,
-        status_socket_option,
-        host_candidates_option,
-        streams_option,
-    ):
-        f = option(f)
-    return f
+    ),
+)
 
 
 def health_option(f: F) -> F:
@@ -289,7 +264,3 @@ def echo_json(report: object) -> None:
     import msgspec
 
     click.echo(msgspec.json.format(msgspec.json.encode(report)).decode())
-
-
-def host_name() -> str:
-    return socket.gethostname().partition("\0")[0]

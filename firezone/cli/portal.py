@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING
 import click
 
 from firezone.cli.options import (
+    Logs,
     check_option,
     log_options,
     server_tls_context,
-    set_up_logs,
     tell_ok,
 )
 from firezone.errors import ConfigurationError, LocalError
 from firezone.model import Endpoint
-from firezone.shell import logs
 
 if TYPE_CHECKING:
     from firezone.portal.starter import Starter
@@ -69,8 +68,7 @@ def portal(
     tls_cert: Path | None,
     tls_key: Path | None,
     check: bool,
-    log_format: logs.Format,
-    log_level: str | None,
+    log: Logs,
 ) -> int:
     """Decide who may reach what, and bring the peers together.
 
@@ -82,7 +80,7 @@ def portal(
     from firezone.portal.program import Settings, run_portal
     from firezone.portal.reload import load
 
-    set_up_logs(log_format, log_level)
+    log.set_up()
     settings = Settings(
         config=config,
         state=state or config.with_name("portal.db"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import (
     AddressValueError,
     IPv4Address,
@@ -18,12 +19,11 @@ import click
 
 from firezone.cli.options import (
     RELAY_SOCKET,
+    Logs,
     check_option,
     health_address,
-    health_option,
     log_options,
     server_tls_context,
-    set_up_logs,
     status_address,
     tell_ok,
 )
@@ -31,12 +31,14 @@ from firezone.cli.relay_options import (
     DEFAULT_REALM,
     Addresses,
     Forwarding,
+    Operation,
     Peers,
     Portal,
     Streams,
     Users,
     addresses_options,
     forwarding_options,
+    operation_options,
     peers_options,
     portal_options,
     streams_options,
@@ -44,10 +46,10 @@ from firezone.cli.relay_options import (
 )
 from firezone.errors import ConfigurationError, LocalError
 from firezone.model import Endpoint
-from firezone.shell import logs
 
 if TYPE_CHECKING:
     from firezone.phoenix import LoginUrl
+    from firezone.shell.relay_program import RelaySettings
     from firezone.shell.xdp import XdpSettings
     from firezone.turn.relay_allocate import Quotas
     from firezone.turn.relay_peers import PeerPolicy
@@ -60,21 +62,7 @@ _SHORTEST_SECRET = 16
 @addresses_options
 @portal_options
 @users_options
-@click.option(
-    "--alternate-server",
-    "alternates",
-    envvar="FIREZONE_RELAY_ALTERNATES",
-    multiple=True,
-    metavar="ADDRESS:PORT",
-    help="Where clients are sent (300) when there is no room, or we drain. One of each family.",
-)
-@health_option
-@click.option(
-    "--status-socket",
-    envvar="FIREZONE_STATUS_SOCKET",
-    help="The Unix socket for `firezone status --relay`; empty for none. "
-    "[default: /run/firezone/relay-<network namespace>.sock]",
-)
+@operation_options
 @peers_options
 @streams_options
 @forwarding_options
@@ -85,16 +73,13 @@ def relay(
     addresses: Addresses,
     portal: Portal,
     users: Users,
-    alternates: tuple[str, ...],
-    health_check_addr: str,
-    status_socket: str | None,
+    operation: Operation,
     peers: Peers,
     streams: Streams,
     forwarding: Forwarding,
     rng_seed: int | None,
     check: bool,
-    log_format: logs.Format,
-    log_level: str | None,
+    log: Logs,
 ) -> int:
     """Relay traffic between peers that cannot reach each other.
 
@@ -104,39 +89,14 @@ def relay(
     it was started from.
     """
     from firezone.shell.relay_peers_file import read_peers
-    from firezone.shell.relay_program import RelaySettings, default_workers, run_relay
-    from firezone.shell.relay_users import read_users
-    from firezone.shell.websocket import tls_context
+    from firezone.shell.relay_program import run_relay
 
-    set_up_logs(log_format, log_level)
-    ipv4, ipv6 = _public_addresses(addresses)
-    ports = _ports(addresses)
-    _check_users(portal, users)
-    url = _login_url(portal, ipv4, ipv6, addresses.listen_port)
-    settings = RelaySettings(
-        public_ipv4=ipv4,
-        public_ipv6=ipv6,
-        listen_port=addresses.listen_port,
-        ports=ports,
-        peers=_policy(peers, ipv4, ipv6),
-        peers_file=peers.peers_file,
-        alternates=_alternates(alternates),
-        quotas=_quotas(users),
-        url=url,
-        ssl_context=tls_context(portal.ca) if portal.ca is not None else None,
-        auth_secret=None if users.auth_secret_path is None else _secret(users.auth_secret_path),
-        users={} if users.users_file is None else read_users(users.users_file, "--users-file"),
-        users_file=users.users_file,
-        realm=_realm(users.realm, has_portal=url is not None),
-        health=health_address(health_check_addr),
-        status=status_address(status_socket, RELAY_SOCKET),
-        streams=streams.streams,
-        tls=server_tls_context(streams.tls_cert, streams.tls_key),
-        tls_port=streams.tls_port,
-        workers=forwarding.workers or default_workers(),
-        gso=forwarding.gso,
-        gro=forwarding.gro,
-        xdp=_xdp(forwarding),
+    log.set_up()
+    settings = replace(
+        _settings(addresses, portal, users, peers, streams, forwarding),
+        alternates=_alternates(operation.alternates),
+        health=health_address(operation.health_check_addr),
+        status=status_address(operation.status_socket, RELAY_SOCKET),
         seed=rng_seed,
     )
     if check:
@@ -145,6 +105,46 @@ def relay(
         tell_ok()
         return 0
     return run_relay(settings)
+
+
+def _settings(
+    addresses: Addresses,
+    portal: Portal,
+    users: Users,
+    peers: Peers,
+    streams: Streams,
+    forwarding: Forwarding,
+) -> RelaySettings:
+    from firezone.shell.relay_program import RelaySettings, default_workers
+    from firezone.shell.relay_users import read_users
+    from firezone.shell.websocket import tls_context
+
+    ipv4, ipv6 = _public_addresses(addresses)
+    ports = _ports(addresses)
+    _check_users(portal, users)
+    url = _login_url(portal, ipv4, ipv6, addresses.listen_port)
+    return RelaySettings(
+        public_ipv4=ipv4,
+        public_ipv6=ipv6,
+        listen_port=addresses.listen_port,
+        ports=ports,
+        peers=_policy(peers, ipv4, ipv6),
+        peers_file=peers.peers_file,
+        quotas=_quotas(users),
+        url=url,
+        ssl_context=tls_context(portal.ca) if portal.ca is not None else None,
+        auth_secret=None if users.auth_secret_path is None else _secret(users.auth_secret_path),
+        users={} if users.users_file is None else read_users(users.users_file, "--users-file"),
+        users_file=users.users_file,
+        realm=_realm(users.realm, has_portal=url is not None),
+        streams=streams.streams,
+        tls=server_tls_context(streams.tls_cert, streams.tls_key),
+        tls_port=streams.tls_port,
+        workers=forwarding.workers or default_workers(),
+        gso=forwarding.gso,
+        gro=forwarding.gro,
+        xdp=_xdp(forwarding),
+    )
 
 
 def _public_addresses(given: Addresses) -> tuple[IPv4Address | None, IPv6Address | None]:

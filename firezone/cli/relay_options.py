@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 import click
 
-from firezone.cli.options import ca_option, token_option
+from firezone.cli.options import ca_option, group, health_option, token_option
 
 DEFAULT_REALM = "firezone"
 
-F = TypeVar("F", bound=Callable[..., Any])
 _PORT = click.IntRange(1, 65535)
-
-
-def _group(name: str, kind: type, *options: Callable[[Any], Any]) -> Callable[[F], F]:
-    """A decorator that adds options and hands them over as one argument."""
-
-    def decorate(f: F) -> F:
-        @functools.wraps(f)
-        def gathered(**given: Any) -> Any:
-            values = {each.name: given.pop(each.name) for each in fields(kind)}
-            return f(**given, **{name: kind(**values)})
-
-        for option in reversed(options):
-            gathered = option(gathered)
-        return gathered  # type: ignore[return-value]
-
-    return decorate
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +25,7 @@ class Addresses:
     highest_port: int
 
 
-addresses_options = _group(
+addresses_options = group(
     "addresses",
     Addresses,
     click.option(
@@ -89,7 +69,7 @@ class Portal:
     ca: Path | None
 
 
-portal_options = _group(
+portal_options = group(
     "portal",
     Portal,
     click.option(
@@ -116,7 +96,7 @@ class Users:
     total_quota: int
 
 
-users_options = _group(
+users_options = group(
     "users",
     Users,
     click.option(
@@ -166,6 +146,36 @@ users_options = _group(
 
 
 @dataclass(frozen=True, slots=True)
+class Operation:
+    """What its operator asks and tells it while it runs."""
+
+    alternates: tuple[str, ...]
+    health_check_addr: str
+    status_socket: str | None
+
+
+operation_options = group(
+    "operation",
+    Operation,
+    click.option(
+        "--alternate-server",
+        "alternates",
+        envvar="FIREZONE_RELAY_ALTERNATES",
+        multiple=True,
+        metavar="ADDRESS:PORT",
+        help="Where clients are sent (300) when there is no room, or we drain. One of each family.",
+    ),
+    health_option,
+    click.option(
+        "--status-socket",
+        envvar="FIREZONE_STATUS_SOCKET",
+        help="The Unix socket for `firezone status --relay`; empty for none. "
+        "[default: /run/firezone/relay-<network namespace>.sock]",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
 class Peers:
     """Where to relay to."""
 
@@ -176,7 +186,7 @@ class Peers:
     peers_file: Path | None
 
 
-peers_options = _group(
+peers_options = group(
     "peers",
     Peers,
     click.option(
@@ -225,7 +235,7 @@ class Streams:
     tls_key: Path | None
 
 
-streams_options = _group(
+streams_options = group(
     "streams",
     Streams,
     click.option(
@@ -269,7 +279,7 @@ class Forwarding:
     xdp_mode: str
 
 
-forwarding_options = _group(
+forwarding_options = group(
     "forwarding",
     Forwarding,
     click.option(

@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING
 import click
 
 from firezone.cli.options import (
-    busy_poll_option,
+    Logs,
+    Threads,
     check_option,
     log_options,
-    offload_options,
-    set_up_logs,
     tell_ok,
-    workers_option,
+    thread_options,
 )
 from firezone.durations import MICROSECOND
 from firezone.errors import ConfigurationError, FirezoneError
@@ -30,7 +29,7 @@ from firezone.shell import logs
 
 if TYPE_CHECKING:
     from firezone.shell.wg_interface import OnUp
-    from firezone.wireguard import DeviceStatus, ServiceStatus
+    from firezone.wireguard import Config, DeviceStatus, ServiceStatus
 
 _DOWN_SECONDS = 10
 
@@ -58,55 +57,42 @@ def wg() -> None:
     help="Where to log once detached. [default: syslog]",
 )
 @check_option
-@offload_options
-@workers_option
-@busy_poll_option
+@thread_options
 @log_options
 def up(
     conf: str,
     detach: bool,
     log_file: Path | None,
     check: bool,
-    offload: str,
-    without: tuple[str, ...],
-    workers: int | None,
-    busy_poll: int,
-    log_format: logs.Format,
-    log_level: str | None,
+    threads: Threads,
+    log: Logs,
 ) -> int:
     """Bring up the interface of CONF, a file or the NAME of /etc/wireguard/NAME.conf.
 
     Serves it until SIGTERM, SIGINT or `firezone wg down`, and leaves nothing behind. SIGHUP is
     ignored.
     """
-    from firezone.shell.offload import parse_offloads
     from firezone.shell.wg_interface import CONFIG_DIRECTORY, read_config, run_interface
-    from firezone.shell.workers import choose_workers
 
     if log_file is not None and not detach:
         raise click.UsageError("--log-file is for --detach; otherwise redirect stderr")
-    pairs = choose_workers(workers)
-    offloads = parse_offloads(offload, without)
+    pairs, offloads = threads.pairs(), threads.offloads()
     is_file = "/" in conf or conf.endswith(".conf")
     path = Path(conf) if is_file else CONFIG_DIRECTORY / f"{conf}.conf"
     name, config = read_config(path)
-    set_up_logs(log_format, log_level)
-    if path.stat().st_mode & 0o007:
-        click.echo(f"firezone: warning: {path} holds keys and is open to everyone", err=True)
-    if config.interface.dns:
-        click.echo(f"firezone: warning: {path}: DNS is not applied; use PostUp for it", err=True)
-    if config.interface.save_config:
-        click.echo(f"firezone: warning: {path}: SaveConfig: this file is never written", err=True)
+    log.set_up()
+    _warn(path, config)
     if check:
         tell_ok()
         return 0
-    spin = busy_poll * MICROSECOND
+    spin = threads.busy_poll * MICROSECOND
     if not detach:
         run_interface(name, config, offloads=offloads, workers=pairs, busy_poll=spin)
         return 0
-    log = None if log_file is None else _open_log(log_file)
     return _detached(
-        lambda on_up: run_interface(name, config, on_up, offloads, pairs, spin), log, log_format
+        lambda on_up: run_interface(name, config, on_up, offloads, pairs, spin),
+        None if log_file is None else _open_log(log_file),
+        log.log_format,
     )
 
 
@@ -170,6 +156,15 @@ def _asked(name: str) -> tuple[str, DeviceStatus, ServiceStatus | None]:
     from firezone.wireguard import parse_status
 
     return name, parse_status(ask(name, b"get=1\n\n")), service_of(name)
+
+
+def _warn(path: Path, config: Config) -> None:
+    if path.stat().st_mode & 0o007:
+        click.echo(f"firezone: warning: {path} holds keys and is open to everyone", err=True)
+    if config.interface.dns:
+        click.echo(f"firezone: warning: {path}: DNS is not applied; use PostUp for it", err=True)
+    if config.interface.save_config:
+        click.echo(f"firezone: warning: {path}: SaveConfig: this file is never written", err=True)
 
 
 def _detached(serve: Callable[[OnUp], None], log: int | None, log_format: logs.Format) -> int:

@@ -14,10 +14,10 @@ import os
 import signal
 import socket
 import ssl
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from firezone import commands
 from firezone.durations import MILLISECOND, SECOND
@@ -30,39 +30,33 @@ from firezone.roles import ConfigureTun, Progress, Rebind, ReconnectPortal, Role
 from firezone.shell.alarm import Alarm
 from firezone.shell.clock import boottime_ns, unix_ns
 from firezone.shell.dataplane import Dataplane
+from firezone.shell.flow_sweeper import FlowSweeper
 from firezone.shell.health import HealthAddress, start_health
 from firezone.shell.host_candidates import HostCandidates
 from firezone.shell.introspection import Introspection, PortalWatch
 from firezone.shell.nat64 import PrefixDiscovery
-from firezone.shell.netlink import NetlinkError, TunnelRoutes
+from firezone.shell.netlink import NetlinkError
 from firezone.shell.network_watch import NetworkWatch
 from firezone.shell.offload import ALL, Offloads, describe
 from firezone.shell.relay_streams import RelayStreams
-from firezone.shell.rtnetlink import IPNetwork
 from firezone.shell.signals import ignore_hangup
 from firezone.shell.sockets import UdpSockets, set_mark
 from firezone.shell.status_socket import StatusAddress, StatusServer, start_status
-from firezone.shell.tun import INTERFACE, Tun, open_tun
+from firezone.shell.tun import INTERFACE
+from firezone.shell.tunnel_interface import Closeable, TunnelInterface
 from firezone.shell.unexpected import UnexpectedError, end_on_error
 from firezone.shell.websocket import PortalLink, local_user_agent
 
-SWEEP_INTERVAL = 1 * SECOND
-"""Between two sweeps, if there is something to sweep all the time."""
 WALL_CLOCK_INTERVAL = 30 * SECOND
 """How long the wall clock may go unread while something else wakes the program."""
 _SWEPT_AFTER_EVENTS = 256  # as many flows as a piece of events can make, and more
 _FAREWELL_SECONDS = 0.05
-_REMOVAL_SECONDS = 0.5
 
 logger = logging.getLogger("firezone")
 
 
 class ProgramError(FirezoneError):
     """The program cannot go on."""
-
-
-class Closeable(Protocol):
-    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +72,26 @@ class Profile:
     """How long the portal may be away before the program gives up, ns; None is for ever."""
     prepare_host: Callable[[str], Closeable] | None = None
     """Sets the host up around the interface of that name, until closed."""
+    resets_on_hangup: bool = False
+    """Whether SIGHUP says that the network changed, or nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What whoever starts a program chooses."""
+
+    interface: str = INTERFACE
+    offloads: Offloads = ALL
+    workers: int = 1
+    """Pairs of threads that carry packets."""
+    busy_poll: int = 0
+    """How long a data thread looks for more packets before it sleeps, ns."""
     streams: bool = True
     """Whether to reach relays over TCP and TLS where UDP is blocked."""
     host_candidates: bool = True
     """Whether peers get to know the addresses of all interfaces, or what relays see alone."""
     ssl_context: ssl.SSLContext | None = None
     """Whom to trust for the portal; None is the system's choice."""
-    resets_on_hangup: bool = False
-    """Whether SIGHUP says that the network changed, or nothing."""
     health: HealthAddress | None = None
     """Where to answer health checks."""
     status: StatusAddress | None = None
@@ -95,45 +101,25 @@ class Profile:
 class Program:
     """One running client or gateway. `run` returns when `stop` is called, else raises."""
 
-    def __init__(
-        self,
-        profile: Profile,
-        url: LoginUrl,
-        *,
-        interface: str = INTERFACE,
-        offloads: Offloads = ALL,
-        workers: int = 1,
-        busy_poll: int = 0,
-    ) -> None:
+    def __init__(self, profile: Profile, url: LoginUrl, settings: Settings) -> None:
         self.on_ready: Callable[[], None] | None = None
         """Called once, when the tunnel interface stands."""
         self._started = boottime_ns()
         self._profile = profile
-        self._offloads = offloads
-        self._workers = workers
-        self._busy_poll = busy_poll
+        self._settings = settings
         self._stopping = asyncio.Event()
         self._failure: FirezoneError | None = None
         self._watch = PortalWatch(url.display, self._started)
         self._is_known = False
         self._alarm = Alarm(boottime_ns, self._handle_timer)
-        self._removal: asyncio.TimerHandle | None = None
-        self._sweeper: asyncio.TimerHandle | None = None
-        self._sweep_at = 0
+        self._sweeper = FlowSweeper(lambda: self._dataplane)
         self._clock_read_at = self._started
-        self._role = profile.role(
-            entropy=os.urandom,
-            activity=lambda slot: self._dataplane.activity(slot),
-            channel_received_at=lambda relay, n: self._dataplane.channel_received_at(relay, n),
-            workers=workers,
-            unix_now=unix_ns(),
-            now=self._started,
-        )
+        self._role = self._make_role()
         self._discovery = PrefixDiscovery(self._handle_nat64)
         self._portal = self._make_link(url)
         self._introspection = Introspection(
             role=self._role,
-            interface=interface,
+            interface=settings.interface,
             portal=self._watch,
             counters=self._counters,
             started_at=self._started,
@@ -141,7 +127,7 @@ class Program:
         end_on_error(self._fail)
         self._handle_signals()
         with ExitStack() as opened:
-            self._open_host(interface, opened)
+            self._open_host(opened)
             self._closing = opened.pop_all()
 
     async def run(self) -> None:
@@ -255,12 +241,6 @@ class Program:
         self._dataplane.sweep(now, _SWEPT_AFTER_EVENTS)
         self._pump()
 
-    def _handle_sweep(self) -> None:
-        self._sweeper = None
-        now = boottime_ns()
-        self._dataplane.sweep(now)
-        self._arm_sweep(now)
-
     def _look_at_wall_clock(self, now: int) -> None:
         """Whatever woke us: a clock that was set is no reason to wake up by itself."""
         if now - self._clock_read_at >= WALL_CLOCK_INTERVAL:
@@ -276,7 +256,7 @@ class Program:
         """Do all that the role wants, then wait for its next deadline."""
         self._carry_out()
         self._alarm.set(self._role.poll_timeout())
-        self._arm_sweep(boottime_ns())
+        self._sweeper.arm(boottime_ns())
 
     def _carry_out(self) -> None:
         while (command := self._role.poll_command()) is not None:
@@ -315,8 +295,7 @@ class Program:
 
     def _configure_tun(self, wanted: ConfigureTun) -> None:
         try:
-            self._routes.set_addresses(wanted.ipv4, wanted.ipv6)
-            self._set_routes(wanted.routes)
+            self._interface.configure(wanted)
         except NetlinkError as error:
             self._fail(error)
             return
@@ -330,30 +309,6 @@ class Program:
         if self.on_ready is not None:
             self.on_ready()
             self.on_ready = None
-
-    def _set_routes(self, wanted: Collection[IPNetwork]) -> None:
-        """Networks are added at once and removed later: what is deleted may be created again in
-        the next message, and meanwhile its packets must not leave in the clear."""
-        if self._removal is not None:
-            self._removal.cancel()
-            self._removal = None
-        if self._routes.add_routes(wanted):
-            loop = asyncio.get_running_loop()
-            self._removal = loop.call_later(_REMOVAL_SECONDS, self._routes.set_routes, wanted)
-
-    def _arm_sweep(self, now: int) -> None:
-        """Flows end by time: wake up when the next one may have, and for nothing else."""
-        wanted = self._dataplane.next_sweep()
-        if wanted is None:
-            return
-        wanted = max(wanted, now + SWEEP_INTERVAL)
-        if self._sweeper is not None:
-            if self._sweep_at <= wanted:
-                return
-            self._sweeper.cancel()
-        self._sweep_at = wanted
-        delay = (wanted - now) / SECOND
-        self._sweeper = asyncio.get_running_loop().call_later(delay, self._handle_sweep)
 
     def _log_progress(self, name: str, fields: dict[str, Any]) -> None:
         elapsed = (boottime_ns() - self._started) // MILLISECOND
@@ -383,22 +338,31 @@ class Program:
             clock=boottime_ns,
             on_event=self._handle_portal_event,
             socket_factory=_marked_socket,
-            ssl_context=profile.ssl_context,
+            ssl_context=self._settings.ssl_context,
         )
 
-    def _open_host(self, interface: str, opened: ExitStack) -> None:
+    def _make_role(self) -> Role:
+        return self._profile.role(
+            entropy=os.urandom,
+            activity=lambda slot: self._dataplane.activity(slot),
+            channel_received_at=lambda relay, n: self._dataplane.channel_received_at(relay, n),
+            workers=self._settings.workers,
+            unix_now=unix_ns(),
+            now=self._started,
+        )
+
+    def _open_host(self, opened: ExitStack) -> None:
         """Set up this host. What is done so far is undone by closing `opened`."""
-        self._tun: Tun = open_tun(interface, self._offloads, self._workers)
-        opened.callback(self._tun.close)
-        self._routes = TunnelRoutes(interface)
-        opened.callback(self._routes.close)
-        if self._profile.prepare_host is not None:
-            opened.callback(self._profile.prepare_host(interface).close)
-        self._sockets = UdpSockets(workers=self._workers)
+        chosen = self._settings
+        self._interface = TunnelInterface(
+            chosen.interface, chosen.offloads, chosen.workers, self._profile.prepare_host
+        )
+        opened.callback(self._interface.close)
+        self._sockets = UdpSockets(workers=chosen.workers)
         opened.callback(lambda: self._sockets.close())
         self._streams = self._make_streams()
         opened.callback(self._close_streams)
-        self._hosts = HostCandidates(interface) if self._profile.host_candidates else None
+        self._hosts = HostCandidates(chosen.interface) if chosen.host_candidates else None
         if self._hosts is not None:
             opened.callback(self._hosts.close)
         self._dataplane = self._make_dataplane()
@@ -449,11 +413,11 @@ class Program:
 
     async def _serve_health(self) -> asyncio.Server | None:
         checks = {"/healthz": lambda: 200, "/readyz": lambda: 200 if self._watch.is_joined else 503}
-        return await start_health(self._profile.health, checks)
+        return await start_health(self._settings.health, checks)
 
     async def _serve_status(self) -> StatusServer | None:
         return await start_status(
-            self._profile.status,
+            self._settings.status,
             lambda asked: self._introspection.answer(asked, self._dataplane, boottime_ns()),
         )
 
@@ -464,7 +428,7 @@ class Program:
     def _make_streams(self) -> RelayStreams | None:
         """None where they are not wanted, or there is no IPv4 to join them with the data plane."""
         v4 = self._sockets.v4
-        if v4 is None or not self._profile.streams:
+        if v4 is None or not self._settings.streams:
             return None
         return RelayStreams(
             port=v4.port,
@@ -480,13 +444,13 @@ class Program:
 
     def _make_dataplane(self) -> Dataplane:
         return Dataplane(
-            tun=self._tun,
+            tun=self._interface.tun,
             udp4_fd=self._sockets.fds(4),
             udp6_fd=self._sockets.fds(6),
             own_public_key=self._role.node.public_key,
             cookie_secret=self._role.node.cookie_secret,
-            offloads=self._offloads,
-            busy_poll=self._busy_poll,
+            offloads=self._settings.offloads,
+            busy_poll=self._settings.busy_poll,
         )
 
     def _start_dataplane(self) -> None:
@@ -501,7 +465,7 @@ class Program:
         """New sockets, and a data plane that knows the new key. Their ports differ from the old
         ones: relays know an allocation by its 5-tuple, and still hold those of the old key."""
         try:
-            fresh = UdpSockets(port=0, workers=self._workers)
+            fresh = UdpSockets(port=0, workers=self._settings.workers)
             self._close_dataplane()
             self._close_streams()
             self._sockets.close()
@@ -534,33 +498,17 @@ class Program:
 
     def _close(self) -> None:
         self._alarm.cancel()
-        for timer in (self._removal, self._sweeper):
-            if timer is not None:
-                timer.cancel()
+        self._sweeper.cancel()
         self._closing.close()
 
 
 def run_program(
-    profile: Profile,
-    url: LoginUrl,
-    *,
-    interface: str = INTERFACE,
-    offloads: Offloads = ALL,
-    workers: int = 1,
-    busy_poll: int = 0,
-    exit_when_ready: bool = False,
+    profile: Profile, url: LoginUrl, settings: Settings, *, exit_when_ready: bool = False
 ) -> None:
     """Run a role until it is told to stop. Raises FirezoneError for what makes it impossible."""
 
     async def serve() -> None:
-        program = Program(
-            profile,
-            url,
-            interface=interface,
-            offloads=offloads,
-            workers=workers,
-            busy_poll=busy_poll,
-        )
+        program = Program(profile, url, settings)
         if exit_when_ready:
             program.on_ready = program.stop
         await program.run()

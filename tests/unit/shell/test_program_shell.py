@@ -23,10 +23,11 @@ from firezone.model import Endpoint, Timeout
 from firezone.phoenix import Inbound, Joined, LoginUrl
 from firezone.phoenix.messages import gateway as messages
 from firezone.roles import ConfigureTun, Role
+from firezone.shell import flow_sweeper, tunnel_interface
 from firezone.shell import program as shell
 from firezone.shell.clock import boottime_ns
 from firezone.shell.netlink import NetlinkError
-from firezone.shell.program import Profile, Program, ProgramError
+from firezone.shell.program import Profile, Program, ProgramError, Settings
 from firezone.shell.sockets import PORT, UdpSockets
 from firezone.shell.tun import Tun
 from firezone.shell.unexpected import UnexpectedError
@@ -96,8 +97,8 @@ class Link:
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     made = Host()
-    monkeypatch.setattr(shell, "open_tun", made.open_tun)
-    monkeypatch.setattr(shell, "TunnelRoutes", lambda _interface: made.routes)
+    monkeypatch.setattr(tunnel_interface, "open_tun", made.open_tun)
+    monkeypatch.setattr(tunnel_interface, "TunnelRoutes", lambda _interface: made.routes)
     monkeypatch.setattr(shell, "UdpSockets", made.open_sockets)
     monkeypatch.setattr(shell, "PortalLink", made.link)
     yield made
@@ -106,13 +107,15 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
 
 
 def run(
-    role: type[Role], scenario: Callable[[Program], Awaitable[None]], **options: Any
+    role: type[Role],
+    scenario: Callable[[Program], Awaitable[None]],
+    **chosen: Any,
 ) -> FirezoneError | None:
     """Run a program beside a scenario, to its end; what ended it."""
-    profile = Profile(role, "topic", messages.decode, "1.0.0", None, **options)
+    profile = Profile(role, "topic", messages.decode, "1.0.0", None)
 
     async def both() -> None:
-        program = Program(profile, URL)
+        program = Program(profile, URL, Settings(**chosen))
         beside = asyncio.ensure_future(scenario(program))
         async with asyncio.timeout(10):
             try:
@@ -329,24 +332,24 @@ def test_a_gateway_goes_on_when_its_terminal_closes(
 def test_it_sweeps_when_a_flow_may_have_ended_and_sleeps_until_then(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shell, "SWEEP_INTERVAL", 10 * MILLISECOND)
+    monkeypatch.setattr(flow_sweeper, "SWEEP_INTERVAL", 10 * MILLISECOND)
     key = FlowKey(Direction.UP, NOBODY, 17, ip_address("10.0.0.1"), ip_address("10.0.0.2"), 1, 2)
 
     async def flows_come_and_go(program: Program) -> None:
         await asyncio.sleep(0.01)
         program._dataplane.sweep(boottime_ns())
         program._pump()
-        assert program._sweeper is None
+        assert program._sweeper.due_at is None
         program._dataplane.apply(InstallFlow(key, Action.DROP, NOBODY, NOBODY, 0, 0, None))
         program._pump()
-        assert program._sweeper is not None
-        assert program._sweep_at - boottime_ns() > 200 * SECOND
+        assert program._sweeper.due_at is not None
+        assert program._sweeper.due_at - boottime_ns() > 200 * SECOND
         await asyncio.sleep(0.05)
-        assert program._dataplane.flow_count == 1 and program._sweeper is not None
+        assert program._dataplane.flow_count == 1 and program._sweeper.due_at is not None
         program._dataplane.apply(BumpGeneration(NOBODY))
         program._pump()
         await until(lambda: program._dataplane.flow_count == 0)
-        await until(lambda: program._sweeper is None)
+        await until(lambda: program._sweeper.due_at is None)
         program.stop()
 
     assert run(Idle, flows_come_and_go) is None
