@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 
 from benchmarks.processes import resident_bytes
-from benchmarks.relay_load import HOST, RelayProcess, udp_socket
+from benchmarks.relay_load import RelayProcess
 from firezone import stun
 from firezone._ext.batch import PacketBatch
 from firezone._ext.udp import UdpSockets
@@ -74,7 +74,7 @@ def measure(relay: RelayProcess, kind: str, seconds: float) -> Flood:
 
 class _Stranger:
     def __init__(self, relay: RelayProcess, kind: str) -> None:
-        self.socket = udp_socket()
+        self.socket = relay.make_socket()
         request = Message.request(
             Method.BINDING if kind == KINDS[0] else Method.ALLOCATE, os.urandom
         )
@@ -83,7 +83,7 @@ class _Stranger:
         self._outgoing = PacketBatch(BURST, stride=2048)
         for _ in range(BURST):
             slot = self._outgoing.append(request.encode())
-            self._outgoing.set_remote(slot, 4, socket.inet_aton(HOST), relay.address[1])
+            self._outgoing.set_remote(slot, 4, socket.inet_aton(relay.address[0]), relay.address[1])
         self._sockets = UdpSockets(self.socket.fileno())
 
     def send(self) -> None:

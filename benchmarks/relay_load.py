@@ -1,11 +1,12 @@
 """Relays to compare, each as the program it is, and a load through any of them: on bound channels,
 or by Send and Data indications.
 
-Costs are the relay's own CPU time by the scheduler's account; on one host that holds the sending of
-a datagram up to the receiver's socket. Clients and peers are *plain*, one datagram a piece, or
-*merging*: they send with UDP_SEGMENT and receive with UDP_GRO. The relay has a CPU for itself and
-is soon done with what has come, or it is *busy* elsewhere until a whole window has, as a relay is
-at its limit: then the load is on its CPU and before it in turn, which takes a real-time priority.
+Costs are the relay's CPU time by the scheduler's account, and that of its interface where it has
+one (`relay_net.py`, which tells who pays for what). Clients and peers are *plain*, one datagram a
+piece, or *merging*: they send with UDP_SEGMENT and receive with UDP_GRO. The relay has a CPU for
+itself and is soon done with what has come, or it is *busy* elsewhere until a whole window has, as a
+relay is at its limit: then the load is on its CPU and before it in turn, which takes a real-time
+priority.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from benchmarks.relay_net import LOOPBACK, RelayNet
 from firezone import stun
 from firezone._ext.batch import PacketBatch
 from firezone._ext.udp import UdpSockets
@@ -32,22 +34,20 @@ from firezone.stun import Message, Method
 from firezone.turn.channel_data import encode_channel_data
 from firezone.turn.relay_auth import password_of
 
-HOST = "127.0.0.1"
 SECRET, USERNAME = "0f" * 32, "4000000000:salt"
 CHANNEL = 0x4000
 SOL_UDP, UDP_SEGMENT, UDP_GRO = 17, 103, 104
 PION_SOURCE = Path(__file__).parent / "pion_relay"
-WINDOW = 256
-"""Datagrams on their way at a time, but 16 of each of 32 flows, and 4 of more."""
+WINDOW = 128
+BURSTS = {1: 48, 32: 16, 256: 4}
+"""Datagrams on their way at a time: of all, and of each of up to so many flows, which take turns.
+So neither socket buffers nor an interface's ring overflow: coturn's smallest holds 56 of 1200 B."""
 
 Value = tuple[stun.Attribute[Any], Any]
 
 
 def udp_socket() -> socket.socket:
-    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    made.setblocking(False)
-    made.bind((HOST, 0))
-    return made
+    return LOOPBACK.socket()
 
 
 class RelayProcess:
@@ -58,15 +58,15 @@ class RelayProcess:
     has_stamps = True
     """Whether every name with a time in it is a user, as those that a portal hands out."""
 
-    def __init__(self, ports: tuple[int, int] = (20_000, 29_999)) -> None:
+    def __init__(self, ports: tuple[int, int] = (20_000, 29_999), net: RelayNet = LOOPBACK) -> None:
         """`ports` are the first and the last one of allocations."""
         self.ports = [str(port) for port in ports]
-        with udp_socket() as probe:
-            self.address: tuple[str, int] = probe.getsockname()
+        self.net = net
+        with net.socket() as probe:  # a port that is free here is free there
+            self.address: tuple[str, int] = (net.relay, probe.getsockname()[1])
         self._directory = tempfile.TemporaryDirectory()
         command, cwd = self.command(Path(self._directory.name))
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        self._process = subprocess.Popen(command, cwd=cwd, **quiet)  # type: ignore[call-overload]
+        self._process = net.start(command, cwd)
 
     def command(self, directory: Path) -> tuple[list[str], Path | None]:
         raise NotImplementedError
@@ -101,11 +101,12 @@ class RelayProcess:
 
     def make_socket(self) -> socket.socket:
         """For a client or peer."""
-        return udp_socket()
+        return self.net.socket()
 
     def cpu_ns(self) -> int:
-        """CPU time of all its threads."""
-        return sum(int((task / "schedstat").read_text().split()[0]) for task in self._tasks())
+        """CPU time of all its threads, and of its interface's."""
+        own = sum(int((task / "schedstat").read_text().split()[0]) for task in self._tasks())
+        return own + self.net.relay_cpu_ns()
 
     def _tasks(self) -> list[Path]:
         return list(Path(f"/proc/{self._process.pid}/task").iterdir())
@@ -133,16 +134,17 @@ class Firezone(RelayProcess):
         tree: Path | None = None,
         options: tuple[str, ...] = (),
         ports: tuple[int, int] = (20_000, 29_999),
+        net: RelayNet = LOOPBACK,
     ) -> None:
         self._tree, self._options = tree, options
-        super().__init__(ports)
+        super().__init__(ports, net)
 
     def command(self, directory: Path) -> tuple[list[str], Path | None]:
         (directory / "secret").touch(0o600)
         (directory / "secret").write_text(SECRET)
         settings = {
             "--listen-port": self.address[1],
-            "--public-ip4-addr": HOST,
+            "--public-ip4-addr": self.net.relay,
             "--lowest-port": self.ports[0],
             "--highest-port": self.ports[1],
             "--health-check-addr": "",
@@ -161,7 +163,8 @@ class Coturn(RelayProcess):
     has_stamps = False
 
     def command(self, directory: Path) -> tuple[list[str], Path | None]:
-        command = ["turnserver", "-n", "-m", "1", "-L", HOST, "-E", HOST, "-r", "firezone"]
+        host = self.net.relay
+        command = ["turnserver", "-n", "-m", "1", "-L", host, "-E", host, "-r", "firezone"]
         command += ["-p", str(self.address[1]), "--min-port", self.ports[0]]
         command += ["--max-port", self.ports[1]]
         command += ["--lt-cred-mech", "-u", "bench:bench", "--allow-loopback-peers", "--no-cli"]
@@ -188,7 +191,7 @@ class Pion(RelayProcess):
             return False
 
     def command(self, directory: Path) -> tuple[list[str], Path | None]:
-        address = [HOST, str(self.address[1]), *self.ports]
+        address = [self.net.relay, str(self.address[1]), *self.ports]
         limited = ["env", "GOMAXPROCS=1", str(self.program)]
         return [*limited, *address, self.username, self.password], directory
 
@@ -215,7 +218,8 @@ class Flow:
             bound = self.ask(Method.CREATE_PERMISSION, peer)
         assert bound.class_ is stun.Class.SUCCESS
         for end in (self.client, self.peer):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+            for buffer in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+                end.setsockopt(socket.SOL_SOCKET, buffer, 4 << 20)
 
     def allocate(self) -> Endpoint | None:
         transport: Value = (stun.REQUESTED_TRANSPORT, 17)
@@ -307,12 +311,36 @@ class Lane:
 
 
 @dataclass(frozen=True, slots=True)
+class Accounts:
+    """CPU time in nanoseconds: that of the relay and its interface, of the latter alone, and of the
+    load and its interface."""
+
+    relay: int
+    interface: int
+    ends: int
+
+    @classmethod
+    def of(cls, relay: RelayProcess) -> Accounts:
+        net = relay.net
+        return cls(relay.cpu_ns(), net.relay_cpu_ns(), time.thread_time_ns() + net.ends_cpu_ns())
+
+    def until(self, later: Accounts) -> Accounts:
+        return Accounts(
+            later.relay - self.relay,
+            later.interface - self.interface,
+            later.ends - self.ends,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
-    """What a relay did, and for how much of its CPU time."""
+    """What a relay did, and for how much CPU time, as in Accounts."""
 
     sent: int
     delivered: int
     cpu_ns: int
+    interface_ns: int
+    ends_ns: int
     elapsed_ns: int
 
     @property
@@ -327,34 +355,38 @@ class Result:
 def load(
     flows: list[Flow], to_peer: bool, size: int, merging: bool, busy: bool, seconds: float
 ) -> Result:
-    """Windows of datagrams over all flows, the next when the last one arrived or no more comes."""
+    """Windows of datagrams, of all flows in turn: the next when the last one arrived, or no more
+    comes."""
     relay = flows[0].relay
-    burst = max(WINDOW // len(flows), 16 if len(flows) <= 32 else 4)
+    burst = next(each for most, each in BURSTS.items() if len(flows) <= most)
     lanes = [Lane(flow, to_peer, size, burst, merging) for flow in flows]
     with placed(busy):
         run_lanes(lanes, burst, busy, time.monotonic_ns() + 100_000_000)
         time.sleep(0.01)
         while sum(lane.receive() for lane in lanes):
             pass  # what was late
-        cpu, started = relay.cpu_ns(), time.monotonic_ns()
+        before, started = Accounts.of(relay), time.monotonic_ns()
         sent, delivered = run_lanes(lanes, burst, busy, started + int(seconds * 1e9))
         elapsed = time.monotonic_ns() - started
-        cpu = relay.cpu_ns() - cpu
-    return Result(sent, delivered, cpu, elapsed)
+        spent = before.until(Accounts.of(relay))
+    return Result(sent, delivered, spent.relay, spent.interface, spent.ends, elapsed)
 
 
 def run_lanes(lanes: list[Lane], burst: int, busy: bool, until: int) -> tuple[int, int]:
     """Windows until then: datagrams sent, and arrived."""
     sent = delivered = 0
+    at_once = WINDOW // burst
+    windows = itertools.cycle([lanes[at : at + at_once] for at in range(0, len(lanes), at_once)])
     while time.monotonic_ns() < until:
-        for lane in lanes:
+        window = next(windows)
+        for lane in window:
             lane.send()
-        wanted, arrived = burst * len(lanes), 0
+        wanted, arrived = burst * len(window), 0
         patience = time.monotonic_ns() + 100_000_000
         while arrived < wanted and time.monotonic_ns() < patience:
             if busy:
                 time.sleep(0.001)  # the relay's turn
-            arrived += sum(lane.receive() for lane in lanes)
+            arrived += sum(lane.receive() for lane in window)
         sent += wanted
         delivered += arrived
     return sent, delivered

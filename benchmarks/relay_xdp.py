@@ -27,14 +27,12 @@ import struct
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from benchmarks.processes import cpu_seconds
 from benchmarks.relay_load import (
@@ -42,12 +40,12 @@ from benchmarks.relay_load import (
     SECRET,
     SOL_UDP,
     UDP_GRO,
-    WINDOW,
     Flow,
     Lane,
     RelayProcess,
     placed,
 )
+from benchmarks.relay_net import Namespace, ip
 from benchmarks.report import Samples, write
 from firezone import stun
 from firezone.explain.relay import RelayReport
@@ -83,25 +81,11 @@ DIRECT, PLAIN, MERGING, KERNEL = "direct", "user space, one by one", "user space
 WAYS = (DIRECT, PLAIN, MERGING, KERNEL)
 DROP = 1
 FRAMES_AT_ONCE = 1024
-T = TypeVar("T")
+WINDOW = 256
 
 
-class Namespace:
-    """A network namespace, which is that of one thread. The thread runs on the last CPU."""
-
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, initializer=_unshare)
-        self.id = self.run(threading.get_native_id)
-
-    def run(self, what: Callable[..., T], *arguments: Any) -> T:
-        return self._thread.submit(what, *arguments).result(60)
-
-    def socket(self, host: str) -> socket.socket:
-        """A bound socket of this namespace, for any thread."""
-        made: socket.socket = self.run(socket.socket, socket.AF_INET, socket.SOCK_DGRAM)
-        made.setblocking(False)
-        made.bind((host, 0))
-        return made
+class XdpNamespace(Namespace):
+    """One that programs are attached in."""
 
     def attach(self, device: str, lines: list[Line]) -> XdpLink:
         def run() -> XdpLink:
@@ -109,9 +93,6 @@ class Namespace:
                 return XdpLink(program, socket.if_nametoindex(device), XdpMode.NATIVE)
 
         return self.run(run)
-
-    def close(self) -> None:
-        self._thread.shutdown()
 
 
 class Relay(RelayProcess):
@@ -168,24 +149,24 @@ class Bench:
 
     def __init__(self, way: str) -> None:
         self.way = way
-        self.outside, self.inside = Namespace(), Namespace()
+        self.outside, self.inside = XdpNamespace(), XdpNamespace()
         self.relay: Relay | None = None
         self._opened = contextlib.ExitStack()
         self._opened.callback(self.outside.close)
         self._opened.callback(self.inside.close)
         link = f"link add wx type veth peer name rx netns {self.inside.id}"
-        self.outside.run(_ip, link, f"address add {HERE}/24 dev wx", "link set wx up")
-        self.inside.run(_ip, f"address add {RELAY}/24 dev rx", "link set rx up")
+        self.outside.run(ip, link, f"address add {HERE}/24 dev wx", "link set wx up")
+        self.inside.run(ip, f"address add {RELAY}/24 dev rx", "link set rx up")
         self.macs = self.inside.run(_mac, "rx"), self.outside.run(_mac, "wx")
         hosts = (f"{host} lladdr {self.macs[1].hex(':')}" for host in (HERE, NOBODY))
-        self.inside.run(_ip, *(f"neighbour replace {host} dev rx nud permanent" for host in hosts))
+        self.inside.run(ip, *(f"neighbour replace {host} dev rx nud permanent" for host in hosts))
 
     def start(self) -> None:
         if self.way != DIRECT:
             self.relay = Relay(self.inside, self.outside, self.way)
             self._opened.enter_context(self.relay)
 
-    def attach(self, namespace: Namespace, device: str, verdict: int) -> XdpLink:
+    def attach(self, namespace: XdpNamespace, device: str, verdict: int) -> XdpLink:
         made = namespace.attach(device, [move(R0, verdict), EXIT])
         self._opened.callback(made.close)
         return made
@@ -408,19 +389,9 @@ def _softirq_threads() -> list[int]:
     return found
 
 
-def _unshare() -> None:
-    if ctypes.CDLL(None, use_errno=True).unshare(0x40000000) != 0:
-        raise OSError(ctypes.get_errno(), "a network namespace")
-    os.sched_setaffinity(0, {(os.cpu_count() or 1) - 1})
-
-
 def _mac(device: str) -> bytes:
     shown = subprocess.check_output(["ip", "-brief", "link", "show", device], text=True)
     return bytes.fromhex(shown.split()[2].replace(":", ""))
-
-
-def _ip(*lines: str) -> None:
-    subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True, check=True)
 
 
 if __name__ == "__main__":

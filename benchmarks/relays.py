@@ -1,16 +1,18 @@
 """`firezone relay` beside every other relay that can be had here, in one run.
 
     python -m benchmarks.relays [--seconds 0.5] [--rounds 5] [--only NAME,…] [--tree DIR]
-        [--json FILE] [PART…]
+        [--path loopback|interface] [--json FILE] [PART…]
 
     throughput    datagrams per second of the relay's CPU time
     latency       one way through the relay, idle and beside 20,000 datagrams a second
     floods        Binding and Allocate requests from 3000 strangers: answers, and memory
 
 Relays: `firezone`, Debian's `coturn`, `pion` (pion/turn) where Go can build it, and `other tree`,
-the `firezone` of another checkout, if one is given. Each has one worker on one CPU; they and the
-load share a network with nothing but a loopback, and relays take turns within a round. Tables hold
-medians of the rounds. How the load comes is told in `relay_load.py`; its busy kind takes root.
+the `firezone` of another checkout, if one is given. Each has one worker on one CPU, and relays take
+turns within a round. Tables hold medians of the rounds. Everything is measured over a loopback and
+then over an interface, where its receiving counts, too (`relay_net.py`), or over the one that is
+asked for. How the load comes is told in `relay_load.py`; its busy kind takes root, and so does the
+interface.
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from benchmarks import relay_flood, relay_latency, report
+from benchmarks import relay_flood, relay_latency, relay_net, report
 from benchmarks.private_net import in_private_net
 from benchmarks.relay_flood import Flood
 from benchmarks.relay_latency import Latency
@@ -39,11 +42,14 @@ from benchmarks.relay_load import (
     load,
     may_be_first,
 )
+from benchmarks.relay_net import PATHS, RelayNet
 from benchmarks.report import Samples, parse_parts, parser_of_parts
 
 FLOWS = (1, 32, 256)
 SIZES = (120, 1200)
 DIRECTIONS = {"up": True, "down": False}
+WORTH_TELLING = 0.01
+"""Share of datagrams lost: what became of them before counts as well."""
 CONDITIONS = {"idle": False, "loaded": True}
 
 
@@ -56,6 +62,7 @@ class Run:
     """What all parts need."""
 
     relays: list[RelayProcess]
+    path: str
     seconds: float
     rounds: int
 
@@ -68,12 +75,16 @@ def main() -> int:
     options = _parse()
     makers = _installed(options.only, options.tree)
 
-    def run() -> dict[str, Samples]:
+    def run(path: str) -> dict[str, Samples]:
         with ExitStack() as running:
-            relays = [running.enter_context(make()) for make in makers]
-            return _measure(Run(relays, options.seconds, options.rounds), options.parts)
+            net = running.enter_context(relay_net.opened(path))
+            relays = [running.enter_context(make(net)) for make in makers]
+            run = Run(relays, path, options.seconds, options.rounds)
+            return _measure(run, options.parts)
 
-    results = in_private_net(run)
+    results: dict[str, Samples] = {}
+    for path in [options.path] if options.path else _paths():
+        results |= in_private_net(partial(run, path))
     if options.json:
         settings = {"seconds": options.seconds, "rounds": options.rounds}
         report.write(options.json, settings, results)
@@ -82,22 +93,28 @@ def main() -> int:
 
 def _parse() -> argparse.Namespace:
     parser = parser_of_parts(__doc__, seconds=0.5, measured="relays")
+    parser.add_argument("--path", choices=PATHS, help="over this one only")
     parser.add_argument("--tree", type=Path, help="another checkout, with its kernels built")
     return parse_parts(parser, PARTS)
 
 
-def _installed(only: str | None, tree: Path | None) -> list[Callable[[], RelayProcess]]:
+def _paths() -> Iterable[str]:
+    return [path for path in PATHS if path == "loopback" or may_be_first()]
+
+
+def _installed(only: str | None, tree: Path | None) -> list[Callable[[RelayNet], RelayProcess]]:
     """Each with ports of its own."""
     wanted = None if only is None else only.split(",")
-    found: dict[str, Callable[[], RelayProcess]] = {
-        "firezone": lambda: Firezone(options=("--workers", "1"), ports=(10_000, 12_999)),
+    one = ("--workers", "1")
+    found: dict[str, Callable[[RelayNet], RelayProcess]] = {
+        "firezone": lambda net: Firezone(None, one, (10_000, 12_999), net),
     }
     if shutil.which("turnserver"):
-        found["coturn"] = lambda: Coturn(ports=(13_000, 15_999))
+        found["coturn"] = lambda net: Coturn((13_000, 15_999), net)
     if (wanted is None or "pion" in wanted) and Pion.build():
-        found["pion"] = lambda: Pion(ports=(16_000, 18_999))
+        found["pion"] = lambda net: Pion((16_000, 18_999), net)
     if tree is not None:
-        found["other tree"] = lambda: OtherTree(tree, ("--workers", "1"), (19_000, 21_999))
+        found["other tree"] = lambda net: OtherTree(tree, one, (19_000, 21_999), net)
     return [make for name, make in found.items() if wanted is None or name in wanted]
 
 
@@ -105,9 +122,10 @@ def _measure(run: Run, parts: list[str]) -> dict[str, Samples]:
     results = {}
     for part in parts or PARTS:
         measure, show = PARTS[part]
-        results[part] = Samples()
-        measure(run, results[part])
-        print(f"\n{part}\n", *show(results[part]), sep="\n", flush=True)
+        name = f"{part}, {run.path}"
+        results[name] = Samples()
+        measure(run, results[name])
+        print(f"\n{name}\n", *show(results[name]), sep="\n", flush=True)
     return results
 
 
@@ -177,6 +195,9 @@ def show_throughput(samples: Samples) -> Iterable[str]:
             beside = [f / o for f, o in zip(figures, others, strict=True) if o]
             row += f"{min(beside):>7.1f}x" if beside and name != "coturn" else " " * 8
         yield row
+    for case, name, rounds in samples.of(Result):
+        if (loss := statistics.median(each.loss for each in rounds)) > WORTH_TELLING:
+            yield f"{case}: {name} lost {loss:.0%}"
 
 
 def show_latency(samples: Samples) -> Iterable[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,28 +14,41 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
+ALL_USERS = ["0", "0", str(2**32 - 1)]
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0 or Path("/proc/self/uid_map").read_text().split() != ALL_USERS,
+    reason="needs root of the machine, to place threads of the kernel",
+)
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 
-def test_relays(tmp_path: Path) -> None:
-    results = relays(tmp_path, "firezone", "throughput", "latency", "floods")
-    assert len(results["throughput"]) == 52
-    moved = [each["firezone"][0]["delivered"] > 0 for each in results["throughput"].values()]
-    assert sum(moved) > 40  # a relay that does not get to run in time has moved nothing
-    assert all(each["firezone"][0]["p50"] > 0 for each in results["latency"].values())
-    assert all(each["firezone"][0]["answered"] > 0 for each in results["floods"].values())
+@pytest.mark.parametrize("path", ["loopback", pytest.param("interface", marks=needs_root)])
+def test_relays(tmp_path: Path, path: str) -> None:
+    results = relays(tmp_path, "firezone", "--path", path, "throughput", "latency", "floods")
+    throughput, latency, floods = (
+        [each["firezone"][0] for each in results[f"{part}, {path}"].values()]
+        for part in ("throughput", "latency", "floods")
+    )
+    assert len(throughput) == 52
+    # a relay that does not get to run in time has moved nothing
+    assert sum(each["delivered"] > 0 for each in throughput) > 40
+    assert all(each["cpu_ns"] > each["interface_ns"] for each in throughput)
+    assert all((each["interface_ns"] > 0) == (path == "interface") for each in throughput)
+    assert all(each["p50"] > 0 for each in latency)
+    assert all(each["answered"] > 0 for each in floods)
 
 
 @pytest.mark.skipif(shutil.which("turnserver") is None, reason="needs coturn")
 def test_others_take_part(tmp_path: Path) -> None:
-    results = relays(tmp_path, "coturn", "floods")
-    assert all(each["coturn"][0]["answered"] > 0 for each in results["floods"].values())
+    results = relays(tmp_path, "coturn", "--path", "loopback", "floods")
+    floods = results["floods, loopback"]
+    assert all(each["coturn"][0]["answered"] > 0 for each in floods.values())
 
 
-def relays(tmp_path: Path, name: str, *parts: str) -> Any:
+def relays(tmp_path: Path, name: str, *arguments: str) -> Any:
     output = tmp_path / "relays.json"
     options = ["--rounds", "1", "--seconds", "0.02", "--only", name, "--json", str(output)]
-    command = [sys.executable, "-m", "benchmarks.relays", *options, *parts]
+    command = [sys.executable, "-m", "benchmarks.relays", *options, *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(output.read_text())["results"]
