@@ -7,6 +7,7 @@ from firezone.ice.events import (
     IceTransmit,
     Nominated,
     PairReport,
+    PathInDoubt,
     PathSilent,
     StateChanged,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "IceTransmit",
     "Nominated",
     "PairReport",
+    "PathInDoubt",
     "PathSilent",
     "StateChanged",
     "StunTiming",

@@ -33,6 +33,7 @@ from firezone.ice.events import (
     IceTransmit,
     Nominated,
     PairReport,
+    PathInDoubt,
     PathSilent,
     StateChanged,
 )
@@ -195,9 +196,15 @@ class Agent:
 
     def handle_silence(self, now: int) -> None:
         """Data is sent over the nominated pair, and nothing has come back for a while. See whether
-        the pair still works; if it does not, and another does, use that one."""
+        the pair still works; if it does not, and another does, use that one. The controlled agent
+        leaves that to its peer, and follows at once if that nominates another pair."""
         pair = self._nominated
-        if pair is None or self._doubt is not None or not is_doubtful(pair, now):
+        if pair is None:
+            return
+        if not self.controlling:
+            pair.is_silent = True
+            return
+        if self._doubt is not None or not is_doubtful(pair, now):
             return
         self._doubt = Doubt(pair, now)
         self._settle(now)
@@ -395,7 +402,7 @@ class Agent:
 
     def _note_request(self, pair: Pair, request: stun.Message, now: int) -> None:
         pair.trigger(now)
-        pair.requested_at = now
+        pair.requested_at, pair.is_silent = now, False
         if self.controlling:
             return
         pair.use_candidate = request.get(stun.USE_CANDIDATE) is not None
@@ -408,7 +415,7 @@ class Agent:
         with a newer one, and only that of a pair the peer does not repeat it for; where nothing
         comes any more, its end cannot be told."""
         for pair in self._checklist:
-            has_lapsed = now - pair.requested_at > NOMINATION_LAPSE
+            has_lapsed = pair.is_silent or now - pair.requested_at > NOMINATION_LAPSE
             pair.remote_nominated &= pair.use_candidate and not has_lapsed
 
     # Our checks (RFC 8445 section 7.2)
@@ -439,6 +446,8 @@ class Agent:
         if doubt is None or doubt.probe_at is None or now < doubt.probe_at:
             return
         doubt.handle_probed(now)
+        if doubt.is_worth_telling:
+            self._events.append(PathInDoubt())
         probed = [*self._checklist] if doubt.wants_others_checked else [doubt.pair]
         for pair in probed:
             if pair.state in (CheckState.IN_PROGRESS, CheckState.SUCCEEDED):

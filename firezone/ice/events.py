@@ -50,11 +50,17 @@ class StateChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class PathInDoubt:
+    """Several checks of the nominated pair in a row got no answer in time. Whoever knows of another
+    way to the peer had better prepare it, whatever comes of this one."""
+
+
+@dataclass(frozen=True, slots=True)
 class PathSilent:
     """The nominated pair was doubted and no pair has answered: what they share may be gone."""
 
 
-AgentEvent = Nominated | StateChanged | PathSilent
+AgentEvent = Nominated | StateChanged | PathInDoubt | PathSilent
 
 
 @dataclass(frozen=True, slots=True)

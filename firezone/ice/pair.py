@@ -121,6 +121,8 @@ class Pair:
         """Whether the peer's last request on it carried USE-CANDIDATE."""
         self.requested_at = now
         """When the peer last sent a request on it, or it was formed."""
+        self.is_silent = False
+        """Whether data over it goes unanswered, and no request has come on it since that was so."""
         self.valid_local: Candidate | None = None
         """The local candidate as which the peer sees us on this path."""
         self.round_trip: int | None = None

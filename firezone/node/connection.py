@@ -27,10 +27,13 @@ IDLE_AFTER = 20 * SECOND
 IN_USE = 30 * SECOND
 """Since the last data. It takes 18.5 s until a connection whose paths died fails."""
 HANDSHAKE_DEBOUNCE = 20 * SECOND
-SILENCE = 400 * MILLISECOND
-"""Data goes out and nothing comes back for so long: the path is looked at."""
-SILENCE_GRID = 400 * MILLISECOND
-"""How often one looks for such data."""
+SILENCE = 300 * MILLISECOND
+"""Data goes out and nothing comes back for so long: the path is looked at. TCP sends again after
+200 ms and the round trip, then after twice, four and eight times as long: what this and the doubt
+of `ice/doubt.py` take is to be over before the third time, or its sender waits for the fourth."""
+LOOK_AGAIN_AFTER, LOOK_AGAIN_AT_MOST = SILENCE // 2, 400 * MILLISECOND
+"""How often one looks whether a silence has become one of the path. Some traffic is never answered,
+so looks at a long one are rarer."""
 RACE_WINDOW = 1 * SECOND
 """A packet that comes back this soon after a session was installed had only missed it."""
 WAITING_PACKETS = 128
@@ -261,9 +264,15 @@ class Connection:
         """Only the controlling agent can leave a path."""
         if not self.agent.controlling or self.state is not ConnectionState.CONNECTED:
             return None
-        since, grid = self._silent_since(activity), self.looked_at + SILENCE_GRID
-        due = grid if since is None else max(since + SILENCE, self.looked_at + SILENCE // 2)
-        return Timeout(min(due, grid), "silence of the peer")
+        since, looked_at = self._silent_since(activity), self.looked_at
+        if since is None:
+            due = looked_at + SILENCE
+        elif since + SILENCE > looked_at:
+            due = since + SILENCE
+        else:
+            longer = (looked_at - since) // 2
+            due = looked_at + min(max(LOOK_AGAIN_AFTER, longer), LOOK_AGAIN_AT_MOST)
+        return Timeout(due, "silence of the peer")
 
     def _candidate_timeout(self) -> Timeout | None:
         """A peer that hears of no candidate gives up after as long, so waiting is of no use."""

@@ -25,7 +25,15 @@ from firezone.commands import (
     RemovePeer,
 )
 from firezone.errors import LocalError
-from firezone.ice import Agent, Candidate, CandidateKind, Nominated, PathSilent, StateChanged
+from firezone.ice import (
+    Agent,
+    Candidate,
+    CandidateKind,
+    Nominated,
+    PathInDoubt,
+    PathSilent,
+    StateChanged,
+)
 from firezone.model import Endpoint, Entropy, RelayId, Timeout, Transmit, earliest
 from firezone.nat64 import Prefix
 from firezone.node.connection import (
@@ -463,6 +471,8 @@ class Node:
             self.counters[f"STUN: {error.reason}"] += 1
             return
         c = self._addressee(message)
+        if c is not None and not self._controlling and c.is_silent(self._activity(c.slot), now):
+            c.agent.handle_silence(now)
         if c is None or not c.agent.handle_stun(arrival.local, arrival.source, message, now):
             self.counters["STUN for nobody"] += 1
             return
@@ -484,9 +494,18 @@ class Node:
                     c.note_ice_state(state, now)
                 case Nominated():
                     self._handle_nominated(c, event, now)
-                case PathSilent():
-                    self.transport.probe(now)
-                    self._relays.try_other(c, now)
+                case PathInDoubt() if not self._is_direct(c):
+                    self._prepare_another_relay(c, now)
+                case PathSilent() if self._is_direct(c):
+                    self._prepare_another_relay(c, now)
+
+    def _is_direct(self, c: Connection) -> bool:
+        return c.pair is not None and c.pair.is_direct
+
+    def _prepare_another_relay(self, c: Connection, now: int) -> None:
+        """A relay that data takes may be gone; or nothing answers, and all relays may be."""
+        self.transport.probe(now)
+        self._relays.try_other(c, now)
 
     def _handle_nominated(self, c: Connection, pair: Nominated, now: int) -> None:
         if c.pair == pair:

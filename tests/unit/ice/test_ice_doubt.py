@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from ice_wire import Wire, host, relay
 
-from firezone.durations import MINUTE, SECOND
-from firezone.ice import PathSilent
+from firezone.durations import MILLISECOND, MINUTE, SECOND
+from firezone.ice import Agent, PathInDoubt, PathSilent
 from firezone.ice.doubt import (
     DISTRUST,
     MAX_DISTRUST,
@@ -28,6 +28,12 @@ def wire_with_two_paths() -> Wire:
     wire.run(10)
     assert wire.path(wire.left) == DIRECT
     return wire
+
+
+def pair_in_use(agent: Agent) -> Pair:
+    pair = agent._nominated
+    assert pair is not None
+    return pair
 
 
 def test_silence_on_a_path_that_works_costs_one_check() -> None:
@@ -52,6 +58,32 @@ def test_a_path_that_is_dead_is_left_by_both_agents() -> None:
     assert wire.left.counters["nominated pair distrusted"] == 1
 
 
+def test_the_peer_follows_at_once_if_it_hears_nothing_either() -> None:
+    """Though the last check on the dead path, which nominated it, may be but a second old."""
+    moved = []
+    for hears in (True, False):
+        wire = wire_with_two_paths()
+        checked_before = pair_in_use(wire.right).requested_at
+        while pair_in_use(wire.right).requested_at == checked_before:
+            wire.run(0.01)
+        wire.run(0.25)
+        wire.block(LEFT, RIGHT)
+        wire.left.handle_silence(wire.now)
+        if not hears:
+            wire.right.handle_silence(wire.now)
+        wire.run(0.8)
+        assert wire.path(wire.left) == RELAYED
+        moved.append(wire.path(wire.right) == (RIGHT, LEFT_RELAY))
+    assert moved == [False, True]
+
+
+def test_a_peer_that_hears_nothing_moves_nowhere_by_itself() -> None:
+    wire = wire_with_two_paths()
+    wire.right.handle_silence(wire.now)
+    wire.run(20)
+    assert wire.path(wire.right) == (RIGHT, LEFT)
+
+
 def test_it_is_not_left_without_anything_better() -> None:
     wire = Wire()
     wire.add(wire.left, host(LEFT))
@@ -60,16 +92,16 @@ def test_it_is_not_left_without_anything_better() -> None:
     wire.block(LEFT, RIGHT)
     wire.run(1)
     wire.left.handle_silence(wire.now)
-    told = False
+    told = []
     for _ in range(30):
         while (timeout := wire.left.poll_timeout()) is not None and timeout.deadline <= wire.now:
             wire.left.handle_timeout(wire.now)
             while wire.left.poll_transmit() is not None:
                 pass
             while (event := wire.left.poll_event()) is not None:
-                told |= isinstance(event, PathSilent)
+                told.append(type(event))
         wire.now += SECOND // 10
-    assert told
+    assert told == [PathInDoubt, PathSilent]
     assert wire.path(wire.left) == DIRECT
 
 
@@ -145,7 +177,7 @@ def test_the_verdict_waits_for_two_round_trips() -> None:
 def test_a_long_way_is_checked_no_oftener_than_four_times_in_a_round_trip() -> None:
     doubt = Doubt(pair(), 0)
     doubt.handle_probed(0)
-    assert doubt.probe_at == SECOND // 20
+    assert doubt.probe_at == 30 * MILLISECOND
     doubt.pair.round_trip = SECOND
     assert doubt.probe_at == SECOND // 4
 
