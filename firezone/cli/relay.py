@@ -190,7 +190,8 @@ def _ports(given: Addresses) -> range:
 
 
 def _policy(given: Peers, ipv4: IPv4Address | None, ipv6: IPv6Address | None) -> PeerPolicy:
-    from firezone.turn.relay_peers import PeerPolicy, is_private
+    from firezone.addresses import is_private
+    from firezone.turn.relay_peers import PeerPolicy
 
     allow_private = given.allow_private_peers
     if allow_private is None:

@@ -25,7 +25,7 @@ from dataclasses import replace
 from firezone import stun
 from firezone.durations import SECOND
 from firezone.ice.candidate import COMPONENT, Candidate, CandidateKind, is_usable
-from firezone.ice.checklist import Checklist
+from firezone.ice.checklist import Checklist, Reaches
 from firezone.ice.doubt import Doubt, distrust, has_answered, is_doubtful, reconsider
 from firezone.ice.events import (
     AgentEvent,
@@ -48,7 +48,11 @@ NOMINATION_LAPSE = 2 * SECOND
 
 
 class Agent:
-    """One side of one connection. `counters` says why messages and candidates were dropped."""
+    """One side of one connection. `counters` says why messages and candidates were dropped.
+
+    `reaches` says whether what we send from a base to an address can get anywhere: pairs that
+    cannot work are not formed.
+    """
 
     def __init__(
         self,
@@ -59,6 +63,7 @@ class Agent:
         entropy: Entropy,
         now: int,
         timing: StunTiming = StunTiming.DEFAULT,
+        reaches: Reaches = lambda base, address: True,
     ) -> None:
         self.counters: Counter[str] = Counter()
         self._local = local
@@ -69,7 +74,7 @@ class Agent:
         self._state = IceState.NEW
         self._locals = CandidatePool()
         self._remotes = CandidatePool()
-        self._checklist = Checklist(controlling)
+        self._checklist = Checklist(controlling, reaches)
         self._nominated: Pair | None = None
         self._announced: Nominated | None = None
         self._moved_at = now
@@ -234,10 +239,8 @@ class Agent:
         self._start()
         self._judge(now)
         self._probe(now)
-        due = self._checklist.due(self._timing, now)
-        for pair in due:
-            if pair.is_exhausted(self._timing):
-                self._checklist.fail(pair, now)
+        for pair in self._checklist.exhausted(self._nominated, self._timing, now):
+            self._checklist.fail(pair, now)
         self._settle(now)
         for pair in self._checklist.due(self._timing, now):
             self._send_check(pair, now)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from firezone.ice.candidate import Candidate, CandidateKind
 from firezone.ice.pair import Check, CheckState, Nomination, Pair, pair_priority
@@ -13,14 +13,22 @@ from firezone.model import Endpoint
 MAX_PAIRS = 100
 """RFC 8445 section 6.1.2.5."""
 
+LOST_CAUSE_TRIES = 12
+"""What a Client gives a pair in any case. The Gateway's long patience is for a path that worked and
+may come back; a pair that never has is checked anew when a candidate of it is signalled again."""
+
+Reaches = Callable[[Endpoint, Endpoint], bool]
+"""Whether what we send from that base to that address can get anywhere."""
+
 _PAIRED_LOCAL_KINDS = (CandidateKind.HOST, CandidateKind.RELAYED)
 
 
 class Checklist:
     """At most one pair for each of our bases and the peer's addresses."""
 
-    def __init__(self, controlling: bool) -> None:
+    def __init__(self, controlling: bool, reaches: Reaches = lambda base, address: True) -> None:
         self.controlling = controlling
+        self._reaches = reaches
         self._pairs: dict[tuple[Endpoint, Endpoint], Pair] = {}
         self._checks: dict[bytes, Check] = {}
 
@@ -45,7 +53,7 @@ class Checklist:
         for local in locals_:
             if local.kind in _PAIRED_LOCAL_KINDS:
                 for remote in remotes:
-                    if local.family == remote.family:
+                    if local.family == remote.family and self._reaches(local.base, remote.address):
                         self._form_one(local, remote, now)
 
     def drop(self, candidate: Candidate) -> None:
@@ -105,6 +113,11 @@ class Checklist:
         deadlines = (pair.deadline(timing) for pair in self)
         return min((d for d in deadlines if d is not None), default=None)
 
+    def exhausted(self, nominated: Pair | None, timing: StunTiming, now: int) -> list[Pair]:
+        """Pairs that are due and whose checks have been in vain for long enough."""
+        due = self.due(timing, now)
+        return [pair for pair in due if pair.is_exhausted(_tries(pair, nominated, timing))]
+
     def fail(self, pair: Pair, now: int) -> None:
         self._forget(pair.fail(now))
 
@@ -127,6 +140,12 @@ class Checklist:
     def _forget(self, checks: Iterable[Check]) -> None:
         for check in checks:
             self._checks.pop(check.transaction_id, None)
+
+
+def _tries(pair: Pair, nominated: Pair | None, timing: StunTiming) -> int:
+    """With another pair in use, one that never worked is not worth the patience of one that did."""
+    is_lost_cause = nominated not in (None, pair) and pair.never_worked
+    return min(timing.tries, LOST_CAUSE_TRIES) if is_lost_cause else timing.tries
 
 
 def _kinds(pair: Pair) -> tuple[CandidateKind, CandidateKind]:

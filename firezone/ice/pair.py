@@ -146,6 +146,11 @@ class Pair:
     def is_viable(self) -> bool:
         return self.state is not CheckState.FAILED
 
+    @property
+    def never_worked(self) -> bool:
+        """Whether no check was ever answered on it, and the peer has not chosen it either."""
+        return not self.tally.answered and not self.remote_nominated
+
     def upgrade(self, local: Candidate, remote: Candidate, controlling: bool) -> None:
         """Stand for other candidates on the same path. What was learned of the path holds."""
         self.local = local
@@ -169,10 +174,10 @@ class Pair:
             count = len(unanswered)
         return last + timing.delay(count)
 
-    def is_exhausted(self, timing: StunTiming) -> bool:
+    def is_exhausted(self, tries: int) -> bool:
         """Whether as many checks as may be are unanswered, so that `deadline` is the end."""
         record = [check for check in self._checks if not check.cancelled]
-        return self._due_at is None and len(_unanswered(record)) >= timing.tries
+        return self._due_at is None and len(_unanswered(record)) >= tries
 
     def nominate(self, now: int) -> None:
         """As the controlling agent: say so in a check that does not wait its turn."""

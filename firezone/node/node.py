@@ -361,6 +361,7 @@ class Node:
                 entropy=self._entropy,
                 now=now,
                 timing=timings.busy,
+                reaches=self.transport.reaches,
             ),
             tunnel=self.handshakes.open_tunnel(slot, tunnel_id, keys, now),
             tunnel_id=tunnel_id,

@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+from firezone.addresses import is_public
 from firezone.commands import CloseChannel, Command, OpenChannel, Path
 from firezone.errors import LocalError
 from firezone.ice import Nominated
@@ -123,6 +124,14 @@ class Transport:
         self._transmits.append(
             Transmit(encode_channel_data(channel.number, payload), channel.socket)
         )
+
+    def reaches(self, base: Endpoint, address: Endpoint) -> bool:
+        """Whether what is sent from there gets anywhere. A public relay sends nothing to addresses
+        that the Internet does not know, unless its operator has told it to; a private one likely
+        serves those around it."""
+        if self.relays.owning(base) is None:
+            return True
+        return is_public(address.address) or not is_public(base.address)
 
     def path(self, pair: Nominated, now: int) -> Path | None:
         """How the data plane reaches the remote end of a pair."""

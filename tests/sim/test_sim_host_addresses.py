@@ -5,8 +5,9 @@ from ipaddress import ip_address
 import pytest
 from packets import udp
 
+from firezone.addresses import is_public
 from firezone.durations import MILLISECOND, SECOND
-from firezone.ice import CandidateKind
+from firezone.ice import CandidateKind, CheckState
 from firezone.sim import NatKind, World
 from firezone.sim.portal import CLIENT_ADDRESSES
 
@@ -159,6 +160,51 @@ def test_many_addresses_cost_few_datagrams():
     assert [pair.tally.sent for pair in again if not pair.tally.answered] == [
         pair.tally.sent for pair in pairs if not pair.tally.answered
     ]
+
+
+def dead_ends(world):
+    """The gateway's pairs that never worked."""
+    (c,) = world.gateway.role.node.connections()
+    return [pair for pair in c.agent.pairs() if not pair.tally.answered]
+
+
+def test_the_gateway_gives_up_what_never_worked_once_it_has_a_path():
+    world = crowded(EI, EI)
+    look(world)
+    world.clock.run_for(5 * SECOND)
+    assert exchange(world, 120) >= 1190
+    assert path(world)[0] == "direct"
+    pairs = dead_ends(world)
+    assert len(pairs) > 60
+    assert {pair.state for pair in pairs} == {CheckState.FAILED}
+    sent = [pair.tally.sent for pair in pairs]
+    assert max(sent) <= 12
+    exchange(world, 60)
+    assert [pair.tally.sent for pair in dead_ends(world)] == sent
+    # They are tried anew when their candidates are heard of once more, and then no longer.
+    (c,) = world.client.role.node.connections()
+    for candidate in c.agent.local_candidates():
+        for peer in world.gateway.role.node.connections():
+            world.gateway.role.node.add_remote_candidate(peer.id, candidate, world.clock.now)
+    world.gateway.pump()
+    exchange(world, 180)
+    again = [pair.tally.sent for pair in dead_ends(world)]
+    assert all(before < after <= before + 12 for before, after in zip(sent, again, strict=True))
+
+
+def test_no_relay_is_asked_for_addresses_that_the_internet_does_not_know():
+    """It would refuse them; all else is paired as ever."""
+    world = crowded(EI, EI)
+    look(world)
+    world.clock.run_for(5 * SECOND)
+    exchange(world, 20)
+    for peer in (world.client, world.gateway):
+        (c,) = peer.role.node.connections()
+        relayed = [p for p in c.agent.pairs() if p.local.kind is CandidateKind.RELAYED]
+        assert relayed
+        assert all(is_public(p.remote.address.address) for p in relayed)
+        for _, allocation in peer.role.node.transport.relays:
+            assert not allocation.counters["error_403"]
 
 
 @pytest.mark.parametrize("nat", [None, EI])

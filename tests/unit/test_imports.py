@@ -13,7 +13,7 @@ LEVELS = [
     {"_ext"},
     {"errors", "durations"},
     {"model", "aead", "nat64"},
-    {"commands"},
+    {"commands", "addresses"},
     {"stun"},
     {"noise", "ice", "turn", "xdp"},
     {"node", "dns", "policy", "nat", "phoenix", "dataplane"},

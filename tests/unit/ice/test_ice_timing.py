@@ -107,3 +107,38 @@ def silent_wire(timing: StunTiming) -> Wire:
     wire.add(wire.left, host("1.1.1.1:1"))
     wire.left.add_remote_candidate(host("3.3.3.3:3"), 0)
     return wire
+
+
+def test_beside_a_pair_in_use_the_gateway_gives_a_dead_end_twelve_checks() -> None:
+    wire = Wire(right=make_agent(False, timing=StunTiming.GATEWAY))
+    wire.add(wire.left, host("1.1.1.1:1"), host("1.1.2.1:1"))
+    wire.add(wire.right, host("2.2.2.2:2"))
+    wire.block("1.1.2.1:1", "2.2.2.2:2")
+    wire.run(1200)
+    used, dead = wire.right.pairs()
+    assert used.nominated and used.state is CheckState.SUCCEEDED
+    assert dead.state is CheckState.FAILED and dead.tally.sent == 12
+    assert dead.tally.failed_at == 105_750 * MILLISECOND
+    wire.right.add_remote_candidate(host("1.1.2.1:1"), wire.now)
+    wire.blocked.clear()
+    wire.run(1)
+    assert {pair.state for pair in wire.right.pairs()} == {CheckState.SUCCEEDED}
+
+
+def test_without_a_pair_in_use_it_goes_on_for_ten_minutes() -> None:
+    wire = silent_wire(StunTiming.GATEWAY)
+    wire.run(600)
+    assert wire.left.state is IceState.CHECKING
+    wire.run(1)
+    assert wire.left.state is IceState.DISCONNECTED
+    assert sum(agent is wire.left for _, agent, *_ in wire.sent) == 45
+
+
+def test_a_pair_that_worked_keeps_its_long_trial_beside_another() -> None:
+    wire = Wire(right=make_agent(False, timing=StunTiming.GATEWAY))
+    wire.add(wire.left, host("1.1.1.1:1"), host("1.1.2.1:1"))
+    wire.add(wire.right, host("2.2.2.2:2"))
+    wire.run(30)
+    wire.block("1.1.2.1:1", "2.2.2.2:2")
+    wire.run(300)
+    assert {pair.state for pair in wire.right.pairs()} == {CheckState.SUCCEEDED}

@@ -1,5 +1,6 @@
 """The small parts of the node."""
 
+import node_kit
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -121,3 +122,15 @@ def test_of_many_relays_those_that_stand_out_are_left_out():
     assert relay_ids(a=10, b=11, c=16.9) == ["a", "b", "c"]
     assert relay_ids(a=10, b=11, c=17.1) == ["a", "b"]
     assert relay_ids(a=10, b=20, c=30, d=200) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("relay_is_private", [False, True])
+def test_a_public_relay_leads_to_no_private_network(relay_is_private, monkeypatch):
+    relayed = Endpoint.parse("10.0.0.1:50000") if relay_is_private else node_kit.RELAYED
+    monkeypatch.setattr(node_kit, "RELAYED", relayed)
+    reaches = node_kit.Bench().with_relay().node.transport.reaches
+    inside, link = Endpoint.parse("192.168.7.7:7"), Endpoint.parse("169.254.7.7:7")
+    assert reaches(relayed, node_kit.PEER)
+    assert reaches(relayed, inside) is relay_is_private
+    assert reaches(relayed, link) is relay_is_private
+    assert reaches(node_kit.LOCAL, inside)

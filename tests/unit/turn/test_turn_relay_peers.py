@@ -7,8 +7,9 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
+from firezone.addresses import is_private
 from firezone.model import Endpoint
-from firezone.turn.relay_peers import PeerPolicy, is_private
+from firezone.turn.relay_peers import PeerPolicy
 
 LOOPBACK = ["127.0.0.1", "127.255.0.9", "::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1"]
 LOOPBACK += ["::127.0.0.1", "2002:7f00:1::"]
