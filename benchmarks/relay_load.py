@@ -25,7 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from benchmarks.relay_net import LOOPBACK, RelayNet
+from benchmarks.relay_net import LOOPBACK, RelayNet, XdpWire
 from firezone import stun
 from firezone._ext.batch import PacketBatch
 from firezone._ext.udp import UdpSockets
@@ -153,6 +153,22 @@ class Firezone(RelayProcess):
         options = [str(part) for pair in settings.items() for part in pair]
         program = [sys.executable, "-m", "firezone", "relay", "--allow-loopback-peers"]
         return [*program, *options, *self._options], self._tree
+
+
+class FirezoneXdp(Firezone):
+    """This relay with its tier in the kernel, on a wire of its own: beside a program on theirs, the
+    others would be slower."""
+
+    name = "firezone --xdp"
+
+    def __init__(self, options: tuple[str, ...], ports: tuple[int, int]) -> None:
+        wire = XdpWire()
+        options = (*options, "--xdp", wire.interface, "--xdp-mode", "driver")
+        super().__init__(None, options, ports, wire)
+
+    def __exit__(self, *arguments: Any) -> None:
+        super().__exit__(*arguments)
+        self.net.close()
 
 
 class Coturn(RelayProcess):

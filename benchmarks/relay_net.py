@@ -32,6 +32,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from firezone.shell.bpf import XdpLink, XdpMode, XdpProgram
+from firezone.xdp.assembler import EXIT, R0, assemble, move
+from firezone.xdp.program import LICENCE, Verdict
+
 T = TypeVar("T")
 
 CLONE_NEWNET = 0x40000000
@@ -75,15 +79,16 @@ class Wire(RelayNet):
     """Made from within the namespace of the ends, which keeps its interface until it goes."""
 
     relay, ends = "192.0.2.1", "192.0.2.2"
+    _names = "ei", "ri"
 
     def __init__(self) -> None:
         self._inside = Namespace()
         try:
-            own, other = f"ei{os.getpid()}", f"ri{os.getpid()}"
+            own, self.interface = (f"{name}{os.getpid()}" for name in self._names)
             self._inside.run(ip, "link set lo up")
-            ip(f"link add {own} type veth peer name {other} netns {self._inside.id}")
+            ip(f"link add {own} type veth peer name {self.interface} netns {self._inside.id}")
             self._ends = _open(own, self.ends)
-            self._relay = self._inside.run(_open, other, self.relay)
+            self._relay = self._inside.run(_open, self.interface, self.relay)
             for thread in self._ends:
                 os.sched_setscheduler(thread, os.SCHED_BATCH, os.sched_param(0))
         except BaseException:
@@ -101,6 +106,26 @@ class Wire(RelayNet):
 
     def close(self) -> None:
         self._inside.close()
+
+
+class XdpWire(Wire):
+    """Whose frames may be sent by a program in the kernel: a veth takes them only if it has a
+    program, too. Both interfaces then do without GRO, as frames do not become packets at once."""
+
+    relay, ends = "198.51.100.1", "198.51.100.2"
+    _names = "ex", "rx"
+
+    def __init__(self) -> None:
+        super().__init__()
+        try:
+            self._link = _pass_all(f"{self._names[0]}{os.getpid()}")
+        except BaseException:
+            super().close()
+            raise
+
+    def close(self) -> None:
+        self._link.close()
+        super().close()
 
 
 @contextlib.contextmanager
@@ -158,6 +183,12 @@ def _open(device: str, host: str) -> list[int]:
     for each in threads:
         os.sched_setaffinity(each, {0})
     return threads
+
+
+def _pass_all(device: str) -> XdpLink:
+    code = assemble([move(R0, Verdict.PASS), EXIT])
+    with contextlib.closing(XdpProgram(code, LICENCE)) as program:
+        return XdpLink(program, socket.if_nametoindex(device), XdpMode.NATIVE)
 
 
 def _threads_of(device: str) -> list[int]:

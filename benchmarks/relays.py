@@ -7,12 +7,12 @@
     latency       one way through the relay, idle and beside 20,000 datagrams a second
     floods        Binding and Allocate requests from 3000 strangers: answers, and memory
 
-Relays: `firezone`, Debian's `coturn`, `pion` (pion/turn) where Go can build it, and `other tree`,
-the `firezone` of another checkout, if one is given. Each has one worker on one CPU, and relays take
-turns within a round. Tables hold medians of the rounds. Everything is measured over a loopback and
-then over an interface, where its receiving counts, too (`relay_net.py`), or over the one that is
-asked for. How the load comes is told in `relay_load.py`; its busy kind takes root, and so does the
-interface.
+Relays: `firezone`, over an interface also with `--xdp`; Debian's `coturn`; `pion` (pion/turn) where
+Go can build it; and `other tree`, the `firezone` of another checkout, if one is given. Each has one
+worker on one CPU, and relays take turns within a round. Tables hold medians of the rounds.
+Everything is measured over a loopback and then over an interface, where its receiving counts, too
+(`relay_net.py`), or over the one that is asked for. How the load comes is told in `relay_load.py`;
+its busy kind takes root, and so does the interface.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from benchmarks.relay_latency import Latency
 from benchmarks.relay_load import (
     Coturn,
     Firezone,
+    FirezoneXdp,
     Flow,
     Pion,
     RelayProcess,
@@ -73,14 +74,13 @@ class Run:
 
 def main() -> int:
     options = _parse()
-    makers = _installed(options.only, options.tree)
 
     def run(path: str) -> dict[str, Samples]:
         with ExitStack() as running:
             net = running.enter_context(relay_net.opened(path))
+            makers = _installed(options.only, options.tree, path)
             relays = [running.enter_context(make(net)) for make in makers]
-            run = Run(relays, path, options.seconds, options.rounds)
-            return _measure(run, options.parts)
+            return _measure(Run(relays, path, options.seconds, options.rounds), options.parts)
 
     results: dict[str, Samples] = {}
     for path in [options.path] if options.path else _paths():
@@ -102,7 +102,9 @@ def _paths() -> Iterable[str]:
     return [path for path in PATHS if path == "loopback" or may_be_first()]
 
 
-def _installed(only: str | None, tree: Path | None) -> list[Callable[[RelayNet], RelayProcess]]:
+def _installed(
+    only: str | None, tree: Path | None, path: str
+) -> list[Callable[[RelayNet], RelayProcess]]:
     """Each with ports of its own."""
     wanted = None if only is None else only.split(",")
     one = ("--workers", "1")
@@ -115,6 +117,8 @@ def _installed(only: str | None, tree: Path | None) -> list[Callable[[RelayNet],
         found["pion"] = lambda net: Pion((16_000, 18_999), net)
     if tree is not None:
         found["other tree"] = lambda net: OtherTree(tree, one, (19_000, 21_999), net)
+    if path == "interface":
+        found["firezone --xdp"] = lambda _: FirezoneXdp(one, (22_000, 24_999))
     return [make for name, make in found.items() if wanted is None or name in wanted]
 
 

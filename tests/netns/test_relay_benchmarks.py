@@ -45,6 +45,16 @@ def test_others_take_part(tmp_path: Path) -> None:
     assert all(each["coturn"][0]["answered"] > 0 for each in floods.values())
 
 
+@needs_root
+def test_kernel_takes_part(tmp_path: Path) -> None:
+    results = relays(tmp_path, "firezone --xdp", "--path", "interface", "throughput")
+    throughput = results["throughput, interface"]
+    bound = [each["firezone --xdp"][0] for case, each in throughput.items() if "idle" in case]
+    assert len(bound) == 24
+    in_kernel = [each["interface_ns"] * 2 > each["cpu_ns"] for each in bound if each["delivered"]]
+    assert sum(in_kernel) > 16  # the rest is for what the machine does besides
+
+
 def relays(tmp_path: Path, name: str, *arguments: str) -> Any:
     output = tmp_path / "relays.json"
     options = ["--rounds", "1", "--seconds", "0.02", "--only", name, "--json", str(output)]
