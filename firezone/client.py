@@ -256,15 +256,15 @@ class Client(Role):
         self._progress("flow_requested", resource=resource)
 
     def _create_flow(self, flow: messages.FlowCreated, now: int) -> None:
-        is_wanted = flow.resource_id in self._pending
-        if not is_wanted or self._resources.get(flow.resource_id) is None:
+        asked_at = self._pending.asked_at(flow.resource_id)
+        if asked_at is None or self._resources.get(flow.resource_id) is None:
             self.counters["flow that nobody waits for"] += 1
             return
         keys = PeerKeys(
             flow.gateway_public_key, flow.preshared_key, flow.client_ice, flow.gateway_ice
         )
         self._progress("flow_authorised", resource=flow.resource_id, gateway=flow.gateway_id)
-        if not self._connect(flow.gateway_id, keys, now):
+        if not self._connect(flow.gateway_id, keys, now, signalling=(now - asked_at) // 2):
             return  # the packets go on waiting, and the next one asks the portal again
         addresses: frozenset[IPAddress] = frozenset({flow.gateway_ipv4, flow.gateway_ipv6})
         self._gateways[flow.gateway_id] = Gateway(flow.gateway_id, addresses)

@@ -255,10 +255,13 @@ class Role(ABC):
             self._tun = tun
             self._events.append(tun)
 
-    def _connect(self, peer: str, keys: PeerKeys, now: int) -> bool:
-        """Ask the node for a connection. False if there can be none now, which may heal."""
+    def _connect(
+        self, peer: str, keys: PeerKeys, now: int, *, signalling: int | None = None
+    ) -> bool:
+        """Ask the node for a connection. False if there can be none now, which may heal.
+        `signalling` is how long it takes to tell the peer something (ns), if that is known."""
         try:
-            self.node.upsert_connection(peer, keys, now)
+            self.node.upsert_connection(peer, keys, now, signalling=signalling)
         except NoRelaysError as error:
             self._want_relays(str(error), now)
             return False

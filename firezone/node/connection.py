@@ -115,6 +115,8 @@ class Connection:
     pair: Nominated | None = None
     preliminary: Nominated | None = None
     """What a handshake was completed on before ICE has nominated a pair; in use until it has."""
+    heard_of_at: int | None = None
+    """When the peer hears of our candidates, as far as we can tell."""
     fast_start: FastStart | None = None
     direct_retry: DirectRetry = field(default_factory=DirectRetry)
     offered: Way | None = None

@@ -7,6 +7,13 @@ handshake completes carries data until ICE nominates one. A peer that knows noth
 message from an address it does not know, or keeps its answer until ICE has nominated. So the
 initiation is repeated once more then, and nothing is slower than without.
 
+The peer's NAT lets nothing in, nor does its relay, before the peer has heard of our candidates. How
+long that takes, the portal's answer to us has told. So that an initiation arrives as soon as it can
+pass, they are sent closely before and at that moment: a relay's round trip before, for those that
+have two hops to go and meet a NAT; half of it before, for one hop; and then, for those that have to
+arrive at a relay after the peer has asked it for a channel. And when a check of the peer comes over
+a way, it is open, and the initiation goes over it at once.
+
 Only handshake messages go to unchecked addresses, a few, and an answer is shorter than what it
 answers. A pair carries data only once the handshake was authenticated on it.
 """
@@ -15,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Generic, TypeVar
 
 from firezone.durations import MILLISECOND, SECOND
@@ -24,11 +32,17 @@ from firezone.model import Endpoint, Timeout
 GAPS = tuple(n * MILLISECOND for n in (25, 25, 25, 25, 50, 150, 300, 600, 1200))
 """Between one initiation and the next. Eight within a second, so that even all ways together stay
 below the hundred that a peer takes in that time before it asks for cookies."""
+STEPS = 4
+"""In which the round trip of a relay is divided. The first initiation, those at each step and the
+one after, and one for a way that opens are eight within a second, too."""
+MIN_ROUND_TRIP = 20 * MILLISECOND
+"""Clocks and queues are not more exact than a quarter of it."""
+LATER_GAPS = (1_000 * MILLISECOND, 1_200 * MILLISECOND)
 MAX_RELAYED, MAX_DIRECT = 8, 4
 """Ways of one connection: a peer may count every initiation towards its limit of handshakes."""
 REMEMBERED_FOR = 10 * SECOND
 MAX_REMEMBERED = 256
-MAX_REPEATS = (MAX_RELAYED + MAX_DIRECT) * (len(GAPS) + 1)
+MAX_REPEATS = (MAX_RELAYED + MAX_DIRECT) * (len(GAPS) + 2)
 """How often one initiation is answered: as often as it may come."""
 
 Way = tuple[Endpoint, Endpoint]
@@ -45,10 +59,17 @@ class FastStart:
     """The ways that the initiation was sent over, and when it is sent over them again."""
 
     began_at: int
+    times: tuple[int, ...] = ()
+    """When it is repeated; by `GAPS` if nothing is known."""
     tried: dict[Way, bool] = field(default_factory=dict)
     """And whether they are direct."""
     lanes: set[_Lane] = field(default_factory=set)
+    opened: dict[Way, bool] = field(default_factory=dict)
+    """Ways that the peer came over, and whether the initiation has been sent there since."""
     repeats: int = 0
+
+    def __post_init__(self) -> None:
+        self.times = self.times or tuple(self.began_at + after for after in accumulate(GAPS))
 
     def take_due(self, pairs: Iterable[Nominated], now: int) -> list[Way]:
         """Where to send the initiation now: on a new way at once, on all when it is time."""
@@ -63,11 +84,16 @@ class FastStart:
                 fresh.append(way)
         due = self._next_at()
         if due is None or now < due:
-            return fresh
+            return [*fresh, *self._take_opened()]
         while due is not None and due <= now:
             self.repeats += 1
             due = self._next_at()
         return [*fresh, *known]
+
+    def handle_opened(self, way: Way) -> None:
+        """The peer came over this way."""
+        if way in self.tried:
+            self.opened.setdefault(way, False)
 
     def poll_timeout(self) -> Timeout | None:
         due = self._next_at()
@@ -76,7 +102,12 @@ class FastStart:
     @property
     def is_over(self) -> bool:
         """Whether the initiation is not repeated any more."""
-        return self.repeats >= len(GAPS)
+        return self.repeats >= len(self.times)
+
+    def _take_opened(self) -> list[Way]:
+        fresh = [way for way, is_used in self.opened.items() if not is_used]
+        self.opened.update(dict.fromkeys(fresh, True))
+        return fresh
 
     def _admits(self, pair: Nominated) -> bool:
         if _lane(pair) in self.lanes:
@@ -86,7 +117,17 @@ class FastStart:
         return tried < (MAX_DIRECT if direct else MAX_RELAYED)
 
     def _next_at(self) -> int | None:
-        return None if self.is_over else self.began_at + sum(GAPS[: self.repeats + 1])
+        return None if self.is_over else self.times[self.repeats]
+
+
+def plan(now: int, heard_of_at: int, round_trip: int) -> tuple[int, ...]:
+    """When to repeat what is sent now, if the peer hears of us at that time, and a relay is that
+    far away (ns)."""
+    step = max(round_trip, MIN_ROUND_TRIP) // STEPS
+    close = (heard_of_at - n * step for n in range(STEPS, -2, -1))
+    times = [at for at in close if at > now]
+    last = times[-1] if times else now
+    return (*times, *(last + after for after in accumulate(LATER_GAPS)))
 
 
 def _lane(pair: Nominated) -> _Lane:

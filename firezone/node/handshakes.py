@@ -9,7 +9,7 @@ from __future__ import annotations
 from firezone.model import Entropy
 from firezone.node.connection import Connection, PeerKeys
 from firezone.node.directory import Directory
-from firezone.node.fast_start import Answered, FastStart, Way
+from firezone.node.fast_start import Answered, FastStart, Way, plan
 from firezone.node.outputs import Outputs
 from firezone.node.traffic import Traffic
 from firezone.node.transport import Arrival, Transport
@@ -130,11 +130,16 @@ class Handshakes:
             if not pairs or not c.tunnel.initiate(now):
                 return
             c.tunnel.poll_transmit()
-            c.fast_start, c.last_proactive = FastStart(now), now
+            c.fast_start, c.last_proactive = self._plan(c, now), now
         for base, address in c.fast_start.take_due(pairs, now):
             message = c.tunnel.repeat_initiation(now)
             if message is not None:
                 self._transport.send(message, base, address, now)
+
+    def handle_way_opened(self, c: Connection, way: Way) -> None:
+        """The peer's request came over this way, so ours is no longer in vain."""
+        if c.fast_start is not None and not c.has_session:
+            c.fast_start.handle_opened(way)
 
     def handle_nominated(self, c: Connection, now: int) -> None:
         """A pair carries data from now on, and has to lead to a peer that still knows us."""
@@ -189,6 +194,12 @@ class Handshakes:
             if c.tunnel.established_at != before:
                 self._adopt_preliminary(c, (arrival.local, arrival.source), now)
         return c
+
+    def _plan(self, c: Connection, now: int) -> FastStart:
+        round_trip = self._transport.relays.round_trips().get(c.relay)
+        if c.heard_of_at is None or round_trip is None:
+            return FastStart(now)
+        return FastStart(now, plan(now, c.heard_of_at, round_trip))
 
     def _continue_fast(self, c: Connection, fast: FastStart, now: int) -> None:
         """A pair is nominated, and no way has led there yet. The peer may have dropped all, and

@@ -167,8 +167,11 @@ class Node:
 
     # Inputs of the role.
 
-    def upsert_connection(self, connection: str, keys: PeerKeys, now: int) -> int:
-        """Make a connection, or keep it if it is the same one. Returns its slot.
+    def upsert_connection(
+        self, connection: str, keys: PeerKeys, now: int, *, signalling: int | None = None
+    ) -> int:
+        """Make a connection, or keep it if it is the same one. Returns its slot. `signalling` is
+        how long candidates take to the peer, in nanoseconds, if that can be told.
 
         Raises NoRelaysError if there is no relay to connect through, NoSlotError if the data plane
         has no room for another peer.
@@ -182,6 +185,8 @@ class Node:
         if old is not None:
             self._remove(old)
         c = self._open(connection, keys, relay, now)
+        if signalling is not None:
+            c.heard_of_at = now + signalling
         self._candidates.seed(c, now)
         self._settle(c, now)
         return c.slot
@@ -477,6 +482,8 @@ class Node:
         if c is None or not c.agent.handle_stun(arrival.local, arrival.source, message, now):
             self.counters["STUN for nobody"] += 1
             return
+        if message.class_ is Class.REQUEST:
+            self.handshakes.handle_way_opened(c, (arrival.local, arrival.source))
         self._settle(c, now)
 
     def _addressee(self, message: Message) -> Connection | None:

@@ -91,6 +91,11 @@ class PendingFlows:
         flow = self._flows.get(resource)
         return flow.packets.drain() if flow is not None else iter(())
 
+    def asked_at(self, resource: ResourceId) -> int | None:
+        """When the portal was last asked for it, None if nobody waits."""
+        flow = self._flows.get(resource)
+        return flow.last_intent if flow is not None else None
+
     def __contains__(self, resource: object) -> bool:
         return resource in self._flows
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from firezone.client import Client
-from firezone.durations import SECOND
+from firezone.durations import MILLISECOND, SECOND
 from firezone.gateway import Gateway
 from firezone.model import Endpoint, IPAddress, RelayId
 from firezone.nat64 import Prefix
@@ -32,12 +32,15 @@ class World:
         relays: int = 2,
         families: tuple[int, ...] = (4,),
         client_nat64: Prefix | None = None,
+        latency: int = 10 * MILLISECOND,
+        portal_latency: int = 5 * MILLISECOND,
     ) -> None:
         self.entropy = SeededEntropy(seed)
         self.clock = Clock()
-        self.network = Network(self.clock)
+        self.network = Network(self.clock, latency)
         self.relays = [self._make_relay(n, families) for n in range(relays)]
         self.portal = Portal(self.clock, self.relays)
+        self.portal.latency = portal_latency
         self.portal.resources = {r.id: r for r in (RESOURCE, RESOURCE_V6)}
         self._gateway_host = self._make_host(gateway_nat, "198.51.100", "2001:db8:2", families)
         if client_nat64 is None:

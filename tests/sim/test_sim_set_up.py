@@ -11,13 +11,15 @@ ME, _ = CLIENT_ADDRESSES
 SERVER = "10.9.0.1"
 EI, SYM = NatKind.ENDPOINT_INDEPENDENT, NatKind.SYMMETRIC
 ROUND_TRIP = 50 * MILLISECOND
+SLACK = 5 * MILLISECOND
+"""Initiations are no closer to each other, and all ways compete."""
 
 
-def settled(client_nat, gateway_nat):
+def settled(client_nat, gateway_nat, hop=ROUND_TRIP // 2, signalling=ROUND_TRIP):
     """Each datagram takes half a round trip, each message through the portal a whole one."""
-    world = World(client_nat=client_nat, gateway_nat=gateway_nat)
-    world.network.latency = ROUND_TRIP // 2
-    world.portal.latency = ROUND_TRIP
+    world = World(
+        client_nat=client_nat, gateway_nat=gateway_nat, latency=hop, portal_latency=signalling
+    )
     world.clock.run_for(5 * SECOND)
     return world
 
@@ -64,9 +66,61 @@ def test_round_trips_from_the_first_packet_to_its_arrival(client_nat, gateway_na
 @pytest.mark.parametrize("nats", [(None, None), (EI, EI), (SYM, EI), (SYM, SYM)])
 def test_four_round_trips_beside_the_request_to_the_portal(nats):
     """With a portal that is half as far, direct paths take no more than four."""
-    world = settled(*nats)
-    world.portal.latency = ROUND_TRIP // 2
+    world = settled(*nats, signalling=ROUND_TRIP // 2)
     assert first_byte(world) <= {(EI, EI): 3.5, (SYM, EI): 4.5, (SYM, SYM): 6.5}.get(nats, 3)
+
+
+NETWORKS = [(None, None), (EI, EI), (SYM, EI), (EI, SYM), (SYM, SYM)]
+
+
+def minimum(nats, hop, signalling):
+    """What no protocol of this kind gets below (docs/ice.md): the client knows the gateway after
+    two messages through the portal, the gateway the client after three; then a handshake of two
+    messages, and the data."""
+    client_nat, gateway_nat = nats
+    known_to_client, known_to_gateway = 2 * signalling, 3 * signalling
+    if gateway_nat is None:
+        return known_to_client + 3 * hop
+    if (
+        gateway_nat is EI
+    ):  # opens when it knows the client; of its way the client's part may be done
+        way = 2 * hop if client_nat is SYM else hop
+        return max(known_to_client + way, known_to_gateway) + 2 * way
+    # Its relay opens a hop later, and the last hop is still to go.
+    way = 3 * hop if client_nat is SYM else 2 * hop
+    return max(known_to_client + way - hop, known_to_gateway + hop) + hop + 2 * way
+
+
+@pytest.mark.parametrize("nats", NETWORKS)
+@pytest.mark.parametrize(
+    ("signalling_ms", "hop_ms"),
+    [(50, 25), (20, 10), (30, 5), (100, 25), (50, 50), (200, 50), (300, 20), (37, 13), (110, 7)],
+)
+def test_nothing_is_lost_beside_the_minimum(nats, signalling_ms, hop_ms):
+    """Whatever the latencies are: the initiation is sent when it can first pass."""
+    hop, signalling = hop_ms * MILLISECOND, signalling_ms * MILLISECOND
+    least = minimum(nats, hop, signalling)
+    took = first_byte(settled(*nats, hop, signalling)) * ROUND_TRIP
+    assert least <= round(took) <= least + SLACK
+
+
+@pytest.mark.parametrize("nats", NETWORKS)
+@pytest.mark.parametrize("late_ms", [60, 110, 330, 700])
+def test_candidates_that_come_late_cost_that_and_a_round_trip_of_the_path(nats, late_ms):
+    """What the portal's answer told of its latency is wrong then."""
+    hop, late = ROUND_TRIP // 2, late_ms * MILLISECOND
+    world = settled(*nats)
+    tell = world.client.tell_portal
+
+    def tell_late(event, payload):
+        delay = late if event == "broadcast_ice_candidates" else 0
+        world.clock.at(world.clock.now + delay, lambda: tell(event, payload))
+
+    world.client.tell_portal = tell_late
+    hops = 1 + (nats[0] is SYM) + (nats[1] is SYM)
+    least = minimum(nats, hop, ROUND_TRIP)
+    most = least if nats[1] is None else least + late + 2 * hops * hop + SLACK
+    assert round(first_byte(world) * ROUND_TRIP) <= most
 
 
 def test_data_flows_over_the_relay_first_and_directly_later():

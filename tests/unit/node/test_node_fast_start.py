@@ -20,7 +20,7 @@ from node_kit import (
 )
 
 from firezone.commands import InstallKeypair, SealPacket, SetPath
-from firezone.durations import MILLISECOND
+from firezone.durations import MILLISECOND, SECOND
 from firezone.ice import Candidate, Nominated
 from firezone.model import Endpoint
 from firezone.node.fast_start import (
@@ -31,6 +31,7 @@ from firezone.node.fast_start import (
     REMEMBERED_FOR,
     Answered,
     FastStart,
+    plan,
 )
 from firezone.noise import Tunnel
 from firezone.turn import encode_channel_data
@@ -64,6 +65,36 @@ def test_the_initiation_is_sent_ten_times_ever_rarer() -> None:
         sent.append(now // MILLISECOND)
     assert sent == [25, 50, 75, 100, 150, 300, 600, 1200, 2400]
     assert fast.is_over and fast.take_due([relayed_pair(1)], now + 1) == []
+
+
+def test_it_is_sent_closely_when_the_peer_is_to_hear_of_us() -> None:
+    ms = MILLISECOND
+    assert [at // ms for at in plan(0, 100 * ms, 40 * ms)] == [60, 70, 80, 90, 100, 110, 1110, 2310]
+    assert [at // ms for at in plan(95 * ms, 100 * ms, 40 * ms)] == [100, 110, 1110, 2310]
+    assert [at // ms for at in plan(500 * ms, 100 * ms, 40 * ms)] == [1500, 2700]
+    assert [at // ms for at in plan(0, 100 * ms, 0)] == [80, 85, 90, 95, 100, 105, 1105, 2305]
+
+
+def test_no_plan_sends_more_than_eight_in_a_second() -> None:
+    for heard_of_at in range(0, 600, 7):
+        for round_trip in range(0, 400, 9):
+            times = plan(0, heard_of_at * MILLISECOND, round_trip * MILLISECOND)
+            for first in (0, *times):
+                within = [at for at in (0, *times) if first <= at < first + SECOND]
+                assert len(within) <= 7  # and one when the way opens
+
+
+def test_a_way_that_the_peer_came_over_is_taken_once_more() -> None:
+    one, two = relayed_pair(1), relayed_pair(2)
+    fast = FastStart(0)
+    way = RELAYED, one.remote.address
+    fast.take_due([one, two], 0)
+    for _ in range(2):
+        fast.handle_opened(way)
+        fast.handle_opened((RELAYED, ELSEWHERE))
+    assert fast.take_due([one, two], 1) == [way]
+    fast.handle_opened(way)
+    assert fast.take_due([one, two], 2) == []
 
 
 def test_a_new_way_is_taken_at_once_one_that_failed_no_more() -> None:
