@@ -1,5 +1,7 @@
 """What a connection outlives: silence, a portal or relays that come and go."""
 
+from ipaddress import ip_network
+
 import pytest
 from packets import udp
 
@@ -83,13 +85,24 @@ def test_a_connection_made_while_old_channels_cool_down():
 
 
 def test_a_relay_is_asked_once_for_peers_that_it_refuses():
-    """The peer's private address, which every check on that pair would ask a channel for."""
+    """Which every check on that pair would ask a channel for."""
+    world = World(client_nat=SYM, gateway_nat=SYM)
+    denied = ip_network("198.51.100.1")
+    for relay in world.relays:
+        relay.machine.handle_peer_networks((), (denied,), world.clock.now)
+    for n in range(1, 5):
+        assert passes(world, n, 20 * SECOND)
+        world.clock.run_for(60 * SECOND)
+    refused = [a.counters["error_403"] for _, a in allocations(world)]
+    assert 0 < sum(refused) <= 2 * len(refused)
+
+
+def test_no_relay_is_asked_for_private_peers():
     world = connected(SYM)
     for n in range(1, 5):
         assert passes(world, n)
         world.clock.run_for(60 * SECOND)
-    refused = [a.counters["error_403"] for _, a in allocations(world)]
-    assert 0 < sum(refused) <= 2 * len(refused)
+    assert not any(a.counters["error_403"] for _, a in allocations(world))
 
 
 def test_established_is_said_once_however_often_the_session_is_renewed():
