@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from firezone.model import Endpoint, Entropy
-from firezone.stun import Attribute, Message, Method
+from firezone.stun import Attribute, Layout, Message, Method
 
 MAIN, SECOND, PROBED, RELAYING = range(4)
 """The sockets of each family."""
@@ -16,11 +16,7 @@ _IP_AND_UDP = {4: 28, 6: 48}
 _STUN_AND_ATTRIBUTE = 24
 
 
-def _as_is(value: bytes, _transaction_id: bytes) -> bytes:
-    return value
-
-
-FILL = Attribute[bytes](0xFC26, "FILL", _as_is, _as_is)
+FILL = Attribute[bytes](0xFC26, "FILL", Layout.opaque())
 """Makes a request longer. PADDING (RFC 5780 section 7.6) must be understood or refused; this one,
 from the unassigned comprehension-optional range, any server ignores (RFC 8489 section 14)."""
 

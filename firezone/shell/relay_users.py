@@ -10,7 +10,7 @@ from pathlib import Path
 from firezone.errors import ConfigurationError, LocalError
 from firezone.shell.private_file import read_private
 from firezone.stun import USERNAME
-from firezone.stun.attributes import encode_attribute
+from firezone.stun.attributes import require_fit
 
 
 def read_users(path: Path, setting: str) -> dict[str, str]:
@@ -43,7 +43,7 @@ def _user(line: str, where: str) -> tuple[str, str]:
     if not line.isprintable():
         raise _wrong(where, "a character that cannot be printed", "remove it")
     try:
-        encode_attribute(USERNAME, name, b"")
+        require_fit(USERNAME, name)
     except LocalError:
         raise _wrong(where, "the name is too long", "use at most 512 bytes") from None
     return name, password

@@ -1,5 +1,6 @@
 """STUN (RFC 8489): messages, their attributes, their authentication."""
 
+from firezone._ext.stun import Attribute, Layout
 from firezone.stun.attributes import (
     ADDITIONAL_ADDRESS_FAMILY,
     ADDRESS_ERROR_CODE,
@@ -29,7 +30,6 @@ from firezone.stun.attributes import (
     XOR_PEER_ADDRESS,
     XOR_RELAYED_ADDRESS,
     AddressError,
-    Attribute,
     ErrorCode,
 )
 from firezone.stun.integrity import long_term_key, short_term_key
@@ -68,6 +68,7 @@ __all__ = [
     "Class",
     "DecodeError",
     "ErrorCode",
+    "Layout",
     "Message",
     "Method",
     "decode",

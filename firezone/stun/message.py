@@ -7,28 +7,24 @@ a server can answer 400 under the right transaction id.
 
 from __future__ import annotations
 
-import hmac
-import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, TypeVar
 
+from firezone._ext import stun as codec
+from firezone._ext.stun import Attribute
 from firezone.errors import LocalError, RemoteError
 from firezone.model import Entropy
 from firezone.stun import attributes as attr
-from firezone.stun.attributes import KNOWN, MAGIC_COOKIE, Attribute, ErrorCode
-from firezone.stun.integrity import HEADER_SIZE, fingerprint, message_integrity
+from firezone.stun.attributes import KNOWN, MAGIC_COOKIE, ErrorCode
 
+HEADER_SIZE = 20
 TRANSACTION_ID_SIZE = 12
 MAX_TYPE = 0x03FF
 """On a shared port a first byte above 3 is another protocol's (RFC 7983 section 7)."""
-MAX_UNKNOWN = 32
-"""How many unknown attributes a message remembers: enough to answer 420, little to abuse."""
 
 T = TypeVar("T")
 
-_HEADER = struct.Struct(">HHI12s")
 _REASONS = {
     300: "Try Alternate",
     400: "Bad Request",
@@ -67,6 +63,10 @@ class Method(IntEnum):
     DATA = 0x007
     CREATE_PERMISSION = 0x008
     CHANNEL_BIND = 0x009
+
+
+_CLASSES = tuple(Class)
+_METHODS: dict[int, int] = {int(method): method for method in Method}
 
 
 class DecodeError(RemoteError):
@@ -151,25 +151,29 @@ class Message:
     def verify_integrity(self, key: bytes) -> bool:
         """Whether the message came with the right MESSAGE-INTEGRITY for `key`."""
         at = self._integrity_at
-        if at is None:
-            return False
-        received = self._raw[at + attr.ATTRIBUTE_HEADER :][: attr.INTEGRITY_SIZE]
-        return hmac.compare_digest(received, message_integrity(self._raw[:at], key))
+        return at is not None and codec.verify_integrity(self._raw, at, key)
 
     def verify_fingerprint(self) -> bool:
         """Whether the message came with the right FINGERPRINT."""
         at = self._fingerprint_at
-        if at is None:
-            return False
-        received = self._raw[at + attr.ATTRIBUTE_HEADER :][: attr.FINGERPRINT_SIZE]
-        return int.from_bytes(received) == fingerprint(self._raw[:at])
+        return at is not None and codec.verify_fingerprint(self._raw, at)
 
     def encode(self, integrity_key: bytes | None = None, fingerprint: bool = False) -> bytes:
         """The bytes of the message, authenticated under a key and with FINGERPRINT if wanted.
 
         Raises LocalError for a value that does not fit its attribute or the message.
         """
-        return _encode(self, integrity_key, fingerprint)
+        try:
+            return codec.encode(
+                self.class_,
+                self.method,
+                self.transaction_id,
+                self.attributes,
+                integrity_key,
+                fingerprint,
+            )
+        except ValueError as error:
+            raise LocalError(str(error)) from None
 
 
 def looks_like_stun(data: bytes) -> bool:
@@ -185,97 +189,18 @@ def decode(data: bytes) -> Message:
 
     Nothing of the message is authenticated yet, and neither `unknown` nor `malformed` is judged.
     """
-    type_, transaction_id = _decode_header(data)
-    values: list[tuple[Attribute[Any], Any]] = []
-    seen: set[int] = set()
-    unknown: list[int] = []
-    malformed = integrity_at = fingerprint_at = None
-    for code, at, value in _split(data):
-        attribute = KNOWN.get(code)
-        if integrity_at is not None and code != attr.FINGERPRINT.code:
-            continue  # nothing covers it (RFC 8489 section 14.5)
-        if code in seen and (attribute is None or not attribute.repeatable):
-            continue
-        seen.add(code)
-        if attribute is None:
-            if attr.is_comprehension_required(code) and len(unknown) < MAX_UNKNOWN:
-                unknown.append(code)
-            continue
-        try:
-            decoded = attribute.decode(value, transaction_id)
-        except ValueError:
-            malformed = code if malformed is None else malformed
-            continue
-        if attribute is attr.FINGERPRINT:
-            fingerprint_at = at
-            break  # it is the last one (RFC 8489 section 14.7)
-        if attribute is attr.MESSAGE_INTEGRITY:
-            integrity_at = at
-        else:
-            values.append((attribute, decoded))
+    found = codec.decode(data, KNOWN)
+    if isinstance(found, str):
+        raise DecodeError(found)
+    class_, method, transaction_id, values, unknown, malformed, integrity_at, fingerprint_at = found
     return Message(
-        class_=Class((type_ >> 7 & 2) | (type_ >> 4 & 1)),
-        method=_method(type_),
-        transaction_id=transaction_id,
-        attributes=tuple(values),
-        unknown=tuple(unknown),
-        malformed=malformed,
-        _raw=data,
-        _integrity_at=integrity_at,
-        _fingerprint_at=fingerprint_at,
+        _CLASSES[class_],
+        _METHODS.get(method, method),
+        transaction_id,
+        values,
+        unknown,
+        malformed,
+        data,
+        integrity_at,
+        fingerprint_at,
     )
-
-
-def _decode_header(data: bytes) -> tuple[int, bytes]:
-    if len(data) < HEADER_SIZE:
-        raise DecodeError("too_short")
-    type_, length, cookie, transaction_id = _HEADER.unpack_from(data)
-    if type_ > MAX_TYPE:
-        raise DecodeError("not_stun")
-    if cookie != MAGIC_COOKIE:
-        raise DecodeError("wrong_cookie")
-    if length % 4 or len(data) != HEADER_SIZE + length:
-        raise DecodeError("wrong_length")
-    return type_, transaction_id
-
-
-def _split(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Code, offset and value of each attribute."""
-    at = HEADER_SIZE
-    while at < len(data):
-        code, length = struct.unpack_from(">HH", data, at)
-        start = at + attr.ATTRIBUTE_HEADER
-        if start + length > len(data):
-            raise DecodeError("attribute_overruns")
-        yield code, at, data[start : start + length]
-        at = start + length + (-length % 4)
-
-
-def _method(type_: int) -> int:
-    number = (type_ & 0x000F) | (type_ >> 1 & 0x0070) | (type_ >> 2 & 0x0F80)
-    try:
-        return Method(number)
-    except ValueError:
-        return number
-
-
-def _encode(message: Message, integrity_key: bytes | None, fingerprinted: bool) -> bytes:
-    tid = message.transaction_id
-    out = _HEADER.pack(_type(message), 0, MAGIC_COOKIE, tid)
-    out += b"".join(attr.encode_attribute(known, value, tid) for known, value in message.attributes)
-    trailer = 24 * (integrity_key is not None) + 8 * fingerprinted
-    length = len(out) - HEADER_SIZE + trailer
-    if length > 0xFFFF:
-        raise LocalError("STUN message too long")
-    if integrity_key is not None:
-        digest = message_integrity(out, integrity_key)
-        out += attr.encode_attribute(attr.MESSAGE_INTEGRITY, digest, tid)
-    if fingerprinted:
-        out += attr.encode_attribute(attr.FINGERPRINT, fingerprint(out), tid)
-    return out[:2] + length.to_bytes(2) + out[4:]
-
-
-def _type(message: Message) -> int:
-    method, class_ = message.method, message.class_
-    spread = (method & 0x000F) | (method & 0x0070) << 1 | (method & 0x0F80) << 2
-    return spread | (class_ & 1) << 4 | (class_ & 2) << 7

@@ -8,7 +8,7 @@ from typing import Literal
 
 from firezone.model import Endpoint
 from firezone.stun import REALM, USERNAME, long_term_key
-from firezone.stun.attributes import encode_attribute
+from firezone.stun.attributes import require_fit
 
 CandidateType = Literal["host", "srflx", "relay"]
 
@@ -37,8 +37,8 @@ class Credentials:
     realm: str
 
     def __post_init__(self) -> None:
-        encode_attribute(USERNAME, self.username, b"")
-        encode_attribute(REALM, self.realm, b"")
+        require_fit(USERNAME, self.username)
+        require_fit(REALM, self.realm)
 
     @property
     def key(self) -> bytes:

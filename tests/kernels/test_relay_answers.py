@@ -17,11 +17,11 @@ from kernels.relay_ends import Address, Ends, address_of, received, send, udp_so
 from firezone import stun
 from firezone._ext.relay import Forwarder
 from firezone._ext.ring import Ring
+from firezone._ext.stun import fingerprint as fingerprint_of
 from firezone.durations import SECOND
 from firezone.model import Endpoint, Transmit, unpack_address
 from firezone.stun import Class, Message, Method
 from firezone.stun.attributes import KNOWN
-from firezone.stun.integrity import fingerprint as fingerprint_of
 from firezone.turn.relay import Relay
 from firezone.turn.relay_auth import NONCE_LIFETIME, NonceMint
 from firezone.turn.relay_commands import FiveTuple
@@ -167,10 +167,10 @@ def test_what_strangers_send_needs_no_python(
         (stun.USERNAME, "anna"),
         (stun.NONCE, "A" * 32),
         (stun.SOFTWARE, "é"),
-        (stun.Attribute[bytes](0x8022, "LONG", *2 * (lambda value, _: value,)), b"x" * 128),
+        (stun.Attribute[bytes](0x8022, "LONG", stun.Layout.opaque()), b"x" * 128),
         (stun.XOR_PEER_ADDRESS, endpoint(RELAYS[4])),
-        (stun.Attribute[bytes](0x0031, "UNKNOWN", *2 * (lambda value, _: value,)), b""),
-        (stun.Attribute[bytes](0x0019, "WRONG", *2 * (lambda value, _: value,)), b"\x11"),
+        (stun.Attribute[bytes](0x0031, "UNKNOWN", stun.Layout.opaque()), b""),
+        (stun.Attribute[bytes](0x0019, "WRONG", stun.Layout.opaque()), b"\x11"),
     ],
 )
 def test_the_rest_is_pythons(method: Method, value: Any) -> None:

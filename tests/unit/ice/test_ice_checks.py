@@ -353,7 +353,7 @@ def test_requests_that_cannot_be_understood_are_refused() -> None:
     )
     without_priority = signed(base, CONTROLLING_CREDENTIALS.password)
     agent.handle_stun(endpoint(LEFT), endpoint(RIGHT), without_priority, 0)
-    exotic = stun.Attribute(0x7777, "EXOTIC", stun.DATA.decode, stun.DATA.encode)
+    exotic = stun.Attribute[bytes](0x7777, "EXOTIC", stun.Layout.opaque())
     unknown = signed(
         base.with_(stun.PRIORITY, 1).with_(exotic, b""), CONTROLLING_CREDENTIALS.password
     )

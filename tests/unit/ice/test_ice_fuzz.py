@@ -72,7 +72,7 @@ def test_authentic_messages_of_a_hostile_peer(
     if priority is not None:
         message = message.with_(stun.PRIORITY, priority)
     for code, value in attributes:
-        raw = stun.Attribute(code, "RAW", stun.DATA.decode, stun.DATA.encode)
+        raw = stun.Attribute[bytes](code, "RAW", stun.Layout.opaque())
         message = message.with_(raw, value)
     feed(agent, message.encode(integrity_key=password.encode()), source)
     agent.handle_timeout(wire.now)

@@ -5,10 +5,10 @@ import struct
 import pytest
 
 from firezone import stun
+from firezone._ext.stun import message_integrity
 from firezone.errors import LocalError, RemoteError
 from firezone.model import Endpoint
 from firezone.stun import Class, DecodeError, Message, Method
-from firezone.stun.integrity import message_integrity
 
 TID = bytes(range(12))
 KEY = b"key"

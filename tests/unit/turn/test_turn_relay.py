@@ -221,9 +221,7 @@ class TestAllocate:
 
     def test_unknown_required_attribute_is_refused(self, world: World, client: Client) -> None:
         client.learn_nonce()
-        strange = stun.Attribute[bytes](
-            0x7777, "STRANGE", lambda value, _: value, lambda value, _: value
-        )
+        strange = stun.Attribute[bytes](0x7777, "STRANGE", stun.Layout.opaque())
         response = client.call(Method.ALLOCATE, (strange, b""))
         assert error_of(response) == 420
         assert response.get(stun.UNKNOWN_ATTRIBUTES) == (0x7777,)

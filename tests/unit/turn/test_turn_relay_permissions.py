@@ -185,7 +185,7 @@ class TestSend:
     def test_with_what_is_not_understood(self, world: World, client: Client) -> None:
         client.allocate()
         client.permit(PEER_4)
-        strange = stun.Attribute[bytes](0x7777, "STRANGE", lambda v, _: v, lambda v, _: v)
+        strange = stun.Attribute[bytes](0x7777, "STRANGE", stun.Layout.opaque())
         assert client.send(PEER_4, b"data", (strange, b"")) == []
         assert world.relay.counters["indication_not_understood"] == 1
 
