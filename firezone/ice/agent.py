@@ -215,7 +215,10 @@ class Agent:
         self._settle(now)
 
     def retry_direct(self, now: int) -> bool:
-        """Give failed pairs that need no relay another chance. False if there are none."""
+        """Give failed pairs that need no relay another chance. False if there are none; or if the
+        pair in use is not answered either, for that nothing works any more must not be hidden."""
+        if self._nominated is None or self._nominated.tally.unanswered > 1:
+            return False
         failed = [
             pair
             for pair in self._checklist

@@ -37,6 +37,7 @@ class Peer:
         self._streams: dict[RelayId, Endpoint] = {}
         self._entropy = entropy
         self._armed: int | None = None
+        self._is_dead = False
         host.handler = self._handle_datagram
         self.role = role(
             entropy=entropy,
@@ -62,16 +63,21 @@ class Peer:
         self._tell_host_addresses()
         self.pump()
 
+    def kill(self) -> None:
+        """End without a word: nothing is sent any more, nor taken in."""
+        self._is_dead, self._armed = True, None
+        self.host.handler = None
+
     def events(self, name: str) -> list[Progress]:
         """What the role reported under that name."""
         return [p for p in self.progress if p.event == name]
 
     def pump(self) -> None:
         """Carry out all that role and data plane want, then wait for the next deadline."""
-        busy = True
+        busy = not self._is_dead
         while busy:
             busy = self._pump_dataplane() | self._pump_role()
-        timeout = self.role.poll_timeout()
+        timeout = None if self._is_dead else self.role.poll_timeout()
         if timeout is not None and timeout.deadline != self._armed:
             self._armed = timeout.deadline
             self.clock.at(timeout.deadline, lambda: self._handle_timeout(timeout.deadline))

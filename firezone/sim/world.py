@@ -65,6 +65,7 @@ class World:
 
     def restart_gateway(self) -> None:
         """Kill the gateway's program and start it anew: new key, no state, the same host."""
+        self.gateway.kill()
         self.gateway = self._start(Gateway, self._gateway_host)
         self.portal.join_gateway(self.gateway)
 

@@ -135,6 +135,18 @@ def test_the_direct_path_is_used_again_when_it_works_again(blocked, patience):
     assert longest_gap(traffic.answered_at, start, world.clock.now) < 2 * SECOND
 
 
+@pytest.mark.parametrize("after", [0, 14, 29, 34])
+def test_looking_for_a_direct_path_does_not_hide_that_the_peer_is_gone(after):
+    """Direct paths are tried again 15 and 45 s after the relayed one was taken."""
+    world = World(client_nat=SYM, gateway_nat=SYM)
+    traffic = Traffic(world, 500 * MILLISECOND)
+    traffic.run((5 + after) * SECOND)
+    assert paths(world)[-1] == "relayed"
+    world.gateway.kill()
+    traffic.run(20 * SECOND)
+    assert world.client.events("connection_lost"), "16.5 s and 2 s of grace"
+
+
 @pytest.mark.parametrize("loss", [20, 30])
 @pytest.mark.parametrize("pace_ms", [50, 400, 1500])
 def test_loss_alone_moves_nothing(loss, pace_ms):
