@@ -21,7 +21,7 @@ from firezone.node.events import StreamEvent, StreamUnwanted, StreamWanted
 from firezone.node.fallback import UDP_RETRY, Step
 from firezone.node.relays import Link, Relay, Relays
 from firezone.node.silent_relays import SilentRelays
-from firezone.stun import looks_like_stun
+from firezone.stun import Method, looks_like_stun
 from firezone.turn import (
     NO_RESPONSE,
     Allocation,
@@ -94,8 +94,11 @@ class Transport:
         if allocation is None or not payload:
             return Arrival(local, source, payload)
         if looks_like_stun(payload):
-            if not allocation.handle_datagram(local, source, payload, now):
-                self.counters["unexpected message of a relay"] += 1
+            if allocation.handle_datagram(local, source, payload, now):
+                return None
+            if _is_binding(payload):  # of a peer: all of a relay's clients may have its address
+                return Arrival(local, source, payload)
+            self.counters["unexpected message of a relay"] += 1
             return None
         if payload[0] not in _CHANNEL_DATA:
             return Arrival(local, source, payload)
@@ -374,3 +377,8 @@ class Transport:
         if channel in self._channels:
             self._channels.remove(channel)
             self._commands.append(CloseChannel(*channel))
+
+
+def _is_binding(message: bytes) -> bool:
+    """Whether the method of a STUN message is Binding, of whichever class (RFC 8489 section 5)."""
+    return int.from_bytes(message[:2]) & ~0x0110 == Method.BINDING
