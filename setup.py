@@ -34,6 +34,7 @@ KERNELS: dict[str, list[str]] = {
         "ext/c/relay_table.c",
         "ext/c/relay_answers.c",
         "ext/c/relay_forward.c",
+        "ext/c/relay_one_port.c",
         "ext/c/relay_send.c",
         "ext/c/blake2s.c",
     ],

@@ -85,6 +85,7 @@ cdef class Forwarder:
         _free_all(self.retired)
         relay_table_each(&self.tables.forward, _free_owner)
         relay_table_each(&self.tables.permits, _free_owner)
+        relay_table_each(&self.tables.steers, _free_owner)
         if self.sockets != NULL:
             for i in range(SOCKETS):
                 free(self.sockets[i])
@@ -109,7 +110,15 @@ cdef class Forwarder:
     def workers(self):
         return self.count
 
-    def add(self, int fd, int family, int port, bint listens=False, int worker=0):
+    def add(
+        self,
+        int fd,
+        int family,
+        int port,
+        bint listens=False,
+        int worker=0,
+        bytes own=None,
+    ):
         cdef relay_socket* s = self._socket(family, port)
         cdef Worker* w = self._worker(worker)
         cdef epoll_event event
@@ -126,6 +135,9 @@ cdef class Forwarder:
         s.port = port
         s.listens = listens
         s.worker = <uint8_t>worker
+        if own is not None:
+            s.shared = True
+            memcpy(s.own, <const char*>own, _size(family, own))
         result = relay_socket_prepare(s, &self._gro)
         if result < 0:
             free(s)
@@ -150,22 +162,38 @@ cdef class Forwarder:
         _retire(&self.retired, &s.block)
 
     def bind(
-        self, tuple client not None, tuple local not None, int number, int port, tuple peer not None
+        self,
+        tuple client not None,
+        tuple local not None,
+        int number,
+        int port,
+        tuple peer not None,
+        int worker=-1,
+        bytes source=None,
     ):
         cdef relay_key forward
         cdef relay_key back
         cdef relay_channel* old
         cdef relay_channel* other
-        cdef relay_socket* listener
         cdef relay_socket* relay
+        cdef uint8_t from_address[16]
         _key(&forward, client, local, number)
         _key(&back, peer, None, port)
-        relay = self._socket(peer[0], port)
         if not 0x4000 <= number <= 0x7FFF:
             raise ValueError("a channel number is 0x4000 to 0x7FFF")
-        listener = NULL if relay == NULL else self.sockets[relay_listener_place(relay.worker, client[0])]
-        if listener == NULL or listener.port != local[2]:
-            raise ValueError("no socket for this channel")
+        memset(from_address, 0, 16)
+        if source is not None:
+            memcpy(from_address, <const char*>source, _size(peer[0], source))
+        if worker < 0:
+            relay = self._socket(peer[0], port)
+            if relay == NULL:
+                raise ValueError("no socket for this channel")
+            worker = relay.worker
+        else:
+            relay = self._listener(worker, peer[0], local[2])
+            if not relay.shared:
+                raise ValueError("not a socket of all allocations")
+        listener = self._listener(worker, client[0], local[2])
         old = _owner(relay_table_find(&self.tables.forward, &forward))
         other = _owner(relay_table_find(&self.tables.back, &back))
         if other != NULL and other != old:
@@ -174,9 +202,13 @@ cdef class Forwarder:
             store_relaxed_u32(&old.too_large[RELAY_TO_PEER], NEVER)
             store_relaxed_u32(&old.too_large[RELAY_TO_CLIENT], NEVER)
             return
+        if old != NULL and old.steers:
+            raise ValueError("a channel that something is steered to")
         if old != NULL:
             self._unbind(old)
-        self._bind(&forward, &back, listener, relay)
+        self._bind(
+            &forward, &back, listener, relay, NULL if source is None else from_address
+        )
 
     def unbind(self, tuple client not None, tuple local not None, int number):
         cdef relay_key forward
@@ -185,7 +217,43 @@ cdef class Forwarder:
         channel = _owner(relay_table_find(&self.tables.forward, &forward))
         if channel == NULL:
             return False
+        if channel.steers:
+            raise ValueError("a channel that something is steered to")
         self._unbind(channel)
+        return True
+
+    def steer(
+        self,
+        tuple peer not None,
+        int64_t index,
+        tuple client=None,
+        tuple local=None,
+        int number=0,
+    ):
+        cdef relay_key key
+        cdef relay_key forward
+        cdef relay_channel* channel = NULL
+        _steer_key(&key, peer, index)
+        if client is not None:
+            _key(&forward, client, local, number)
+            channel = _owner(relay_table_find(&self.tables.forward, &forward))
+            if channel == NULL or not channel.shared:
+                raise ValueError("no channel to steer to")
+        self._steer(&key, channel)
+
+    def unsteer(self, tuple peer not None, int64_t index):
+        cdef relay_key key
+        cdef relay_node* node
+        cdef relay_steer* steer
+        _steer_key(&key, peer, index)
+        node = relay_table_find(&self.tables.steers, &key)
+        if node == NULL:
+            return False
+        steer = <relay_steer*>node.owner
+        relay_table_remove(&self.tables.steers, node, &self.retired)
+        if steer.channel != NULL:
+            steer.channel.steers -= 1
+        _retire(&self.retired, &steer.block)
         return True
 
     def permit(self, int family, bytes address not None, int port):
@@ -360,6 +428,7 @@ cdef class Forwarder:
         const relay_key* back,
         relay_socket* listener,
         relay_socket* relay,
+        const uint8_t* source,
     ) except -1:
         cdef relay_channel* channel = <relay_channel*>calloc(1, sizeof(relay_channel))
         if channel == NULL:
@@ -368,7 +437,8 @@ cdef class Forwarder:
         channel.back.key = back[0]
         channel.listener = listener
         channel.relay = relay
-        relay_channel_compose(channel)
+        channel.shared = relay.listens
+        relay_channel_compose(channel, source)
         if relay_table_insert(&self.tables.back, &channel.back, &self.retired) < 0:
             free(channel)
             raise MemoryError
@@ -378,6 +448,36 @@ cdef class Forwarder:
             self._unbind(channel)
             raise MemoryError
         return 0
+
+    cdef int _steer(self, const relay_key* key, relay_channel* channel) except -1:
+        cdef relay_node* node = relay_table_find(&self.tables.steers, key)
+        cdef relay_steer* steer
+        if node == NULL:
+            steer = <relay_steer*>calloc(1, sizeof(relay_steer))
+            if steer == NULL:
+                raise MemoryError
+            steer.node.key = key[0]
+            steer.node.owner = steer
+            steer.channel = channel
+            if relay_table_insert(&self.tables.steers, &steer.node, &self.retired) < 0:
+                free(steer)
+                raise MemoryError
+        else:
+            steer = <relay_steer*>node.owner
+            if steer.channel != NULL:
+                steer.channel.steers -= 1
+            store_release_pointer(&steer.channel, channel)
+        if channel != NULL:
+            channel.steers += 1
+        return 0
+
+    cdef relay_socket* _listener(self, int worker, int family, int port) except NULL:
+        cdef relay_socket* s
+        self._worker(worker)
+        s = self.sockets[relay_listener_place(worker, family)]
+        if s == NULL or s.port != port:
+            raise ValueError("no socket that listens")
+        return s
 
     cdef int _unbind(self, relay_channel* channel) except -1:
         relay_table_remove(&self.tables.forward, &channel.forward, &self.retired)
@@ -423,6 +523,33 @@ cdef int _permit_key(relay_key* key, int family, bytes address, int port) except
     return 0
 
 
+cdef int _steer_key(relay_key* key, tuple peer, int64_t index) except -1:
+    cdef uint8_t sent[4]
+    cdef int i
+    if not -3 <= index <= 0xFFFFFFFF:
+        raise ValueError("an index has 32 bits")
+    if index == -3:
+        peer = (*peer[:2], 1)
+    _key(key, peer, None, 1)
+    for i in range(4):
+        sent[i] = <uint8_t>(index >> 8 * i & 0xFF)
+    if index >= 0:
+        relay_steer_key(key, RELAY_STEER_INDEX, sent)
+    elif index == -1:
+        relay_steer_key(key, RELAY_STEER_ANY, NULL)
+    elif index == -2:
+        relay_steer_key(key, RELAY_STEER_UNKNOWN_INDEX, NULL)
+    else:
+        relay_steer_key(key, RELAY_STEER_ADDRESS, NULL)
+    return 0
+
+
+cdef int _size(int family, bytes address) except -1:
+    if (family, len(address)) not in ((4, 4), (6, 16)):
+        raise ValueError("not an address of its family")
+    return <int>len(address)
+
+
 cdef int _key(relay_key* key, tuple remote, tuple local, int number) except -1:
     cdef bytes packed
     memset(key, 0, sizeof(relay_key))
@@ -449,6 +576,7 @@ cdef int _drops(found, const relay_worker* w) except -1:
     found["unbound_channel"] += load_relaxed_u64(&w.counts[RELAY_TO_PEER].unbound)
     found["unbound_peer"] += load_relaxed_u64(&w.counts[RELAY_TO_CLIENT].unbound)
     found["truncated"] += load_relaxed_u64(&w.counts[RELAY_TO_PEER].malformed)
+    found["ambiguous_peer"] += load_relaxed_u64(&w.ambiguous)
     found["unknown_protocol"] += load_relaxed_u64(&w.no_protocol)
     found["receive"] += load_relaxed_u64(&w.receive_errors)
     _failures(found, "send_to_peer", &w.counts[RELAY_TO_PEER])

@@ -6,10 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "relay_one_port.h"
 #include "relay_send.h"
 
 enum {
-    STUN_HEADER = 20,
     /* A datagram of any size fits. What is above 64 KiB shifts each buffer's start to other cache
      * sets than those of its neighbours. */
     STRIDE = 0x10000 + 17 * 64,
@@ -17,16 +17,11 @@ enum {
     ECN = 3
 };
 
-typedef struct {
-    uint8_t *data;
-    uint32_t size, stride; /* of the whole, and of each datagram but the last */
-    uint8_t ecn;
-} buffer;
-
 static void receive_all(relay_worker *w, relay_socket *s, uint32_t count);
-static void from_client(relay_worker *w, const relay_socket *s, const buffer *b,
-                        const relay_key *key);
-static void from_peer(relay_worker *w, const relay_socket *s, const buffer *b,
+static void receive_late(relay_worker *w, relay_socket *s);
+static int from_client(relay_worker *w, const relay_socket *s, const relay_buffer *b,
+                       const relay_key *key);
+static void from_peer(relay_worker *w, const relay_socket *s, const relay_buffer *b,
                       const relay_key *key);
 
 /* Buffers of one read. */
@@ -73,7 +68,7 @@ static void read_name(const struct sockaddr_in6 *name, relay_key *key) {
     }
 }
 
-static void read_control(struct msghdr *m, relay_key *key, buffer *b) {
+static void read_control(struct msghdr *m, relay_key *key, relay_buffer *b) {
     for (struct cmsghdr *c = CMSG_FIRSTHDR(m); c != NULL; c = CMSG_NXTHDR(m, c)) {
         const uint8_t *data = CMSG_DATA(c);
         int value;
@@ -93,6 +88,15 @@ static void read_control(struct msghdr *m, relay_key *key, buffer *b) {
     }
 }
 
+static relay_buffer parse(relay_worker *w, const relay_socket *s, uint32_t i, relay_key *key) {
+    struct mmsghdr *m = &w->incoming[i];
+    relay_buffer b = {w->buffers[i].iov_base, m->msg_len, m->msg_len, 0};
+    *key = (relay_key){.number = s->port};
+    read_name(&w->names[i], key);
+    read_control(&m->msg_hdr, key, &b);
+    return b;
+}
+
 static void receive_all(relay_worker *w, relay_socket *s, uint32_t count) {
     uint64_t bytes = 0;
     w->direction = s->listens ? RELAY_TO_PEER : RELAY_TO_CLIENT;
@@ -100,22 +104,37 @@ static void receive_all(relay_worker *w, relay_socket *s, uint32_t count) {
     w->replies_left = w->carried && count == room(w) ? RELAY_FEW_REPLIES : UINT32_MAX;
     w->carried = s->listens ? 0 : w->carried;
     for (uint32_t i = 0; i < count; i++) {
-        struct mmsghdr *m = &w->incoming[i];
-        buffer b = {w->buffers[i].iov_base, m->msg_len, m->msg_len, 0};
-        relay_key key = {.number = s->port};
-        read_name(&w->names[i], &key);
-        read_control(&m->msg_hdr, &key, &b);
+        relay_key key;
+        relay_buffer b = parse(w, s, i, &key);
         bytes += b.size;
-        if (s->listens)
-            from_client(w, s, &b, &key);
-        else
+        if (!s->listens)
             from_peer(w, s, &b, &key);
+        else if (from_client(w, s, &b, &key)) {
+            w->later[w->late++] = (uint8_t)i;
+            continue;
+        }
         expect(w, i);
     }
     relay_flush(w);
+    if (w->late != 0)
+        receive_late(w, s);
     relay_send_replies(w, s);
     if (count != 0)
         w->merged = bytes / count > LARGE;
+}
+
+/* What clients did not send. Runs are of one direction, so it waits until all else has left. */
+static void receive_late(relay_worker *w, relay_socket *s) {
+    w->direction = RELAY_TO_CLIENT;
+    w->last_key.family = 0;
+    for (uint32_t i = 0; i < w->late; i++) {
+        relay_key key;
+        relay_buffer b = parse(w, s, w->later[i], &key);
+        relay_from_peers(w, s, &b, &key);
+        expect(w, w->later[i]);
+    }
+    w->late = 0;
+    relay_flush(w);
 }
 
 /* The channel of a key, remembered for the datagrams that follow. */
@@ -136,7 +155,7 @@ static int is_permitted(const relay_worker *w, const relay_socket *s, const rela
            relay_table_find(&w->tables->permits, &peer) != NULL;
 }
 
-static void from_peer(relay_worker *w, const relay_socket *s, const buffer *b,
+static void from_peer(relay_worker *w, const relay_socket *s, const relay_buffer *b,
                       const relay_key *key) {
     relay_key whole = *key;
     memset(whole.local, 0, sizeof(whole.local)); /* its port says enough */
@@ -155,24 +174,24 @@ static void from_peer(relay_worker *w, const relay_socket *s, const buffer *b,
     } while (at < b->size);
 }
 
-/* RFC 8489 section 6.3, as far as one look goes. */
-static int is_stun(const uint8_t *data, uint32_t size) {
-    static const uint8_t cookie[4] = {0x21, 0x12, 0xA4, 0x42};
-    return size >= STUN_HEADER && data[0] < 4 && memcmp(data + 4, cookie, 4) == 0;
-}
-
-static void from_client(relay_worker *w, const relay_socket *s, const buffer *b,
-                        const relay_key *key) {
+/* Returns whether something in it is a peer's instead, as may be on a shared port. */
+static int from_client(relay_worker *w, const relay_socket *s, const relay_buffer *b,
+                       const relay_key *key) {
     relay_counts *counts = &w->counts[RELAY_TO_PEER];
     relay_key whole = *key;
     uint32_t size;
+    int late = 0;
+    if (s->shared && relay_is_own(s, key))
+        return 1;
     if (b->size == 0)
         relay_add(&w->no_protocol, 1);
     for (uint32_t at = 0; at < b->size; at += size) {
         uint8_t *data = b->data + at;
         size = b->size - at < b->stride ? b->size - at : b->stride;
         if (data[0] < 0x40 || data[0] >= 0x80) {
-            if (!is_stun(data, size) || key->port == 0)
+            if (s->shared && relay_is_peers(w, key, data, size))
+                late = 1;
+            else if (!relay_is_stun(data, size) || key->port == 0)
                 relay_add(&w->no_protocol, 1);
             else if (!relay_reply_to(w, s, key, data, size))
                 w->control(w, key, data, size);
@@ -180,17 +199,25 @@ static void from_client(relay_worker *w, const relay_socket *s, const buffer *b,
         }
         uint32_t length = size < RELAY_HEADER ? size : (uint32_t)(data[2] << 8 | data[3]);
         if (length + RELAY_HEADER > size) { /* more than that is padding */
-            relay_add(&counts->malformed, 1);
+            if (s->shared && relay_is_peers(w, key, data, size))
+                late = 1;
+            else
+                relay_add(&counts->malformed, 1);
             continue;
         }
         whole.number = (uint16_t)(data[0] << 8 | data[1]);
         relay_channel *channel = find(w, &w->tables->forward, &whole);
-        if (channel == NULL)
+        if (channel == NULL && s->shared && relay_is_peers(w, key, data, size))
+            late = 1;
+        else if (channel == NULL)
             relay_add(&counts->unbound, 1);
+        else if (channel->shared && relay_names_somebody(data + RELAY_HEADER, length))
+            w->control(w, key, data, RELAY_HEADER + length);
         else
             relay_append(w, channel, data + RELAY_HEADER, length, b->ecn);
         w->carried |= channel != NULL;
     }
+    return late;
 }
 
 /* Sockets and memory */
@@ -220,6 +247,7 @@ int relay_tables_init(relay_tables *t, const uint64_t secret[2]) {
     memset(t, 0, sizeof(*t));
     return relay_table_init(&t->forward, secret) < 0 || relay_table_init(&t->back, secret) < 0 ||
                    relay_table_init(&t->permits, secret) < 0 ||
+                   relay_table_init(&t->steers, secret) < 0 ||
                    (t->answers = calloc(1, sizeof(*t->answers))) == NULL
                ? -1
                : 0;
@@ -229,6 +257,7 @@ void relay_tables_free(relay_tables *t) {
     relay_table_free(&t->forward);
     relay_table_free(&t->back);
     relay_table_free(&t->permits);
+    relay_table_free(&t->steers);
     if (t->answers != NULL)
         wipe(t->answers->nonce_key, sizeof(t->answers->nonce_key));
     free(t->answers);

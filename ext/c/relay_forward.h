@@ -40,6 +40,8 @@ typedef struct relay_socket {
     uint8_t no_gso;    /* workers: the host refused it here */
     uint32_t channels; /* writer */
     uint32_t permits;  /* writer: addresses whose data goes to `control` without a channel */
+    uint8_t shared;    /* with one port: it is that of all allocations, too */
+    uint8_t own[16];   /* then the relayed address of all */
 } relay_socket;
 
 /* An address from which the allocation's client takes data without a channel, too. */
@@ -60,13 +62,22 @@ typedef struct relay_channel {
     relay_node back;    /* by allocation and peer */
     relay_socket *listener, *relay;
     relay_name client, peer;
-    uint8_t source[40]; /* ancillary data: the address that the client sent to */
-    uint32_t source_size;
+    uint8_t source[2][40]; /* ancillary data by direction: what it is sent from, if that is told */
+    uint32_t source_size[2];
     uint8_t header[2];  /* the number, as sent */
+    uint8_t shared;     /* both sockets are listening ones */
+    uint32_t steers;    /* writer */
     /* Workers, by direction: sizes from here on go unmerged, past the MTU; and the run that was
      * opened last, which counts only if that run still says the same. */
     uint32_t too_large[2], run[2];
 } relay_channel;
+
+/* With one port: for whom is what a peer sends that bears a certain index, or none that is known. */
+typedef struct relay_steer {
+    relay_block block;
+    relay_node node;        /* by peer and index */
+    relay_channel *channel; /* NULL: there are several, and no telling */
+} relay_steer;
 
 typedef struct relay_counts {
     uint64_t packets;
@@ -102,7 +113,7 @@ typedef void (*relay_control)(relay_worker *w, const relay_key *from, const uint
 
 /* What all workers read and one other thread writes. */
 typedef struct relay_tables {
-    relay_table forward, back, permits;
+    relay_table forward, back, permits, steers;
     relay_answers *answers;
 } relay_tables;
 
@@ -116,11 +127,14 @@ struct relay_worker {
     int merged;    /* the last read had large buffers */
     int direction;
     relay_counts counts[2];
+    uint64_t ambiguous;   /* from peers of several clients, for whom? */
     uint64_t no_protocol; /* from clients, neither STUN nor ChannelData */
     uint64_t receive_errors;
     uint64_t answered[RELAY_ANSWER_KINDS];
     uint64_t unanswered; /* strangers' requests that were more than there was time for */
 
+    uint32_t late; /* buffers of a listening socket that hold data of peers */
+    uint8_t later[RELAY_BUFFERS];
     uint32_t replies, replies_left; /* that wait, and that this read may still give */
     int carried;                    /* clients' last read had data of channels */
     relay_reply *reply;
@@ -156,7 +170,8 @@ int relay_knows_gso(int fd);
  * of no more use. */
 int relay_read(relay_worker *w, relay_socket *s);
 
-/* Fills in a channel whose keys and sockets are set. */
-void relay_channel_compose(relay_channel *c);
+/* Fills in a channel whose keys and sockets are set. `source` is the address that peers see, where
+ * its sockets are everybody's and have to be told. */
+void relay_channel_compose(relay_channel *c, const uint8_t *source);
 
 #endif

@@ -114,9 +114,9 @@ static void compose(const relay_worker *w, struct msghdr *m, uint8_t *control, c
     size_t used = 0;
     int ecn = r->ecn;
     uint16_t size = (uint16_t)r->size;
-    if (w->direction == RELAY_TO_CLIENT) {
-        memcpy(control, c->source, c->source_size);
-        used = c->source_size;
+    if (c->source_size[w->direction] != 0) {
+        used = c->source_size[w->direction];
+        memcpy(control, c->source[w->direction], used);
     }
     if (ecn != 0 && to->address.sin6_family == AF_INET)
         used += put(control + used, IPPROTO_IP, IP_TOS, &ecn, sizeof(ecn));
@@ -268,11 +268,16 @@ void relay_send_replies(relay_worker *w, const relay_socket *s) {
 
 /* Channels */
 
-void relay_channel_compose(relay_channel *c) {
+void relay_channel_compose(relay_channel *c, const uint8_t *source) {
     const relay_key *client = &c->forward.key, *peer = &c->back.key;
     compose_name(&c->client, client->family, client->remote, client->port);
     compose_name(&c->peer, peer->family, peer->remote, peer->port);
-    c->source_size = (uint32_t)put_source(c->source, client);
+    c->source_size[RELAY_TO_CLIENT] = (uint32_t)put_source(c->source[RELAY_TO_CLIENT], client);
+    if (source != NULL) {
+        relay_key own = {.family = peer->family};
+        memcpy(own.local, source, sizeof(own.local));
+        c->source_size[RELAY_TO_PEER] = (uint32_t)put_source(c->source[RELAY_TO_PEER], &own);
+    }
     c->header[0] = (uint8_t)(client->number >> 8);
     c->header[1] = (uint8_t)client->number;
     c->forward.owner = c->back.owner = c;

@@ -1,5 +1,5 @@
 # The relay's data path: channels, sockets, and the loop that forwards between them.
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from firezone._ext.epoch cimport Epoch
 from firezone._ext.relay_path cimport (
@@ -27,5 +27,8 @@ cdef class Forwarder:
         const relay_key* back,
         relay_socket* listener,
         relay_socket* relay,
+        const uint8_t* source,
     ) except -1
+    cdef relay_socket* _listener(self, int worker, int family, int port) except NULL
+    cdef int _steer(self, const relay_key* key, relay_channel* channel) except -1
     cdef int _unbind(self, relay_channel* channel) except -1

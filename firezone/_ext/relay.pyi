@@ -40,11 +40,20 @@ class Forwarder:
     def gro(self) -> bool: ...
     @property
     def workers(self) -> int: ...
-    def add(self, fd: int, family: int, port: int, listens: bool = False, worker: int = 0) -> None:
+    def add(
+        self,
+        fd: int,
+        family: int,
+        port: int,
+        listens: bool = False,
+        worker: int = 0,
+        own: bytes | None = None,
+    ) -> None:
         """Take part in a bound, non-blocking socket, which that worker will read. Raises OSError.
 
         Each worker listens with a socket of its own in each family; what comes from an allocation's
-        peers leaves through that of the worker which reads the allocation's socket.
+        peers leaves through that of the worker which reads the allocation's socket. With `own`, the
+        public address, a listening socket is that of all allocations, too.
         """
 
     def remove(self, family: int, port: int) -> None:
@@ -52,16 +61,46 @@ class Forwarder:
         `settle`."""
 
     def bind(
-        self, client: _Address, local: _Address, number: int, port: int, peer: _Address
+        self,
+        client: _Address,
+        local: _Address,
+        number: int,
+        port: int,
+        peer: _Address,
+        worker: int = -1,
+        source: bytes | None = None,
     ) -> None:
         """Relay between a client's channel and a peer, through the allocation of `port`.
 
         `local` is the address that the client sends to. Binding the same again changes nothing but
-        that large datagrams are tried anew; another peer replaces the former one.
+        that large datagrams are tried anew; another peer replaces the former one. With a `worker`
+        both ways go through its listening sockets, to the peer from the address `source`, or from
+        what the host chooses; `port` is then a number that only this allocation has.
         """
 
     def unbind(self, client: _Address, local: _Address, number: int) -> bool:
         """Stop. False if it is not bound."""
+
+    def steer(
+        self,
+        peer: _Address,
+        index: int,
+        client: _Address | None = None,
+        local: _Address | None = None,
+        number: int = 0,
+    ) -> None:
+        """Say for which client's channel, or for nobody, is what comes from a peer to a socket of
+        all allocations: WireGuard's data with that receiver index; with index -2 such data with an
+        index that is steered nowhere; with -1 all that is left. With -3 all of that address, from
+        whichever port, comes up that has no such peer.
+
+        A peer without -1 counts for unknown. Messages of STUN, and of WireGuard's handshake,
+        come up through the ring, those of clients as ChannelData. The peer is 127.0.0.1 or ::1 with
+        the listening port for what the channels to our own address send.
+        """
+
+    def unsteer(self, peer: _Address, index: int) -> bool:
+        """Undo it, before the channel is unbound. False if it was not steered."""
 
     def permit(self, family: int, address: bytes, port: int) -> None:
         """From now on data of a peer's address without a channel on the allocation of `port` comes

@@ -164,8 +164,10 @@ cdef inline void relay_to_python(
     ring_push(ring, &item, data, ring.capacity // 2 if _is_indication(data) else RESERVED)
 
 
-# The class bits of RFC 8489 section 5; there is a whole header.
+# The class bits of RFC 8489 section 5; there is a whole header. ChannelData counts as data, too.
 cdef inline bint _is_indication(const uint8_t* stun) noexcept nogil:
+    if stun[0] >= 0x40:
+        return True
     return stun[0] & 0x01 == 0 and stun[1] & 0x10 != 0
 
 

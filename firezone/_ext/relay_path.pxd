@@ -58,6 +58,8 @@ cdef extern from "relay_forward.h" nogil:
         uint8_t worker
         uint32_t channels
         uint32_t permits
+        uint8_t shared
+        uint8_t own[16]
     ctypedef struct relay_channel:
         relay_block block
         relay_node forward
@@ -65,10 +67,16 @@ cdef extern from "relay_forward.h" nogil:
         relay_socket* listener
         relay_socket* relay
         uint32_t too_large[2]
+        uint8_t shared
+        uint32_t steers
     ctypedef struct relay_permit:
         relay_block block
         relay_node node
         relay_socket* relay
+    ctypedef struct relay_steer:
+        relay_block block
+        relay_node node
+        relay_channel* channel
     ctypedef struct relay_counts:
         uint64_t packets
         uint64_t bytes
@@ -80,6 +88,7 @@ cdef extern from "relay_forward.h" nogil:
         relay_table forward
         relay_table back
         relay_table permits
+        relay_table steers
         relay_answers* answers
     ctypedef struct relay_worker:
         void (*control)(
@@ -90,6 +99,7 @@ cdef extern from "relay_forward.h" nogil:
         int refused
         int direction
         relay_counts counts[2]
+        uint64_t ambiguous
         uint64_t no_protocol
         uint64_t receive_errors
         uint64_t answered[1]
@@ -101,11 +111,20 @@ cdef extern from "relay_forward.h" nogil:
     int relay_socket_prepare(const relay_socket*, int*) noexcept
     bint relay_knows_gso(int) noexcept
     int relay_read(relay_worker*, relay_socket*) noexcept
-    void relay_channel_compose(relay_channel*) noexcept
+    void relay_channel_compose(relay_channel*, const uint8_t*) noexcept
+
+cdef extern from "relay_one_port.h" nogil:
+    enum:
+        RELAY_STEER_INDEX
+        RELAY_STEER_UNKNOWN_INDEX
+        RELAY_STEER_ANY
+        RELAY_STEER_ADDRESS
+    void relay_steer_key(relay_key*, uint8_t, const uint8_t*) noexcept
 
 # What comes up through the ring.
 cdef enum:
-    NOTICE_STUN = 1        # a message on a listening socket, with `local` and `remote`
+    NOTICE_STUN = 1        # a message on a listening socket, with `local` and `remote`; with one
+                           # port, ChannelData as well
     NOTICE_SOCKET_FAILED = 2   # of allocation port `argument`, or the listening one; `peer`: its family
     NOTICE_GSO_REFUSED = 3 # by the device, with errno `argument`; it goes on without, on that socket
     NOTICE_DATA = 4        # of the permitted peer `remote` on allocation port `argument`

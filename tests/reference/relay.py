@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 Address = tuple[int, bytes, int]
 
@@ -97,3 +97,73 @@ class Forwarder:
 
     def _drop(self, reason: str) -> None:
         self.drops[reason] += 1
+
+
+class OnePort(Forwarder):
+    """The same with one port: listening sockets are those of all allocations.
+
+    `own` are the addresses of our own sockets on loopback, by family.
+    """
+
+    ANY, UNKNOWN_INDEX, ADDRESS = -1, -2, -3
+    HANDSHAKES: ClassVar[dict[int, int]] = {1: 148, 2: 92, 3: 64}
+
+    def __init__(self, own: dict[int, Address]) -> None:
+        super().__init__()
+        self.own = own
+        self.steers: dict[tuple[Address, int], Channel | None] = {}
+
+    def from_anyone(self, source: Address, local: Address, data: bytes) -> Sent | Control | None:
+        if source == self.own[source[0]]:
+            return self._from_peer(source, local[2], data) if data else None
+        if data and self._is_peers(source, local, data):
+            return self._from_peer(source, local[2], data)
+        result = self.from_client(source, local, data)
+        if isinstance(result, Sent):
+            if self._names_somebody(result.payload):
+                return Control(local, source, data[: 4 + len(result.payload)])
+            if result.destination in self.own.values():
+                return self.from_anyone(result.destination, local, result.payload)
+        return result
+
+    def _is_peers(self, source: Address, local: Address, data: bytes) -> bool:
+        if not 0x40 <= data[0] < 0x80:
+            return not (len(data) >= 20 and data[0] < 4 and data[4:8] == MAGIC_COOKIE)
+        if len(data) >= 2:
+            number = int.from_bytes(data[:2], "big")
+            if (source, local, number) in self.forward:
+                return False
+        return self._is_known(source) or self._is_permitted(source)
+
+    def _from_peer(self, peer: Address, port: int, data: bytes) -> Sent | Control | None:
+        names = self._names_somebody(data)
+        channel = None if names else self._addressee(peer, data)
+        if channel is not None:
+            header = struct.pack(">HH", channel.number, len(data))
+            return Sent(port, channel.client, header + data)
+        if (self._is_known(peer) and names) or (
+            not self._is_known(peer) and self._is_permitted(peer)
+        ):
+            too_long = len(data) > RING_PAYLOAD
+            return self._drop("control_overflow") if too_long else Control(peer, peer, data)
+        return self._drop("ambiguous_peer" if self._is_known(peer) else "unbound_peer")
+
+    def _addressee(self, peer: Address, data: bytes) -> Channel | None:
+        found = None
+        if len(data) >= 32 and data[:4] == b"\x04\0\0\0":
+            index = int.from_bytes(data[4:8], "little")
+            found = self.steers.get((peer, index)) or self.steers.get((peer, self.UNKNOWN_INDEX))
+        return found or self.steers.get((peer, self.ANY))
+
+    def _is_known(self, peer: Address) -> bool:
+        return (peer, self.ANY) in self.steers
+
+    def _is_permitted(self, peer: Address) -> bool:
+        return ((*peer[:2], 0), self.ADDRESS) in self.steers
+
+    def _names_somebody(self, data: bytes) -> bool:
+        if len(data) >= 20 and data[0] < 4 and data[4:8] == MAGIC_COOKIE:
+            return True
+        return (
+            len(data) >= 32 and data[1:4] == bytes(3) and self.HANDSHAKES.get(data[0]) == len(data)
+        )
