@@ -57,6 +57,7 @@ from firezone.turn.relay_commands import (
 )
 from firezone.turn.relay_exchange import Exchange, requested_lifetime
 from firezone.turn.relay_farewells import Farewells
+from firezone.turn.relay_one_port import NUMBERS, OnePort
 from firezone.turn.relay_outbox import Outbox
 from firezone.turn.relay_peers import IPNetwork, PeerPolicy
 from firezone.turn.relay_permissions import Permissions
@@ -88,6 +89,7 @@ class Relay:
         public_ipv6: IPv6Address | None,
         listen_port: int = 3478,
         ports: range = range(49152, 65536),
+        one_port: bool = False,
         auth_secret: str | None,
         users: Mapping[str, str] | None = None,
         realm: str = "firezone",
@@ -99,14 +101,19 @@ class Relay:
         unix_now: int,
         now: int,
     ) -> None:
-        """`ports` are those of allocations; `peers` says where to relay to, by default not to this
+        """`ports` are those of allocations, unless all have `one_port`, which is the one we listen
+        on (`relay_one_port.py`); `peers` says where to relay to, by default not to this
         host nor to private networks. `users` are passwords by name, besides those who have theirs
         by the secret. `alternates` are relays for clients of a family that have no room here any
         more. `unix_now` is the wall time in nanoseconds at `now`.
 
         Raises LocalError without a public address or for impossible ports.
         """
-        _check_ports(ports, listen_port)
+        if one_port:
+            ports = NUMBERS
+        else:
+            _check_ports(ports, listen_port)
+        shared = listen_port if one_port else None
         self._public = _by_family(public_ipv4, public_ipv6)
         own = frozenset(self._public.values())
         quotas = quotas or Quotas()
@@ -119,7 +126,7 @@ class Relay:
             unix_now=unix_now,
             now=now,
         )
-        self._table = RelayTable(ports, own)
+        self._table = RelayTable(ports, own, shared)
         self._outbox = Outbox()
         self._allocator = Allocator(
             self._table,
@@ -127,6 +134,7 @@ class Relay:
             public=self._public,
             quotas=quotas,
             alternates=alternates or {},
+            one_port=shared,
             entropy=entropy,
         )
         self._channels_per_user = quotas.peers_per_user
@@ -134,7 +142,10 @@ class Relay:
             self._table,
             self._outbox,
             peers=replace(
-                peers or PeerPolicy(), own_addresses=own, is_relayed=self._table.is_relayed
+                peers or PeerPolicy(),
+                own_addresses=own,
+                is_relayed=self._table.is_relayed,
+                one_port=shared,
             ),
             per_user=quotas.peers_per_user,
             entropy=entropy,
@@ -143,6 +154,11 @@ class Relay:
         self._capacity = len(ports) if quotas.total is None else min(quotas.total, len(ports))
         self._listen_port = listen_port
         self._bridged: dict[Endpoint, Endpoint] = {}
+        self._one_port: OnePort | None = None
+        if one_port:
+            endpoints = frozenset(Endpoint(address, listen_port) for address in own)
+            self._one_port = OnePort(endpoints, self._outbox.count, self._indicate)
+            self._outbox.translate = self._one_port.translate
 
     @property
     def counters(self) -> Counter[str]:
@@ -168,6 +184,11 @@ class Relay:
     def reservation_count(self) -> int:
         """Ports that wait for who has their token."""
         return len(self._table.reservations)
+
+    @property
+    def name_count(self) -> int:
+        """Names of clients that are remembered where all have one port."""
+        return 0 if self._one_port is None else self._one_port.name_count
 
     @property
     def user_count(self) -> int:
@@ -235,6 +256,8 @@ class Relay:
         five_tuple = FiveTuple(source, local)
         if not data or source.port == 0:
             self._outbox.count("unusable_datagram")
+        elif self._one_port is not None and self._is_peers(self._one_port, five_tuple, data):
+            self._outbox.put(*self._one_port.handle_peer_datagram(source, data))
         elif data[0] < 4:
             self._on_stun(five_tuple, data, now)
         elif 0x40 <= data[0] < 0x80:
@@ -243,7 +266,11 @@ class Relay:
             self._outbox.count("unknown_protocol")
 
     def handle_peer_datagram(self, port: int, peer: Endpoint, data: bytes, now: int) -> None:
-        """A datagram on the relay socket of `port` and the peer's family."""
+        """A datagram on the relay socket of `port` and the peer's family; with one port, what the
+        shell already knows to be a peer's, whatever `port` is."""
+        if self._one_port is not None:
+            self._outbox.put(*self._one_port.handle_peer_datagram(peer, data))
+            return
         allocation = self._table.by_port.get(port)
         channel = self._table.channel_from(port, peer)
         if channel is not None:
@@ -304,6 +331,20 @@ class Relay:
             return
         self.counters["relayed_bytes"] += len(payload)
         self._outbox.put(SendToPeer(channel.allocation.port, channel.peer, payload))
+
+    def _is_peers(self, one_port: OnePort, five_tuple: FiveTuple, data: bytes) -> bool:
+        """Whether what came to the one port is for a client, and not from one."""
+        if 0x40 <= data[0] < 0x80 and self._has_channel(five_tuple, data):
+            return False
+        return one_port.is_peers(five_tuple.client, data)
+
+    def _has_channel(self, five_tuple: FiveTuple, data: bytes) -> bool:
+        number = int.from_bytes(data[:2], "big")
+        return self._table.channel_of(five_tuple, number) is not None
+
+    def _indicate(self, port: int, peer: Endpoint, data: bytes) -> None:
+        """A Data indication for the client of an allocation."""
+        self._permissions.handle_peer_data(self._table.by_port[port], peer, data)
 
     # Messages
 
@@ -463,7 +504,9 @@ class Relay:
 
     def _leave_address(self, port: int, family: int, now: int) -> None:
         """Others may have channels to a relayed address that was given back. It is one of this host
-        as any other now, and may soon be another client's."""
+        as any other now, and may soon be another client's. The one port stays everybody's."""
+        if self._one_port is not None:
+            return
         address = Endpoint(self._public[family], port)
         self._revoke_forbidden([*self._table.channels_home.get(address, ())], now)
 

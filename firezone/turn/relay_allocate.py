@@ -2,6 +2,9 @@
 
 A request passes in this order; the first that fails gives the code:
 
+With one port for all allocations EVEN-PORT is a 508, and DONT-FRAGMENT is not known (420): the
+socket is everybody's. `OpenSocket` goes out all the same, for a number instead of a port.
+
 1. the 5-tuple has no allocation: 437, unless it is the same transaction, which is answered again;
 2. the relay takes new ones: 508, or 300 if there is another one to go to;
 3. the transport is UDP: 400 or 442;
@@ -93,10 +96,13 @@ class Allocator:
         public: Mapping[int, IPAddress],
         quotas: Quotas,
         alternates: Mapping[int, Endpoint],
+        one_port: int | None = None,
         entropy: Entropy,
     ) -> None:
         """`public` are the relay's addresses by family; `alternates` other relays, by the family of
-        the clients that are to go there if there is no room here."""
+        the clients that are to go there if there is no room here. `one_port` is that of all
+        allocations, if they have but one."""
+        self._one_port = one_port
         self._table = table
         self._outbox = outbox
         self._public = public
@@ -111,6 +117,10 @@ class Allocator:
         present = self._table.by_client.get(exchange.five_tuple)
         if present is not None:
             self._repeat(exchange, present)
+            return
+        unknown = stun.DONT_FRAGMENT
+        if self._one_port is not None and exchange.request.get(unknown) is not None:
+            self._outbox.refuse(exchange, 420, (stun.UNKNOWN_ATTRIBUTES, (unknown.code,)))
             return
         wish = self._judge(exchange)
         if isinstance(wish, int):
@@ -170,6 +180,8 @@ class Allocator:
         return self._judge_quotas(exchange.user, wish) or wish
 
     def _wish(self, request: Message) -> _Wish | int:
+        if self._one_port is not None and request.get(stun.EVEN_PORT) is not None:
+            return 508
         token = request.get(stun.RESERVATION_TOKEN)
         if token is not None:
             return self._claim(request, token)
@@ -267,8 +279,9 @@ class Allocator:
         # One that asks for none gets the default, as RFC 8656 section 7.2 has it.
         lifetime = requested_lifetime(exchange.request) or DEFAULT_LIFETIME
         self._table.start(allocation, now + lifetime * SECOND)
+        port = allocation.port if self._one_port is None else self._one_port
         values: list[Value] = [
-            (stun.XOR_RELAYED_ADDRESS, Endpoint(self._public[family], allocation.port))
+            (stun.XOR_RELAYED_ADDRESS, Endpoint(self._public[family], port))
             for family in allocation.families
         ]
         values += [(stun.XOR_MAPPED_ADDRESS, exchange.mapped), (stun.LIFETIME, lifetime)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from firezone.model import Endpoint, IPAddress, Transmit
 
@@ -87,7 +87,45 @@ class SendToPeer:
     dont_fragment: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Steer:
+    """With one port for all allocations: what that peer sends to WireGuard's receiver index `index`
+    is for the bound channel `number` of that client; for none, if `five_tuple` is None.
+
+    `ANY` instead of an index is all that no index says more of, and tells that there is such a
+    peer; `UNKNOWN_INDEX` is WireGuard's data with an index that was not told, and goes before.
+    `ADDRESS` is for a peer with port 0 and no channel: whatever comes from there that no channel
+    takes is to be handed over, as somebody may take Data indications from it.
+    """
+
+    ANY: ClassVar[int] = -1
+    UNKNOWN_INDEX: ClassVar[int] = -2
+    ADDRESS: ClassVar[int] = -3
+
+    peer: Endpoint
+    index: int
+    five_tuple: FiveTuple | None
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unsteer:
+    """Undo a `Steer`. Comes before the `UnbindChannel` of its channel."""
+
+    peer: Endpoint
+    index: int
+
+
 RelayCommand = (
-    OpenSocket | CloseSocket | BindChannel | UnbindChannel | Permit | Forbid | SendToPeer | Transmit
+    OpenSocket
+    | CloseSocket
+    | BindChannel
+    | UnbindChannel
+    | Permit
+    | Forbid
+    | SendToPeer
+    | Steer
+    | Unsteer
+    | Transmit
 )
 """A `Transmit` goes to a client, from the listening socket and its `source` address."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Callable, Iterable
 
 from firezone.model import Transmit
 from firezone.stun import Method
@@ -14,12 +15,18 @@ class Outbox:
     """Commands until they are taken, and what was counted by reason."""
 
     def __init__(self) -> None:
+        self.translate: Callable[[RelayCommand], Iterable[RelayCommand]] | None = None
+        """What a command stands for, if not for itself."""
         self._commands: deque[RelayCommand] = deque()
         self.counters: Counter[str] = Counter()
 
     def put(self, *commands: RelayCommand) -> None:
         """To be carried out after all that was put before."""
-        self._commands.extend(commands)
+        if self.translate is None:
+            self._commands.extend(commands)
+            return
+        for command in commands:
+            self._commands.extend(self.translate(command))
 
     def take(self) -> RelayCommand | None:
         """The next thing to do."""

@@ -38,6 +38,9 @@ class PeerPolicy:
     own_addresses: frozenset[IPAddress] = frozenset()
     is_relayed: Callable[[Endpoint], bool] = lambda endpoint: False
     host_addresses: frozenset[IPAddress] = frozenset()
+    one_port: int | None = None
+    """That of the relay and of all allocations, if they have but one: on this host it is reached by
+    the relayed address only, or what comes back could be taken for a client's."""
 
     def with_networks(
         self, allow: tuple[IPNetwork, ...], deny: tuple[IPNetwork, ...]
@@ -49,6 +52,8 @@ class PeerPolicy:
         """Whether a channel for this peer may be made or data be sent there (else 403)."""
         if peer.address in self.own_addresses and self.is_relayed(peer):
             return True
+        if peer.port == self.one_port and any(map(self._is_this_host, forms(peer.address))):
+            return False
         return all(self._allows(form) for form in forms(peer.address))
 
     def permits(self, address: IPAddress) -> bool:
@@ -67,12 +72,15 @@ class PeerPolicy:
 
     def _is_usual(self, address: IPAddress) -> bool:
         """Whether it is allowed where no list speaks of it."""
-        is_own = address in self.own_addresses or address in self.host_addresses
-        if is_own or address.is_loopback:
+        if self._is_this_host(address):
             return self.allow_loopback
         if address.is_link_local:
             return self.allow_link_local
         return self.allow_private or not is_private(address)
+
+    def _is_this_host(self, address: IPAddress) -> bool:
+        is_own = address in self.own_addresses or address in self.host_addresses
+        return is_own or address.is_loopback
 
 
 def _closest(networks: tuple[IPNetwork, ...], address: IPAddress) -> int:

@@ -174,8 +174,15 @@ class Deadlines:
 class RelayTable:
     """Allocations by client and by port. Says nothing about sockets or messages."""
 
-    def __init__(self, ports: range, home: frozenset[IPAddress] = frozenset()) -> None:
-        """`home` are the addresses of allocations."""
+    def __init__(
+        self,
+        ports: range,
+        home: frozenset[IPAddress] = frozenset(),
+        one_port: int | None = None,
+    ) -> None:
+        """`home` are the addresses of allocations, `one_port` the port of all of them, if they have
+        but one; then `ports` are mere numbers."""
+        self._one_port = one_port
         self._ports = Ports(ports)
         self._home = home
         self.by_client: dict[FiveTuple, Allocation] = {}
@@ -211,7 +218,9 @@ class RelayTable:
 
     def is_relayed(self, endpoint: Endpoint) -> bool:
         """Whether an allocation has that port in that family, its socket open. The address has to
-        be ours."""
+        be ours. Who asks has one there itself, of the one port."""
+        if self._one_port is not None:
+            return endpoint.port == self._one_port
         allocation = self.by_port.get(endpoint.port)
         if allocation is None or allocation.expires_at is None:
             return False

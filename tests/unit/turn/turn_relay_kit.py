@@ -37,6 +37,7 @@ class World:
     ipv4: IPv4Address | None = field(default_factory=lambda: IPv4Address("198.51.100.1"))
     ipv6: IPv6Address | None = field(default_factory=lambda: IPv6Address("2001:db8::1"))
     ports: range = range(49152, 65536)
+    one_port: bool = False
     peers: PeerPolicy | None = None
     quotas: Quotas | None = None
     alternates: dict[int, Endpoint] = field(default_factory=dict)
@@ -56,6 +57,7 @@ class World:
             public_ipv4=self.ipv4,
             public_ipv6=self.ipv6,
             ports=self.ports,
+            one_port=self.one_port,
             auth_secret=self.secret,
             users=self.users,
             realm=self.realm,
