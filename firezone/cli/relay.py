@@ -128,6 +128,7 @@ def _settings(
         public_ipv6=ipv6,
         listen_port=addresses.listen_port,
         ports=ports,
+        one_port=addresses.one_port,
         peers=_policy(peers, ipv4, ipv6),
         peers_file=peers.peers_file,
         quotas=_quotas(users),
@@ -143,7 +144,7 @@ def _settings(
         workers=forwarding.workers or default_workers(),
         gso=forwarding.gso,
         gro=forwarding.gro,
-        xdp=_xdp(forwarding),
+        xdp=_xdp(forwarding, addresses),
     )
 
 
@@ -183,7 +184,7 @@ def _ports(given: Addresses) -> range:
     if not ports:
         problem = f"{lowest} is above {highest}"
         raise ConfigurationError("allocation ports", source, problem, "exchange them")
-    if listen_port in ports:
+    if listen_port in ports and not given.one_port:
         problem = f"{lowest}-{highest} holds the listen port {listen_port}"
         raise ConfigurationError("allocation ports", source, problem, "choose ports without it")
     return ports
@@ -214,11 +215,18 @@ def _quotas(given: Users) -> Quotas:
     )
 
 
-def _xdp(given: Forwarding) -> XdpSettings | None:
+def _xdp(given: Forwarding, addresses: Addresses) -> XdpSettings | None:
     from firezone.shell.xdp import XdpSettings
 
     if not given.xdp:
         return None
+    if addresses.one_port:
+        raise ConfigurationError(
+            "XDP",
+            "--xdp or EBPF_OFFLOADING",
+            "does not go with --one-port: the kernel's program tells allocations by their ports",
+            "leave one of them out",
+        )
     return XdpSettings(given.xdp, None if given.xdp_mode == "auto" else given.xdp_mode)
 
 

@@ -23,6 +23,7 @@ class Addresses:
     listen_port: int
     lowest_port: int
     highest_port: int
+    one_port: bool
 
 
 addresses_options = group(
@@ -55,6 +56,13 @@ addresses_options = group(
         default=65535,
         show_default=True,
         help="The last UDP port for allocations.",
+    ),
+    click.option(
+        "--one-port",
+        envvar="FIREZONE_RELAY_ONE_PORT",
+        is_flag=True,
+        help="Have all allocations on the listen port, so that no other has to be open: for ICE "
+        "and WireGuard; anything else reaches a client only if no other has the same peer.",
     ),
 )
 

@@ -25,6 +25,7 @@ def _overview(report: RelayReport) -> Iterator[tuple[str, str]]:
         yield "portal", "none"
     else:
         yield from portal_fields(report.portal)
+    yield "mode", report.mode
     reserved = f", {report.reservations} more reserved" if report.reservations else ""
     held = f"{report.allocations} of {report.capacity}{reserved}"
     yield "allocations", f"{held}, of {report.users} users, on ports {report.ports}"

@@ -38,7 +38,10 @@ class RelayReport:
     uptime_seconds: float
     public: tuple[str, ...]
     listen_port: int
+    mode: str
+    """`ports`, or `one port` where all allocations have the one that we listen on."""
     ports: str
+    """Of allocations."""
     state: str
     portal: PortalStatus | None
     allocations: int

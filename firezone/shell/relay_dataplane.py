@@ -36,6 +36,7 @@ from firezone.model import Endpoint, Entropy, IPAddress, Transmit, unpack_addres
 from firezone.relay import RelayRole, RoleEvent
 from firezone.shell.alarm import Alarm
 from firezone.shell.clock import unix_ns
+from firezone.shell.relay_one_port import OnePortAddresses
 from firezone.shell.relay_sockets import (
     never_fragments,
     open_listeners,
@@ -53,7 +54,9 @@ from firezone.turn.relay_commands import (
     OpenSocket,
     Permit,
     SendToPeer,
+    Steer,
     UnbindChannel,
+    Unsteer,
 )
 
 BATCH: Final = 64
@@ -81,18 +84,22 @@ class RelayDataplane:
         on_failure: Callable[[OSError], None],
         workers: int = 1,
         max_sockets: int | None = None,
+        one_port: bool = False,
         gso: bool = True,
         gro: bool = True,
         entropy: Entropy = os.urandom,
     ) -> None:
         """`public` are the relay's public addresses: their families are those it serves. `clock` is
         that of the nonces which threads hand out: CLOCK_BOOTTIME, or ahead of it. `workers`
-        are threads for data. Beyond `max_sockets` none is opened for an allocation. `gso` and `gro`
-        allow to let the kernel split and merge datagrams, where it can."""
+        are threads for data. Beyond `max_sockets` none is opened for an allocation; with
+        `one_port`, which the role's server has to have as well, none at all. `gso` and `gro` allow
+        to let the kernel split and merge datagrams, where it can."""
         self._role = role
         self._public: dict[int, IPAddress] = {a.version: a for a in public}
         self._listen_port = listen_port
         self._max_sockets = max_sockets
+        self._is_one_port = one_port
+        self._one_port: OnePortAddresses | None = None
         self._clock = clock
         self._on_event = on_event
         self._on_failure = on_failure
@@ -145,11 +152,14 @@ class RelayDataplane:
 
     def open(self) -> None:
         """Listen. Raises ConfigurationError if a port is taken or a family missing."""
-        for family in self._public:
+        for family, public in self._public.items():
             port, count = self._listen_port, len(self._rings)
+            own = public.packed if self._is_one_port else None
             self._listeners[family] = open_listeners(family, port, count)
             for worker, listener in enumerate(self._listeners[family]):
-                self._forwarder.add(listener.fileno(), family, port, listens=True, worker=worker)
+                self._forwarder.add(listener.fileno(), family, port, True, worker, own)
+        if self._is_one_port:
+            self._one_port = OnePortAddresses(self._public.values(), self._listen_port)
         self._tell_missing()
         answers = self._role.server.stranger_answers
         self._forwarder.answer_strangers(answers.binding, answers.challenge, answers.nonce_key)
@@ -215,6 +225,8 @@ class RelayDataplane:
                     self._forwarder.forbid(address.version, address.packed, port)
                 case SendToPeer():
                     self._send_to_peer(command)
+                case Steer() | Unsteer():
+                    self._steer(command)
         self._settle()
         while (event := self._role.poll_event()) is not None:
             self._on_event(event)
@@ -277,6 +289,9 @@ class RelayDataplane:
         now = self._clock()
         if local is not None:
             self._role.handle_client_datagram(_endpoint(local), source, payload, now)
+        elif self._one_port is not None:
+            peer = self._one_port.of_peer(source)
+            self._role.handle_peer_datagram(port, peer, payload, now)
         else:
             self._role.handle_peer_datagram(port, source, payload, now)
         self.flush()
@@ -310,7 +325,10 @@ class RelayDataplane:
             self._count("send_to_client", error)
 
     def _send_to_peer(self, command: SendToPeer) -> None:
-        """What came in a Send; channels are the thread's."""
+        """What came in a Send, and with one port what tells names; channels are the thread's."""
+        if self._one_port is not None:
+            self._send_from_one_port(self._one_port, command)
+            return
         opened = self._relays.get((command.port, command.peer.family))
         try:
             if opened is not None:
@@ -318,7 +336,19 @@ class RelayDataplane:
         except OSError as error:
             self._count("send_to_peer", error)
 
+    def _send_from_one_port(self, addresses: OnePortAddresses, command: SendToPeer) -> None:
+        peer = addresses.on_socket(command.peer)
+        datagram = Transmit(bytes(command.payload), peer, addresses.source(peer))
+        try:
+            transmit(self._listeners[peer.family][0], datagram)
+        except OSError as error:
+            self._count("send_to_peer", error)
+
     def _open_relay_socket(self, command: OpenSocket) -> None:
+        if self._one_port is not None:
+            now = self._clock()
+            self._role.handle_socket_opened(command.port, command.family, True, now)
+            return
         self._settle()
         is_open = True
         port, family = command.port, command.family
@@ -350,10 +380,27 @@ class RelayDataplane:
 
     def _bind(self, command: BindChannel) -> None:
         client, local = _client(command.five_tuple)
-        peer = _address(command.peer)
-        self._forwarder.bind(client, local, command.number, command.port, peer)
+        ways = (client, local, command.number, command.port)
+        if self._one_port is not None:
+            peer = self._one_port.on_socket(command.peer)
+            source = self._one_port.source(peer)
+            packed = None if source is None else source.address.packed
+            self._forwarder.bind(*ways, _address(peer), self._asked_by, packed)
+            return
+        self._forwarder.bind(*ways, _address(command.peer))
         if self._xdp is not None:
             self._bind_in_kernel(self._xdp, command)
+
+    def _steer(self, command: Steer | Unsteer) -> None:
+        assert self._one_port is not None
+        peer = _address(self._one_port.on_socket(command.peer))
+        if isinstance(command, Unsteer):
+            self._forwarder.unsteer(peer, command.index)
+        elif command.five_tuple is None:
+            self._forwarder.steer(peer, command.index)
+        else:
+            client = _client(command.five_tuple)
+            self._forwarder.steer(peer, command.index, *client, command.number)
 
     def _bind_in_kernel(self, tier: XdpTier, command: BindChannel) -> None:
         """Datagrams keep their own DF bit there, so not where it has to be set."""

@@ -26,7 +26,8 @@ class RelayIntrospection:
         *,
         public: list[IPAddress],
         listen_port: int,
-        ports: range,
+        ports: str,
+        one_port: bool,
         started_at: int,
     ) -> None:
         self._role = role
@@ -34,7 +35,8 @@ class RelayIntrospection:
         self._streams = streams
         self._public = tuple(map(str, public))
         self._listen_port = listen_port
-        self._ports = f"{ports[0]}-{ports[-1]}"
+        self._ports = ports
+        self._mode = "one port" if one_port else "ports"
         self._started_at = started_at
 
     def answer(self, request: Request, portal: PortalStatus | None, now: int) -> RelayReport:
@@ -51,6 +53,7 @@ class RelayIntrospection:
             uptime_seconds=seconds(now - self._started_at),
             public=self._public,
             listen_port=self._listen_port,
+            mode=self._mode,
             ports=self._ports,
             state=self._role.state.name.lower(),
             portal=portal,

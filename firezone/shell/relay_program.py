@@ -62,7 +62,10 @@ class RelaySettings:
     public_ipv6: IPv6Address | None
     listen_port: int
     ports: range
+    """Of allocations, unless `one_port`."""
     peers: PeerPolicy
+    one_port: bool = False
+    """Whether all allocations have the port that the relay listens on."""
     quotas: Quotas = field(default_factory=Quotas)
     alternates: Mapping[int, Endpoint] = field(default_factory=dict)
     """By family: where clients go when there is no room here."""
@@ -100,6 +103,11 @@ class RelaySettings:
         """The public addresses there are, IPv4 first."""
         return [a for a in (self.public_ipv4, self.public_ipv6) if a is not None]
 
+    @property
+    def ports_text(self) -> str:
+        """The ports of allocations, for people."""
+        return str(self.listen_port) if self.one_port else f"{self.ports[0]}-{self.ports[-1]}"
+
 
 class RelayProgram:
     """One running relay. `run` returns the exit code."""
@@ -129,7 +137,8 @@ class RelayProgram:
             self._streams,
             public=settings.public,
             listen_port=settings.listen_port,
-            ports=settings.ports,
+            ports=settings.ports_text,
+            one_port=settings.one_port,
             started_at=self._started,
         )
 
@@ -175,6 +184,7 @@ class RelayProgram:
             on_failure=self._handle_failure,
             workers=settings.workers,
             max_sockets=settings.max_sockets,
+            one_port=settings.one_port,
             gso=settings.gso,
             gro=settings.gro,
         )
@@ -302,7 +312,7 @@ class RelayProgram:
             listen_port=settings.listen_port,
             tcp=settings.streams,
             tls_port=None if settings.tls is None else settings.tls_port,
-            ports=f"{settings.ports[0]}-{settings.ports[-1]}",
+            ports=settings.ports_text,
             workers=settings.workers,
             private_peers=settings.peers.allow_private,
             user_quota=settings.quotas.per_user,
@@ -370,7 +380,7 @@ def run_relay(settings: RelaySettings) -> int:
     """Run a relay to its end; the exit code. Raises FirezoneError for what makes it impossible."""
     serves_streams = settings.streams or settings.tls is not None
     room = make_room(
-        sockets=len(settings.ports) * len(settings.public),
+        sockets=0 if settings.one_port else len(settings.ports) * len(settings.public),
         others=DESCRIPTORS_OF_STREAM * MAX_STREAMS if serves_streams else 0,
     )
     settings = replace(settings, max_sockets=room)
@@ -392,6 +402,7 @@ def _make_server(settings: RelaySettings, secret: str | None, entropy: Entropy, 
         public_ipv6=settings.public_ipv6,
         listen_port=settings.listen_port,
         ports=settings.ports,
+        one_port=settings.one_port,
         auth_secret=secret,
         users=settings.users,
         realm=settings.realm,

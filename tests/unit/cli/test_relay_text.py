@@ -13,6 +13,7 @@ REPORT = RelayReport(
     uptime_seconds=61.0,
     public=("192.0.2.1", "2001:db8::1"),
     listen_port=3478,
+    mode="ports",
     ports="49152-65535",
     state="serving",
     portal=PortalStatus("wss://portal", False, 7.0, "refused"),
