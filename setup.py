@@ -36,6 +36,8 @@ KERNELS: dict[str, list[str]] = {
         "ext/c/relay_forward.c",
         "ext/c/relay_one_port.c",
         "ext/c/relay_send.c",
+        "ext/c/relay_indications.c",
+        "ext/c/crc32.c",
         "ext/c/blake2s.c",
     ],
 }

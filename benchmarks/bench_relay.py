@@ -116,7 +116,8 @@ def test_stranger(
     """Who has no channel and no permission, also where somebody else has one."""
     relayed = path.relay.getsockname()
     if permits:
-        path.kernel.permit(4, bytes([192, 0, 2, 1]), relayed[1])
+        client, listener = address_of(path.client), address_of(path.listener)
+        path.kernel.permit(client, listener, relayed[1], 4, bytes([192, 0, 2, 1]))
 
     def prepare() -> None:
         for _ in range(batch_size):

@@ -75,9 +75,9 @@ cdef class Forwarder:
         self.workers = <Worker**>calloc(WORKERS, sizeof(Worker*))
         if self.sockets == NULL or self.workers == NULL or relay_tables_init(&self.tables, words) < 0:
             raise MemoryError
+        self.tables.sockets = self.sockets
         for ring in rings:
-            self.workers[self.count] = relay_worker_new(&self.tables, &ring.ring, gso)
-            self.workers[self.count].reader = self.count
+            self.workers[self.count] = relay_worker_new(&self.tables, &ring.ring, gso, self.count)
             self.count += 1
 
     def __dealloc__(self):
@@ -86,6 +86,7 @@ cdef class Forwarder:
         relay_table_each(&self.tables.forward, _free_owner)
         relay_table_each(&self.tables.permits, _free_owner)
         relay_table_each(&self.tables.steers, _free_owner)
+        relay_table_each(&self.tables.clients, _free_owner)
         if self.sockets != NULL:
             for i in range(SOCKETS):
                 free(self.sockets[i])
@@ -256,39 +257,37 @@ cdef class Forwarder:
         _retire(&self.retired, &steer.block)
         return True
 
-    def permit(self, int family, bytes address not None, int port):
-        cdef relay_key key
-        cdef relay_permit* permit
+    def permit(
+        self,
+        tuple client not None,
+        tuple local not None,
+        int port,
+        int family,
+        bytes address not None,
+        bint any_port=True,
+    ):
+        cdef relay_key whole
+        cdef relay_key peer
         cdef relay_socket* relay = self._socket(family, port)
-        _permit_key(&key, family, address, port)
-        if relay == NULL:
+        cdef relay_socket* listener = NULL
+        _permit_key(&peer, family, address, port)
+        _key(&whole, client, local, local[2])
+        if relay != NULL:
+            listener = self.sockets[relay_listener_place(relay.worker, client[0])]
+        if listener == NULL or listener.port != local[2]:
             raise ValueError("no socket for this permission")
-        if relay_table_find(&self.tables.permits, &key) != NULL:
-            return
-        permit = <relay_permit*>calloc(1, sizeof(relay_permit))
-        if permit == NULL:
+        result = relay_permit_add(
+            &self.tables, &whole, &peer, listener, relay, any_port, &self.retired
+        )
+        if result == -1:
             raise MemoryError
-        permit.node.key = key
-        permit.node.owner = permit
-        permit.relay = relay
-        if relay_table_insert(&self.tables.permits, &permit.node, &self.retired) < 0:
-            free(permit)
-            raise MemoryError
-        store_relaxed_u32(&relay.permits, relay.permits + 1)
+        if result < 0:
+            raise ValueError("the client has another allocation, or the allocation another client")
 
     def forbid(self, int family, bytes address not None, int port):
-        cdef relay_key key
-        cdef relay_node* node
-        cdef relay_permit* permit
-        _permit_key(&key, family, address, port)
-        node = relay_table_find(&self.tables.permits, &key)
-        if node == NULL:
-            return False
-        permit = <relay_permit*>node.owner
-        relay_table_remove(&self.tables.permits, node, &self.retired)
-        store_relaxed_u32(&permit.relay.permits, permit.relay.permits - 1)
-        _retire(&self.retired, &permit.block)
-        return True
+        cdef relay_key peer
+        _permit_key(&peer, family, address, port)
+        return bool(relay_permit_remove(&self.tables, &peer, &self.retired))
 
     def answer_strangers(
         self, bytes binding not None, bytes challenge not None, bytes nonce_key not None
@@ -376,6 +375,12 @@ cdef class Forwarder:
 
     def traffic(self):
         return (self._traffic(RELAY_TO_PEER), self._traffic(RELAY_TO_CLIENT))
+
+    def indicated(self):
+        total = 0
+        for i in range(self.count):
+            total += relay_indicated_bytes(self.workers[i].path.indications)
+        return total
 
     def loads(self):
         return [
@@ -577,6 +582,7 @@ cdef int _drops(found, const relay_worker* w) except -1:
     found["unbound_peer"] += load_relaxed_u64(&w.counts[RELAY_TO_CLIENT].unbound)
     found["truncated"] += load_relaxed_u64(&w.counts[RELAY_TO_PEER].malformed)
     found["ambiguous_peer"] += load_relaxed_u64(&w.ambiguous)
+    found["data_too_long"] += relay_too_long(w.indications)
     found["unknown_protocol"] += load_relaxed_u64(&w.no_protocol)
     found["receive"] += load_relaxed_u64(&w.receive_errors)
     _failures(found, "send_to_peer", &w.counts[RELAY_TO_PEER])

@@ -6,8 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "relay_indications.h"
 #include "relay_one_port.h"
 #include "relay_send.h"
+#include "siphash.h"
+#include "stun.h"
 
 enum {
     /* A datagram of any size fits. What is above 64 KiB shifts each buffer's start to other cache
@@ -115,6 +118,7 @@ static void receive_all(relay_worker *w, relay_socket *s, uint32_t count) {
         }
         expect(w, i);
     }
+    relay_indications_flush(w); /* first: who binds a channel has sent these before */
     relay_flush(w);
     if (w->late != 0)
         receive_late(w, s);
@@ -148,11 +152,11 @@ static inline relay_channel *find(relay_worker *w, const relay_table *t, const r
 }
 
 /* Looked up only for who has no channel, and only where somebody has a permission at all. */
-static int is_permitted(const relay_worker *w, const relay_socket *s, const relay_key *key) {
-    relay_key peer = *key;
-    peer.port = 0;
-    return load_relaxed_u32(&s->permits) != 0 && key->port != 0 &&
-           relay_table_find(&w->tables->permits, &peer) != NULL;
+static relay_permit *permit_of(const relay_worker *w, const relay_socket *s,
+                               const relay_key *key) {
+    if (load_relaxed_u32(&s->permits) == 0 || key->port == 0)
+        return NULL;
+    return relay_permit_find(w->tables, key);
 }
 
 static void from_peer(relay_worker *w, const relay_socket *s, const relay_buffer *b,
@@ -160,14 +164,14 @@ static void from_peer(relay_worker *w, const relay_socket *s, const relay_buffer
     relay_key whole = *key;
     memset(whole.local, 0, sizeof(whole.local)); /* its port says enough */
     relay_channel *channel = find(w, &w->tables->back, &whole);
-    int permitted = channel == NULL && is_permitted(w, s, &whole);
+    relay_permit *permit = channel == NULL ? permit_of(w, s, &whole) : NULL;
     uint32_t at = 0;
     do { /* an empty datagram is one, too */
         uint32_t size = b->size - at < b->stride ? b->size - at : b->stride;
         if (channel != NULL)
             relay_append(w, channel, b->data + at, size, b->ecn);
-        else if (permitted)
-            w->control(w, &whole, b->data + at, size);
+        else if (permit != NULL)
+            relay_data(w, permit, &whole, b->data + at, size, b->ecn);
         else
             relay_add(&w->counts[RELAY_TO_CLIENT].unbound, 1);
         at += size;
@@ -193,7 +197,8 @@ static int from_client(relay_worker *w, const relay_socket *s, const relay_buffe
                 late = 1;
             else if (!relay_is_stun(data, size) || key->port == 0)
                 relay_add(&w->no_protocol, 1);
-            else if (!relay_reply_to(w, s, key, data, size))
+            else if (!relay_send(w, key, data, size, b->ecn) &&
+                     !relay_reply_to(w, s, key, data, size))
                 w->control(w, key, data, size);
             continue;
         }
@@ -248,6 +253,7 @@ int relay_tables_init(relay_tables *t, const uint64_t secret[2]) {
     return relay_table_init(&t->forward, secret) < 0 || relay_table_init(&t->back, secret) < 0 ||
                    relay_table_init(&t->permits, secret) < 0 ||
                    relay_table_init(&t->steers, secret) < 0 ||
+                   relay_table_init(&t->clients, secret) < 0 ||
                    (t->answers = calloc(1, sizeof(*t->answers))) == NULL
                ? -1
                : 0;
@@ -258,14 +264,17 @@ void relay_tables_free(relay_tables *t) {
     relay_table_free(&t->back);
     relay_table_free(&t->permits);
     relay_table_free(&t->steers);
+    relay_table_free(&t->clients);
     if (t->answers != NULL)
         wipe(t->answers->nonce_key, sizeof(t->answers->nonce_key));
     free(t->answers);
 }
 
-int relay_worker_init(relay_worker *w, const relay_tables *tables) {
+int relay_worker_init(relay_worker *w, const relay_tables *tables, uint32_t number) {
+    const uint64_t *secret = tables->permits.secret, words[2] = {number, 1};
     memset(w, 0, sizeof(*w));
     w->tables = tables;
+    w->indications = relay_indications_new(siphash13(secret[0], secret[1], words, 2));
     w->run = calloc(RELAY_RUNS, sizeof(*w->run));
     w->vectors = calloc(RELAY_RUNS * 2 * RELAY_SEGMENTS, sizeof(*w->vectors));
     w->outgoing = calloc(RELAY_RUNS, sizeof(*w->outgoing));
@@ -278,7 +287,8 @@ int relay_worker_init(relay_worker *w, const relay_tables *tables) {
     w->replying = calloc(RELAY_REPLIES, sizeof(*w->replying));
     w->arena = malloc((size_t)RELAY_BUFFERS * STRIDE);
     if (!w->run || !w->vectors || !w->outgoing || !w->outgoing_control || !w->incoming ||
-        !w->buffers || !w->names || !w->incoming_control || !w->reply || !w->replying || !w->arena)
+        !w->buffers || !w->names || !w->incoming_control || !w->reply || !w->replying || !w->arena ||
+        !w->indications)
         return -1;
     for (uint32_t i = 0; i < RELAY_BUFFERS; i++) {
         w->buffers[i] = (struct iovec){w->arena + (size_t)i * STRIDE, 0x10000};
@@ -299,4 +309,5 @@ void relay_worker_free(relay_worker *w) {
     free(w->reply);
     free(w->replying);
     free(w->arena);
+    free(w->indications);
 }

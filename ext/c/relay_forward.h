@@ -39,17 +39,10 @@ typedef struct relay_socket {
     uint8_t worker;    /* that reads it */
     uint8_t no_gso;    /* workers: the host refused it here */
     uint32_t channels; /* writer */
-    uint32_t permits;  /* writer: addresses whose data goes to `control` without a channel */
+    uint32_t permits;  /* writer: addresses whose data goes to the client without a channel */
     uint8_t shared;    /* with one port: it is that of all allocations, too */
     uint8_t own[16];   /* then the relayed address of all */
 } relay_socket;
-
-/* An address from which the allocation's client takes data without a channel, too. */
-typedef struct relay_permit {
-    relay_block block;
-    relay_node node; /* by allocation and address: the key's port is 0 */
-    relay_socket *relay;
-} relay_permit;
 
 typedef struct relay_name {
     struct sockaddr_in6 address; /* large enough for both families */
@@ -106,15 +99,15 @@ typedef struct relay_reply {
 
 typedef struct relay_worker relay_worker;
 
-/* A STUN message on a listening socket that was not answered already; or, if `direction` is RELAY_TO_CLIENT, data of a permitted
- * peer without a channel. The key has its addresses, and with the latter the allocation's port. */
+/* A STUN message on a listening socket that needs Python. The key has its addresses. */
 typedef void (*relay_control)(relay_worker *w, const relay_key *from, const uint8_t *data,
                               uint32_t size);
 
 /* What all workers read and one other thread writes. */
 typedef struct relay_tables {
-    relay_table forward, back, permits, steers;
+    relay_table forward, back, permits, clients, steers;
     relay_answers *answers;
+    relay_socket **sockets; /* of allocations, by IPv6 or not and port: 2 * 65536 of them */
 } relay_tables;
 
 /* A thread's own. Nothing in it is shared but the counts, which others may read. */
@@ -141,6 +134,7 @@ struct relay_worker {
     struct mmsghdr *replying;
     relay_key last_key; /* of this read's last lookup */
     relay_channel *last_channel;
+    struct relay_indications *indications;
     uint32_t runs;
     relay_run *run;
     struct iovec *vectors; /* two for each segment of each run */
@@ -156,7 +150,8 @@ struct relay_worker {
 int relay_tables_init(relay_tables *t, const uint64_t secret[2]);
 void relay_tables_free(relay_tables *t);
 
-int relay_worker_init(relay_worker *w, const relay_tables *tables);
+/* `number` tells it from the others. */
+int relay_worker_init(relay_worker *w, const relay_tables *tables, uint32_t number);
 void relay_worker_free(relay_worker *w);
 
 /* Asks for all that the worker wants to know of what arrives. 0, or -errno. With `gro` > 0 UDP_GRO

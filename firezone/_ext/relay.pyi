@@ -17,11 +17,11 @@ class Notice(enum.IntEnum):
     GSO_REFUSED = 3
     """The host would not cut up a large datagram, with errno `argument`; it goes on without."""
     DATA = 4
-    """Data of the permitted peer `remote` on the allocation of port `argument`."""
+    """With one port, what the peer `remote` sent to our port `argument` that Python has to see."""
 
 @final
 class Forwarder:
-    """Forwards ChannelData between clients and peers (RFC 8656 section 12), in both directions.
+    """Forwards ChannelData, Send and Data between clients and peers (RFC 8656), in both directions.
 
     `secret` are 16 random bytes. Each of `rings` makes a worker, at most `MAX_WORKERS`, and takes
     what is Python's of that worker's sockets; one worker reads a socket, all read the tables. `gso`
@@ -102,9 +102,21 @@ class Forwarder:
     def unsteer(self, peer: _Address, index: int) -> bool:
         """Undo it, before the channel is unbound. False if it was not steered."""
 
-    def permit(self, family: int, address: bytes, port: int) -> None:
-        """From now on data of a peer's address without a channel on the allocation of `port` comes
-        up through the ring, as far as there is room; it may take half of it. Else it is dropped.
+    def permit(
+        self,
+        client: _Address,
+        local: _Address,
+        port: int,
+        family: int,
+        address: bytes,
+        any_port: bool = True,
+    ) -> None:
+        """Relay Send and Data (RFC 8656 sections 10 and 11) between a client and a peer's address,
+        through the allocation of `port`, which is this client's only one.
+
+        Without `any_port` a Send goes only to ports that are an allocation's: the address is the
+        relay's own. Permitting the same again sets that anew. A Send that is not a plain one, or
+        not permitted, comes up through the ring; it may take half of it.
         """
 
     def forbid(self, family: int, address: bytes, port: int) -> bool:
@@ -143,6 +155,9 @@ class Forwarder:
 
     def traffic(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
         """Sent to peers, and to clients: packets, payload bytes, and calls they took."""
+
+    def indicated(self) -> int:
+        """How many of these bytes went by Send and Data."""
 
     def loads(self) -> list[int]:
         """Packets that each worker has sent."""

@@ -145,7 +145,7 @@ cdef inline void _notify(
     ring_push(<RingBuffer*>w.path.context, &item, NULL, 0)
 
 
-# Data, of peers or in a Send, leaves half of the ring to requests, which come by it as well.
+# Indications, and with one port data of peers, leave half of the ring to requests.
 cdef inline void relay_to_python(
     relay_worker* w, const relay_key* key, const uint8_t* data, uint32_t size
 ) noexcept nogil:
@@ -179,7 +179,9 @@ cdef inline void _endpoint(
     e.port = port
 
 
-cdef inline Worker* relay_worker_new(const relay_tables* tables, RingBuffer* ring, bint gso) except NULL:
+cdef inline Worker* relay_worker_new(
+    const relay_tables* tables, RingBuffer* ring, bint gso, uint32_t number
+) except NULL:
     cdef Worker* w = NULL
     cdef epoll_event event
     if posix_memalign(<void**>&w, 64, (sizeof(Worker) + 63) // 64 * 64):
@@ -190,7 +192,7 @@ cdef inline Worker* relay_worker_new(const relay_tables* tables, RingBuffer* rin
     event.events = EPOLLIN
     event.data.u32 = STOP_EVENT
     if (
-        relay_worker_init(&w.path, tables) < 0
+        relay_worker_init(&w.path, tables, number) < 0
         or w.epoll < 0
         or w.stop < 0
         or epoll_ctl(w.epoll, EPOLL_CTL_ADD, w.stop, &event) < 0
@@ -201,6 +203,7 @@ cdef inline Worker* relay_worker_new(const relay_tables* tables, RingBuffer* rin
     w.path.control = relay_to_python
     w.path.context = ring
     w.path.gso = gso
+    w.reader = number
     return w
 
 

@@ -44,6 +44,9 @@ cdef extern from "relay_answers.h" nogil:
         relay_kind*
     ) noexcept
 
+cdef extern from * nogil:
+    ctypedef struct relay_indications "struct relay_indications"
+
 cdef extern from "relay_forward.h" nogil:
     enum:
         RELAY_TO_PEER
@@ -69,10 +72,6 @@ cdef extern from "relay_forward.h" nogil:
         uint32_t too_large[2]
         uint8_t shared
         uint32_t steers
-    ctypedef struct relay_permit:
-        relay_block block
-        relay_node node
-        relay_socket* relay
     ctypedef struct relay_steer:
         relay_block block
         relay_node node
@@ -89,7 +88,9 @@ cdef extern from "relay_forward.h" nogil:
         relay_table back
         relay_table permits
         relay_table steers
+        relay_table clients
         relay_answers* answers
+        relay_socket** sockets
     ctypedef struct relay_worker:
         void (*control)(
             relay_worker*, const relay_key*, const uint8_t*, uint32_t
@@ -104,9 +105,10 @@ cdef extern from "relay_forward.h" nogil:
         uint64_t receive_errors
         uint64_t answered[1]
         uint64_t unanswered
+        relay_indications* indications
     int relay_tables_init(relay_tables*, const uint64_t*) noexcept
     void relay_tables_free(relay_tables*) noexcept
-    int relay_worker_init(relay_worker*, const relay_tables*) noexcept
+    int relay_worker_init(relay_worker*, const relay_tables*, uint32_t) noexcept
     void relay_worker_free(relay_worker*) noexcept
     int relay_socket_prepare(const relay_socket*, int*) noexcept
     bint relay_knows_gso(int) noexcept
@@ -121,13 +123,22 @@ cdef extern from "relay_one_port.h" nogil:
         RELAY_STEER_ADDRESS
     void relay_steer_key(relay_key*, uint8_t, const uint8_t*) noexcept
 
+cdef extern from "relay_indications.h" nogil:
+    int relay_permit_add(
+        relay_tables*, const relay_key*, const relay_key*, relay_socket*, relay_socket*, int,
+        relay_block**
+    ) noexcept
+    bint relay_permit_remove(relay_tables*, const relay_key*, relay_block**) noexcept
+    uint64_t relay_indicated_bytes(const relay_indications*) noexcept
+    uint64_t relay_too_long(const relay_indications*) noexcept
+
 # What comes up through the ring.
 cdef enum:
     NOTICE_STUN = 1        # a message on a listening socket, with `local` and `remote`; with one
                            # port, ChannelData as well
     NOTICE_SOCKET_FAILED = 2   # of allocation port `argument`, or the listening one; `peer`: its family
     NOTICE_GSO_REFUSED = 3 # by the device, with errno `argument`; it goes on without, on that socket
-    NOTICE_DATA = 4        # of the permitted peer `remote` on allocation port `argument`
+    NOTICE_DATA = 4        # with one port: of the peer `remote`, to our port `argument`
 
 # A thread's own, in cache lines of its own.
 ctypedef struct Worker:

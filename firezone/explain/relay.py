@@ -10,7 +10,7 @@ from firezone.explain.values import PortalStatus
 
 @dataclass(frozen=True, slots=True)
 class DirectionStatus:
-    """Data of channels, in one direction."""
+    """Data that went in one direction."""
 
     packets: int
     bytes: int
@@ -56,7 +56,7 @@ class RelayReport:
     streams: int
     """Clients over TCP and TLS."""
     to_peers: DirectionStatus
-    """Moved by user space."""
+    """Moved by user space, but for what Python sends itself."""
     to_clients: DirectionStatus
     indication_bytes: int
     """What Send and Data carried, in both directions."""

@@ -1,11 +1,10 @@
 """Runs a relay role on sockets: threads for data, asyncio for everything else.
 
-The threads, or workers, forward what arrives on bound channels, in both directions, in compiled
-code without the GIL (`ext/relay.pyx`); and they answer what strangers ask. All other STUN messages
-come up through a bounded ring of each worker, announced by an eventfd, and so does what permitted
-peers send without a channel: a flood of either makes the ring overflow and delays no data of
-channels. What cannot be sent at once is dropped, as
-any router does, and counted. One socket that breaks costs its allocation and no other.
+The threads, or workers, forward what arrives on bound channels, in both directions, and what goes
+by Send and Data, in compiled code without the GIL (`ext/relay.pyx`); and they answer what strangers
+ask. All other STUN messages come up through a bounded ring of each worker, announced by an eventfd:
+a flood of them makes the ring overflow and delays no data. What cannot be sent at once is dropped,
+as any router does, and counted. One socket that breaks costs its allocation and no other.
 
 Each worker has a listening socket of its own. The kernel gives all that a client sends to the same
 one, and the socket of an allocation is read by the worker that its Allocate came through: so all of
@@ -137,6 +136,11 @@ class RelayDataplane:
         return self._forwarder.traffic()
 
     @property
+    def indication_bytes(self) -> int:
+        """How many of these bytes went by Send and Data."""
+        return self._forwarder.indicated()
+
+    @property
     def loads(self) -> list[int]:
         """Packets that each worker has sent: the kernel spreads clients by chance."""
         return self._forwarder.loads()
@@ -219,8 +223,9 @@ class RelayDataplane:
                     if self._xdp is not None:
                         self._xdp.unbind(five_tuple, number)
                     self._forwarder.unbind(*_client(five_tuple), number)
-                case Permit(port, address):
-                    self._forwarder.permit(address.version, address.packed, port)
+                case Permit(five_tuple, port, address, any_port):
+                    client, peer = _client(five_tuple), (address.version, address.packed)
+                    self._forwarder.permit(*client, port, *peer, any_port)
                 case Forbid(port, address):
                     self._forwarder.forbid(address.version, address.packed, port)
                 case SendToPeer():
@@ -285,15 +290,12 @@ class RelayDataplane:
     def _on_datagram(
         self, port: int, payload: bytes, local: _Address | None, source: Endpoint
     ) -> None:
-        """STUN to our address `local`, or data to the allocation of `port`."""
+        """A client's message to our address `local`, or with one port what a peer sent there."""
         now = self._clock()
         if local is not None:
             self._role.handle_client_datagram(_endpoint(local), source, payload, now)
         elif self._one_port is not None:
-            peer = self._one_port.of_peer(source)
-            self._role.handle_peer_datagram(port, peer, payload, now)
-        else:
-            self._role.handle_peer_datagram(port, source, payload, now)
+            self._role.handle_peer_datagram(port, self._one_port.of_peer(source), payload, now)
         self.flush()
 
     def _on_socket_failed(self, port: int) -> None:
@@ -325,7 +327,7 @@ class RelayDataplane:
             self._count("send_to_client", error)
 
     def _send_to_peer(self, command: SendToPeer) -> None:
-        """What came in a Send, and with one port what tells names; channels are the thread's."""
+        """A Send of which the thread was not certain, and with one port what tells names."""
         if self._one_port is not None:
             self._send_from_one_port(self._one_port, command)
             return
@@ -439,5 +441,5 @@ def _address(endpoint: Endpoint) -> _Address:
 
 @lru_cache(maxsize=4096)
 def _endpoint(address: _Address) -> Endpoint:
-    """Remembered, because the same few come with each Send and Data."""
+    """Remembered, because the same few come again and again."""
     return Endpoint(unpack_address(address[1]), address[2])

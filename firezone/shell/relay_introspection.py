@@ -48,7 +48,7 @@ class RelayIntrospection:
         kernel = Counter[str]() if xdp is None else xdp.counters
         counters = server.counters + self._dataplane.answered + self._streams.counters
         counters += self._dataplane.counters - kernel
-        indication_bytes = counters.pop("relayed_bytes", 0)
+        indication_bytes = self._dataplane.indication_bytes + counters.pop("relayed_bytes", 0)
         return RelayReport(
             uptime_seconds=seconds(now - self._started_at),
             public=self._public,

@@ -514,10 +514,9 @@ class Relay:
         """What it does not allow is cut off at once. Clients learn that when they renew it."""
         if policy == self._permissions.peers:
             return
-        self._permissions.peers = policy
+        self._permissions.set_peers(policy)
         for allocation in self._table.by_client.values():
             self._revoke_forbidden([*allocation.channels.values()], now)
-            self._permissions.revoke_forbidden(allocation)
 
     def _revoke_forbidden(self, channels: Iterable[Channel], now: int) -> None:
         for channel in channels:

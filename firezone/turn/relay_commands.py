@@ -62,11 +62,16 @@ class UnbindChannel:
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """Hand over what comes to the allocation from this address without a channel: its client takes
-    Data indications. A shell that hands over every datagram need not heed it."""
+    """Relay Send and Data between the client and this address, through the socket of `port` and the
+    address's family: the client takes Data indications. Without `any_port` a Send may only go to
+    ports that are an allocation's, for the address is our own; telling it again sets that anew.
 
+    A shell may do so by itself, packet by packet; it may also hand every datagram to the relay."""
+
+    five_tuple: FiveTuple
     port: int
     address: IPAddress
+    any_port: bool = True
 
 
 @dataclass(frozen=True, slots=True)

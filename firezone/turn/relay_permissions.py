@@ -5,7 +5,8 @@ ChannelBind; but a bound channel carries data without one, for 600 s: clients of
 only after 300 s, and only if data came in.
 
 They do not know Data indications either. So those go only to a client that has sent a
-CreatePermission or a Send; then the shell is told of its permissions (`Permit`), old and new.
+CreatePermission or a Send; then the shell is told of its permissions (`Permit`), old and new, and
+may relay by itself what they let through. It hands over every Send of which it is not certain.
 """
 
 from __future__ import annotations
@@ -41,8 +42,7 @@ class Permissions:
         self._table = table
         self._outbox = outbox
         self.peers = peers
-        """Whom one may send to. What was granted under another policy has to be looked at anew:
-        `revoke_forbidden`."""
+        """Whom one may send to. Changed by `set_peers`."""
         self._per_user = per_user
         self._entropy = entropy
 
@@ -69,7 +69,7 @@ class Permissions:
     def install(self, allocation: Allocation, address: IPAddress, now: int) -> None:
         """Install the permission, or let it last anew."""
         if self._table.permit(allocation, address, now) and allocation.takes_data:
-            self._outbox.put(Permit(allocation.port, address))
+            self._outbox.put(self._permit_command(allocation, address))
 
     def handle_create_permission(
         self, exchange: Exchange, allocation: Allocation | None, now: int
@@ -131,8 +131,17 @@ class Permissions:
             if family is None or permission.address.version == family:
                 self.revoke(permission)
 
-    def revoke_forbidden(self, allocation: Allocation) -> None:
-        """Those that would not be given any more."""
+    def set_peers(self, peers: PeerPolicy) -> None:
+        """Change whom one may send to. Permissions that would not be given any more end."""
+        before, self.peers = self.peers, peers
+        turned = {a for a in peers.own_addresses if _any_port(before, a) != _any_port(peers, a)}
+        for allocation in self._table.by_client.values():
+            self._revoke_forbidden(allocation)
+            if allocation.takes_data:
+                changed = turned & allocation.permissions.keys()
+                self._outbox.put(*(self._permit_command(allocation, a) for a in changed))
+
+    def _revoke_forbidden(self, allocation: Allocation) -> None:
         for permission in [*allocation.permissions.values()]:
             if not self.peers.permits(permission.address):
                 self._outbox.count("permission_revoked")
@@ -147,7 +156,17 @@ class Permissions:
     def _take_data(self, allocation: Allocation) -> None:
         if not allocation.takes_data:
             allocation.takes_data = True
-            self._outbox.put(*(Permit(allocation.port, a) for a in allocation.permissions))
+            present = allocation.permissions
+            self._outbox.put(*(self._permit_command(allocation, a) for a in present))
+
+    def _permit_command(self, allocation: Allocation, address: IPAddress) -> Permit:
+        any_port = address not in self.peers.own_addresses or _any_port(self.peers, address)
+        return Permit(allocation.five_tuple, allocation.port, address, any_port)
+
+
+def _any_port(peers: PeerPolicy, address: IPAddress) -> bool:
+    """Whether an address may be sent to whatever the port: 0 is no allocation's."""
+    return peers.allows(Endpoint(address, 0))
 
 
 def _transmit(data: bytes, five_tuple: FiveTuple) -> Transmit:

@@ -15,12 +15,14 @@ from contextlib import closing
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernels.relay_ends import Ends, address_of, received, send, udp_socket
-from reference.relay import Channel, Control, Sent, Unasked
+from kernels.relay_ends import Address, Ends, address_of, received, send, udp_socket
+from reference.relay import Channel, Control, Sent, endpoint
 from reference.relay import Forwarder as Twin
 
+from firezone import stun
 from firezone._ext.relay import Forwarder, Notice
 from firezone._ext.ring import Ring
+from firezone.stun import Class, Message, Method
 
 OFFLOADS = [(gso, gro) for gso in (True, False) for gro in (True, False)]
 UDPLITE = 136
@@ -68,10 +70,20 @@ def peer_bursts(draw: st.DrawFn) -> list[bytes]:
     return [datagram[4:] for datagram in draw(bursts())]
 
 
+fifth, amounts = st.integers(0, 4), st.integers(1, 70)
+
+
+def same(peer: int, size: int, count: int) -> list[tuple[int, bytes]]:
+    return [(peer, bytes([i % 256]) * size) for i in range(count)]
+
+
 orders = st.one_of(
     st.tuples(st.just("bind"), third, numbers, st.integers(0, 1), third),
     st.tuples(st.just("unbind"), third, numbers),
-    st.tuples(st.sampled_from(["permit", "forbid"]), third, st.integers(0, 1)),
+    st.tuples(st.just("permit"), third, third, st.integers(0, 1), st.booleans()),
+    st.tuples(st.just("forbid"), third, st.integers(0, 1)),
+    st.tuples(st.just("send"), third, st.lists(st.tuples(fifth, payloads), max_size=6)),
+    st.tuples(st.just("send"), third, st.builds(same, fifth, st.integers(1, 800), amounts)),
     st.tuples(st.just("client"), third, st.lists(datagrams, max_size=6)),
     st.tuples(st.just("client"), third, bursts()),
     st.tuples(st.just("peer"), third, st.integers(0, 1), st.lists(payloads, max_size=6)),
@@ -79,13 +91,43 @@ orders = st.one_of(
 )
 
 
+def send_indication(peer: Address, payload: bytes) -> bytes:
+    message = Message.indication(Method.SEND, os.urandom)
+    message = message.with_(stun.XOR_PEER_ADDRESS, endpoint(peer))
+    return message.with_(stun.DATA, payload).encode()
+
+
+def known(payload: bytes) -> tuple[object, bytes]:
+    """What it belongs to, besides its addresses, and a Data without its transaction id."""
+    if payload[:2] != b"\x00\x17":
+        return payload[:2], payload
+    message = stun.decode(payload)
+    assert (message.class_, message.method) == (Class.INDICATION, Method.DATA)
+    assert message.encode() == payload
+    bare = Message(message.class_, message.method, bytes(12), message.attributes)
+    return message.get(stun.XOR_PEER_ADDRESS), bare.encode()
+
+
+def without(merged: list[bytes], first: list[bytes], second: list[bytes]) -> list[bytes]:
+    """The second of two lists that were merged, if these were."""
+    taken = {0}  # how many of the first may be among those seen
+    for count, payload in enumerate(merged):
+        more = {i + 1 for i in taken if first[i : i + 1] == [payload]}
+        taken = more | {i for i in taken if second[count - i : count - i + 1] == [payload]}
+    assert len(first) in taken and len(merged) == len(first) + len(second)
+    return second
+
+
 class Pair:
     """Kernel and twin, and what the twin says must arrive."""
 
     def __init__(self, ends: Ends, gso: bool, gro: bool) -> None:
-        self.ends, self.twin = ends, Twin()
+        self.ends = ends
+        self.twin = Twin({address_of(end)[::2] for pair in ends.relays for end in pair.values()})
         self.kernel = ends.forwarder(gso=gso, gro=gro)
         self.expected: dict[tuple[object, ...], list[bytes]] = defaultdict(list)
+        self.by_send: dict[tuple[object, ...], list[bytes]] = defaultdict(list)
+        """Of that what peers get by Send, whose order is its own."""
         self.controls: dict[object, list[bytes]] = defaultdict(list)
 
     def bind(self, client: int, number: int, relay: int, peer: int) -> None:
@@ -107,14 +149,18 @@ class Pair:
         known = self.twin.unbind(address_of(who), self.ends.local(who), number)
         assert self.kernel.unbind(address_of(who), self.ends.local(who), number) is known
 
-    def permit(self, peer: int, relay: int) -> None:
-        family, address, _ = address_of(self.ends.peers[peer])
-        self.twin.permit(family, address, self.ends.relay_port(relay))
-        self.kernel.permit(family, address, self.ends.relay_port(relay))
+    def permit(self, client: int, peer: int, relay: int, any_port: bool) -> None:
+        who, whom = self.ends.clients[client], address_of(self.ends.peers[peer])
+        where = (address_of(who), self.ends.local(who), self.ends.relay_port(relay))
+        if self.twin.permit(*where, whom, any_port):
+            self.kernel.permit(*where, *whom[:2], any_port)
+            return
+        with pytest.raises(ValueError, match="another"):
+            self.kernel.permit(*where, *whom[:2], any_port)
 
     def forbid(self, peer: int, relay: int) -> None:
-        family, address, _ = address_of(self.ends.peers[peer])
-        known = self.twin.forbid(family, address, self.ends.relay_port(relay))
+        family, address, _ = whom = address_of(self.ends.peers[peer])
+        known = self.twin.forbid(whom, self.ends.relay_port(relay))
         assert self.kernel.forbid(family, address, self.ends.relay_port(relay)) is known
 
     def from_client(self, client: int, sent: list[bytes]) -> None:
@@ -122,40 +168,63 @@ class Pair:
         for datagram in sent:
             match self.twin.from_client(address_of(who), self.ends.local(who), datagram):
                 case Sent(port, destination, payload):
-                    self.expected[destination, port].append(payload)
+                    self.arrive(port, destination, payload, datagram[0] < 0x40)
                 case Control(local, remote, payload):
                     self.controls[local, remote].append(payload)
         send(who, self.ends.local(who), sent)
+
+    def arrive(self, port: int, destination: Address, payload: bytes, by_send: bool) -> None:
+        """At a peer, or at an allocation, for it may be one's peer, too."""
+        for relay in (0, 1):
+            opened = self.ends.relays[relay][destination[0]]
+            if address_of(opened) == destination:
+                source = (destination[0], destination[1], port)
+                self.handle_peer(self.ends.relay_port(relay), source, payload)
+                return
+        expected = self.by_send if by_send else self.expected
+        expected[destination, port].append(payload)
 
     def from_peer(self, peer: int, relay: int, sent: list[bytes]) -> None:
         who, port = self.ends.peers[peer], self.ends.relay_port(relay)
         opened = self.ends.relays[relay][address_of(who)[0]]
         for datagram in sent:
-            match self.twin.from_peer(port, address_of(who), datagram):
-                case Sent(source, destination, payload):
-                    self.expected[destination, source, payload[:2]].append(payload)
-                case Unasked(_, _, payload):
-                    self.controls[port, address_of(who)].append(payload)
+            self.handle_peer(port, address_of(who), datagram)
         send(who, address_of(opened), sent)
 
+    def handle_peer(self, port: int, peer: Address, datagram: bytes) -> None:
+        found = self.twin.from_peer(port, peer, datagram)
+        if found is not None:
+            what, payload = known(found.payload)
+            self.expected[found.destination, found.port, what].append(payload)
+
+    def send(self, client: int, sent: list[tuple[int, bytes]]) -> None:
+        """Send indications to peers, and to allocations."""
+        relays = [relay[4] for relay in self.ends.relays]
+        whom = [address_of(end) for end in (*self.ends.peers, *relays)]
+        self.from_client(client, [send_indication(whom[to], data) for to, data in sent])
+
     def check(self) -> None:
-        """Everything arrived, in order within each channel, and nothing else."""
+        """Everything arrived, in order within each channel and without one, and nothing else."""
         self.ends.turn(self.kernel)
         arrived: dict[tuple[object, ...], list[bytes]] = defaultdict(list)
         for client in self.ends.clients:
             for source, payload in received(client):
-                arrived[address_of(client), source[2], payload[:2]].append(payload)
+                what, bare = known(payload)
+                arrived[address_of(client), source[2], what].append(bare)
         for peer in self.ends.peers:
             for source, payload in received(peer):
                 arrived[address_of(peer), source[2]].append(payload)
-        assert arrived == self.expected
+        for key, sent in self.by_send.items():
+            arrived[key] = without(arrived.pop(key), sent, self.expected.get(key, []))
+        assert {k: v for k, v in arrived.items() if v} == self.expected
         self.expected.clear()
+        self.by_send.clear()
         controls: dict[object, list[bytes]] = defaultdict(list)
         for ring in self.ends.rings:
             while (item := ring.pop()) is not None:
-                kind, _, port, payload, local, remote = item
-                assert kind == (Notice.DATA if local is None else Notice.STUN)
-                controls[port if local is None else local, remote].append(payload)
+                kind, _, _, payload, local, remote = item
+                assert kind == Notice.STUN
+                controls[local, remote].append(payload)
         assert controls == self.controls and self.kernel.settle()
         self.controls.clear()
         assert self.kernel.drops() == +self.twin.drops
@@ -183,14 +252,16 @@ def carry_out(pair: Pair, turns: list[list[tuple[object, ...]]]) -> None:
                     pair.bind(client, number, relay, peer)
                 case ("unbind", int(client), int(number)):
                     pair.unbind(client, number)
-                case ("permit", int(peer), int(relay)):
-                    pair.permit(peer, relay)
+                case ("permit", int(client), int(peer), int(relay), bool(any_port)):
+                    pair.permit(client, peer, relay, any_port)
                 case ("forbid", int(peer), int(relay)):
                     pair.forbid(peer, relay)
         for order in turn:
             match order:
                 case ("client", int(client), list(sent)):
                     pair.from_client(client, sent)
+                case ("send", int(client), list(sent)):
+                    pair.send(client, sent)
                 case ("peer", int(peer), int(relay), list(sent)):
                     pair.from_peer(peer, relay, sent)
         pair.check()
@@ -374,9 +445,17 @@ def test_misuse_is_refused(ends: Ends) -> None:
     with pytest.raises(ValueError, match="port or number"):
         one.kernel.bind(client, one.listener, 0x4001, port, (4, bytes(4), 0))
     with pytest.raises(ValueError, match="no socket"):
-        one.kernel.permit(4, bytes(4), one.listener[2])
+        one.kernel.permit(client, one.listener, one.listener[2], 4, bytes(4))
+    with pytest.raises(ValueError, match="no socket"):
+        one.kernel.permit(client, (*one.listener[:2], 9), port, 4, bytes(4))
     with pytest.raises(ValueError, match="family"):
-        one.kernel.permit(6, bytes(4), port)
+        one.kernel.permit(client, one.listener, port, 6, bytes(4))
+    with pytest.raises(ValueError, match="family"):
+        one.kernel.permit(client, ends.local(ends.clients[2]), port, 4, bytes(4))
+    one.kernel.permit(client, one.listener, port, 4, bytes(4))
+    with pytest.raises(ValueError, match="permits"):
+        one.kernel.remove(4, port)
+    assert one.kernel.forbid(4, bytes(4), port)
     for short in range(3):
         three = [
             end[: 2 if i == short else 3] for i, end in enumerate((client, one.listener, peer))
@@ -473,37 +552,6 @@ def test_floods_stay_within_the_ring(ends: Ends) -> None:
                 pass
         assert len(ring) == 64 - 16  # the rest is kept for what must not be lost
         assert kernel.drops()["control_overflow"] == 1000 - 48
-
-
-def test_peers_without_channel_leave_half_of_the_ring(ends: Ends) -> None:
-    """To clients: what they ask for comes through it, too."""
-    ring = Ring(64)
-    kernel = Forwarder(os.urandom(16), ring)
-    client, peer, relay = ends.clients[0], ends.peers[0], ends.relays[0][4]
-    with closing(udp_socket(4)) as listener, closing(udp_socket(4, host="127.0.0.2")) as stranger:
-        kernel.add(listener.fileno(), 4, address_of(listener)[2], listens=True)
-        kernel.add(relay.fileno(), 4, address_of(relay)[2])
-        kernel.permit(*address_of(peer)[:2], address_of(relay)[2])
-        for _ in range(10):
-            send(peer, address_of(relay), [b"permitted"] * 20)
-            send(stranger, address_of(relay), [b"stranger"] * 20)
-            while kernel.turn():
-                pass
-        assert len(ring) == 32
-        assert kernel.drops() == {"control_overflow": 168, "unbound_peer": 200}
-        send(client, address_of(listener), [STUN] * 5)
-        while kernel.turn():
-            pass
-        assert len(ring) == 37
-        assert ring.pop() == (
-            *(Notice.DATA, 0, address_of(relay)[2], b"permitted"),
-            *(None, address_of(peer)),
-        )
-        with pytest.raises(ValueError, match="permits"):
-            kernel.remove(4, address_of(relay)[2])
-        assert kernel.forbid(*address_of(peer)[:2], address_of(relay)[2])
-        kernel.remove(4, address_of(relay)[2])
-        assert kernel.settle()
 
 
 def test_indications_leave_half_of_the_ring(ends: Ends) -> None:

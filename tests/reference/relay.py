@@ -6,9 +6,15 @@ import struct
 from collections import Counter
 from typing import ClassVar, NamedTuple
 
+from firezone import stun
+from firezone.model import Endpoint, unpack_address
+from firezone.stun import Class, Message, Method
+
 Address = tuple[int, bytes, int]
 
 RING_PAYLOAD = 2240
+PLAIN = {stun.XOR_PEER_ADDRESS, stun.DATA, stun.SOFTWARE}
+"""What a Send has that needs no second look, and FINGERPRINT."""
 MAGIC_COOKIE = b"\x21\x12\xa4\x42"
 
 
@@ -36,17 +42,17 @@ class Control(NamedTuple):
     payload: bytes
 
 
-class Unasked(NamedTuple):
-    """Data of a permitted peer without a channel, for the control layer, too."""
-
-    port: int
-    remote: Address
-    payload: bytes
+class Permit(NamedTuple):
+    client: Address
+    local: Address
+    any_port: bool
 
 
 class Forwarder:
-    def __init__(self) -> None:
-        self.permits: set[tuple[int, int, bytes]] = set()
+    def __init__(self, ports: set[tuple[int, int]]) -> None:
+        """`ports` are families and ports of allocations."""
+        self.ports = ports
+        self.permits: dict[tuple[int, int, bytes], Permit] = {}
         self.forward: dict[tuple[Address, Address, int], Channel] = {}
         self.back: dict[tuple[int, Address], Channel] = {}
         self.drops: Counter[str] = Counter()
@@ -62,18 +68,28 @@ class Forwarder:
             del self.back[channel.port, channel.peer]
         return channel is not None
 
-    def permit(self, family: int, address: bytes, port: int) -> None:
-        self.permits.add((port, family, address))
+    def permit(
+        self, client: Address, local: Address, port: int, peer: Address, any_port: bool
+    ) -> bool:
+        """False if somebody else has that allocation, or the client another one."""
+        present = self.permits.get((port, *peer[:2]))
+        if present is not None and present[:2] != (client, local):
+            return False
+        if any(p != port and v[:2] == (client, local) for (p, *_), v in self.permits.items()):
+            return False
+        self.permits[port, *peer[:2]] = Permit(client, local, any_port)
+        return True
 
-    def forbid(self, family: int, address: bytes, port: int) -> bool:
-        known = (port, family, address) in self.permits
-        self.permits.discard((port, family, address))
-        return known
+    def forbid(self, peer: Address, port: int) -> bool:
+        return self.permits.pop((port, *peer[:2]), None) is not None
 
     def from_client(self, client: Address, local: Address, data: bytes) -> Sent | Control | None:
         if not data or not 0x40 <= data[0] < 0x80:
             if len(data) >= 20 and data[0] < 4 and data[4:8] == MAGIC_COOKIE:
-                return Control(local, client, data)
+                found = self._send(client, local, data)
+                if found is None and len(data) > RING_PAYLOAD:
+                    return self._drop("control_overflow")
+                return found or Control(local, client, data)
             return self._drop("unknown_protocol")
         if len(data) < 4:
             return self._drop("truncated")
@@ -85,15 +101,41 @@ class Forwarder:
             return self._drop("unbound_channel")
         return Sent(channel.port, channel.peer, data[4 : 4 + length])
 
-    def from_peer(self, port: int, peer: Address, payload: bytes) -> Sent | Unasked | None:
+    def from_peer(self, port: int, peer: Address, payload: bytes) -> Sent | None:
         channel = self.back.get((port, peer))
-        if channel is None and (port, *peer[:2]) in self.permits:
-            too_long = len(payload) > RING_PAYLOAD
-            return self._drop("control_overflow") if too_long else Unasked(port, peer, payload)
+        permit = self.permits.get((port, *peer[:2]))
+        if channel is None and permit is not None:
+            message = Message(Class.INDICATION, Method.DATA, bytes(12))
+            message = message.with_(stun.XOR_PEER_ADDRESS, endpoint(peer))
+            data = message.with_(stun.DATA, payload).encode()
+            return Sent(permit.local[2], permit.client, data)
         if channel is None:
             return self._drop("unbound_peer")
         header = struct.pack(">HH", channel.number, len(payload))
         return Sent(channel.local[2], channel.client, header + payload)
+
+    def _send(self, client: Address, local: Address, data: bytes) -> Sent | None:
+        try:
+            message = stun.decode(data)
+        except stun.DecodeError:
+            return None
+        if (message.class_, message.method) != (Class.INDICATION, Method.SEND):
+            return None
+        if message.has_fingerprint and not message.verify_fingerprint():
+            return None
+        if message.unknown or message.malformed is not None or message.has_integrity:
+            return None
+        peer, payload = message.get(stun.XOR_PEER_ADDRESS), message.get(stun.DATA)
+        if peer is None or payload is None or not peer.port:
+            return None
+        if {attribute for attribute, _ in message.attributes} - PLAIN:
+            return None
+        whole = (peer.family, peer.address.packed, peer.port)
+        for (port, *address), permit in self.permits.items():
+            if (*address,) == whole[:2] and permit[:2] == (client, local):
+                allowed = permit.any_port or (whole[0], whole[2]) in self.ports
+                return Sent(port, whole, payload) if allowed else None
+        return None
 
     def _drop(self, reason: str) -> None:
         self.drops[reason] += 1
@@ -109,7 +151,7 @@ class OnePort(Forwarder):
     HANDSHAKES: ClassVar[dict[int, int]] = {1: 148, 2: 92, 3: 64}
 
     def __init__(self, own: dict[int, Address]) -> None:
-        super().__init__()
+        super().__init__(set())
         self.own = own
         self.steers: dict[tuple[Address, int], Channel | None] = {}
 
@@ -167,3 +209,7 @@ class OnePort(Forwarder):
         return (
             len(data) >= 32 and data[1:4] == bytes(3) and self.HANDSHAKES.get(data[0]) == len(data)
         )
+
+
+def endpoint(address: Address) -> Endpoint:
+    return Endpoint(unpack_address(address[1]), address[2])

@@ -10,7 +10,7 @@ from turn_relay_kit import CLIENT_4, CLIENT_6, PEER_4, PEER_6, RELAY_4, Client, 
 from firezone import stun
 from firezone.model import Endpoint, Transmit
 from firezone.stun import Message, Method
-from firezone.turn.relay_commands import Forbid, Permit, RelayCommand, SendToPeer
+from firezone.turn.relay_commands import FiveTuple, Forbid, Permit, RelayCommand, SendToPeer
 from firezone.turn.relay_permissions import MAX_PERMISSIONS
 
 ADD_6 = (stun.ADDITIONAL_ADDRESS_FAMILY, 6)
@@ -43,7 +43,7 @@ class TestCreatePermission:
         peers = [(stun.XOR_PEER_ADDRESS, PEER_4)]
         commands = world.send(client.signed(client.request(Method.CREATE_PERMISSION, *peers)))
         assert kinds(commands) == ["Permit", "Transmit"]
-        assert commands[0] == Permit(port, PEER_4.address)
+        assert commands[0] == Permit(FiveTuple(CLIENT_4, RELAY_4), port, PEER_4.address)
         [response] = client.read(commands)
         assert response.verify_integrity(client.key)
 
@@ -81,6 +81,7 @@ class TestCreatePermission:
         assert kinds(client.send(relayed, b"data")) == ["SendToPeer"]
         assert error_of(client.bind(0x4000, relayed)) is None
         unused = Endpoint(RELAY_4.address, relayed.port ^ 1)
+        assert [*world.any_port.values()] == [False]
         for peer in (RELAY_4, unused):
             assert kinds(client.send(peer, b"data")) == []
             assert error_of(client.bind(0x4001, peer)) == 403

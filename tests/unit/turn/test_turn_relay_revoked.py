@@ -65,6 +65,25 @@ def test_permissions_are_revoked_at_once() -> None:
     assert error_of(client.permit(PEER_4)) == 403
 
 
+def test_ports_of_our_own_address_follow_the_lists() -> None:
+    """For those who take data; the permission itself lasts, for allocations can be sent to."""
+    world = World()
+    client, silent = Client(world), Client(world, Endpoint.of("203.0.113.9", 1))
+    port = client.allocated_port()
+    client.permit(RELAY_4, PEER_4)
+    silent.allocate()
+    silent.bind(0x4000, Endpoint(RELAY_4.address, port))
+    allow = (ip_network(f"{RELAY_4.address}/32"),)
+    for lists, any_port in (((allow, ()), True), ((allow, allow), False), (((), ()), False)):
+        world.relay.handle_peer_networks(*lists, world.now)
+        world.commands()
+        wanted = {(port, RELAY_4.address): any_port, (port, PEER_4.address): True}
+        assert world.any_port == wanted
+        sent = client.send(Endpoint(RELAY_4.address, 9), b"data")
+        assert [type(c) for c in sent] == [SendToPeer] * any_port
+    assert world.relay.counters["permission_revoked"] == 0
+
+
 def test_what_is_allowed_stays() -> None:
     world = World()
     client = Client(world)

@@ -51,7 +51,9 @@ class World:
         self.now = START
         self.open: set[tuple[int, int]] = set()
         self.permits: set[tuple[int, IPAddress]] = set()
-        """What the shell was told to hand over, by port."""
+        """Whose Send and Data the shell was told to relay, by port."""
+        self.any_port: dict[tuple[int, IPAddress], bool] = {}
+        """Whether each of these may be sent to at any port."""
         self.entropy = random.Random(7).randbytes
         self.relay = Relay(
             public_ipv4=self.ipv4,
@@ -85,12 +87,16 @@ class World:
                 case CloseSocket(port, family):
                     self.open.discard((port, family))
                     assert not any(p == port and a.version == family for p, a in self.permits)
-                case Permit(port, address):
+                case Permit(five_tuple, port, address, any_port):
                     assert (port, address.version) in self.open
-                    assert (port, address) not in self.permits
+                    assert self.any_port.get((port, address)) is not any_port
+                    assert any_port or address in (self.ipv4, self.ipv6)
+                    assert five_tuple.client.port and five_tuple.local is not None
+                    self.any_port[port, address] = any_port
                     self.permits.add((port, address))
                 case Forbid(port, address):
                     self.permits.remove((port, address))
+                    del self.any_port[port, address]
         return done
 
     def send(self, data: bytes, source: Endpoint = CLIENT_4) -> list[RelayCommand]:
