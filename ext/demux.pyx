@@ -35,7 +35,8 @@ from firezone._ext.batch cimport (
     slot_packet,
 )
 from firezone._ext.epoch cimport epoch_mark, epoch_passed
-from firezone._ext.session cimport DATA_OVERHEAD, Sessions
+from firezone._ext.session cimport Sessions
+from firezone._ext.transport_data cimport DATA_OVERHEAD
 
 cdef extern from "blake2s.h" nogil:
     void c_blake2s "blake2s"(

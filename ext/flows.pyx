@@ -18,43 +18,33 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
 from firezone._ext.atomics cimport (
-    load_acquire_pointer, load_acquire_u32, load_relaxed_i64, load_relaxed_u8, load_relaxed_u64,
-    store_relaxed_i64, store_relaxed_u8, store_relaxed_u64, store_release_u32,
+    load_acquire_pointer, load_relaxed_i64, load_relaxed_u8, load_relaxed_u64, store_relaxed_i64,
+    store_relaxed_u8, store_relaxed_u64, store_release_u32,
 )
 from firezone._ext.batch cimport (
-    FLOW_NONE, MALFORMED, MARK_PAST_FLOWS, PASS, REFUSED, SLOW, Batch, PacketBatch, Tuple,
-    slot_packet,
+    FLOW_NONE, MALFORMED, MARK_PAST_FLOWS, PASS, REFUSED, SLOW, Batch, PacketBatch, slot_packet,
 )
-from firezone._ext.epoch cimport epoch_mark, epoch_passed
 from firezone._ext.flow_index cimport (
-    FIRST_NUMBER, MOVED_PER_INSTALL, SMALLEST_INDEX, FlowIndex, index_new, index_probe, index_word,
+    FIRST_NUMBER, MOVED_PER_INSTALL, SMALLEST_INDEX, FlowIndex, index_new, index_probe,
     indexes_clear, indexes_free, indexes_have_room, indexes_move, indexes_put, indexes_reclaim,
     indexes_resize_if_due, indexes_swap,
 )
 from firezone._ext.flow_lists cimport (
-    BY_GROUP, BY_TICK, CHUNK_ENTRIES, entry_at, key_slot, list_push, list_remove, rewrite_at,
+    BY_GROUP, BY_TICK, FlowEntries, entry_at, key_slot, list_push, list_remove, rewrite_at,
 )
+from firezone._ext.flow_pool cimport (
+    pool_extend_rewrites, pool_free, pool_init, pool_recycle, pool_retire, pool_take,
+)
+from firezone._ext.flow_table cimport IDENTITY, find, hash_key, is_stale, word_of
 from firezone._ext.flow_values cimport (
     counters_tuple, entry_tuple, parse_direction, parse_key, parse_rewrite,
 )
 from firezone._ext.ip cimport IP_OK, ip_rewrite
 
-cdef extern from "siphash.h" nogil:
-    uint64_t siphash13(uint64_t, uint64_t, const uint64_t*, uint32_t) noexcept
-
-cdef extern from "stdlib.h" nogil:
-    int posix_memalign(void**, size_t, size_t)
-
-cdef extern from "sys/mman.h" nogil:
-    enum:
-        MADV_HUGEPAGE
-    int madvise(void*, size_t, int)
-
 cdef extern from *:
     void prefetch "__builtin_prefetch" (const void*) noexcept nogil
 
 cdef enum:
-    IDENTITY = 38          # bytes of a Tuple that tell flows apart
     LOOKED_UP_AT_ONCE = 64
 
 ctypedef struct Lookup:
@@ -160,51 +150,8 @@ cdef inline void account(FlowEntry* e, uint8_t flags, uint32_t length, int64_t n
     store_relaxed_u8(&e.tcp_flags, e.tcp_flags | flags)
 
 
-cdef inline bint is_stale(const FlowTable* t, const FlowEntry* e, int64_t now) noexcept nogil:
-    cdef int64_t until
-    # First: who renews an entry stores it last.
-    if load_acquire_u32(&e.generation) != load_acquire_u32(&t.generation[e.group]):
-        return True
-    if load_acquire_u32(&e.slot_life) != load_acquire_u32(&t.life[e.slot]):
-        return True
-    if load_acquire_u32(&e.key_life) != load_acquire_u32(&t.life[key_slot(e)]):
-        return True
-    until = load_relaxed_i64(&e.expires_at)
-    if until and now >= until:
-        return True
-    until = load_relaxed_i64(&e.idle_timeout)
-    return until != 0 and now - load_relaxed_i64(&e.last_seen) >= until
-
-
-cdef inline uint32_t find(
-    const FlowTable* t, const FlowIndex* index, uint32_t tag, const Tuple* key, uint32_t origin
-) noexcept nogil:
-    cdef uint32_t place = tag & index.mask
-    cdef uint32_t number = 0
-    cdef const FlowEntry* entry
-    while index_probe(index, tag, &place, &number):
-        entry = entry_at(&t.entries, number)
-        if entry.origin == origin and memcmp(&entry.key, key, IDENTITY) == 0:
-            return number
-        place = (place + 1) & index.mask
-    return 0
-
-
-cdef inline uint32_t hash_key(const FlowTable* t, const Tuple* key, uint32_t origin) noexcept nogil:
-    cdef uint64_t words[6]
-    words[4] = 0
-    memcpy(words, key, IDENTITY)
-    words[5] = origin
-    return <uint32_t>siphash13(t.key0, t.key1, words, 6)
-
-
 cdef inline uint32_t origin_of(const Batch* b, uint32_t i, int direction) noexcept nogil:
     return <uint32_t>1 << 31 | b.peer[i] if direction == DOWN else 0
-
-
-cdef inline uint64_t word_of(const FlowTable* t, uint32_t number) noexcept nogil:
-    cdef const FlowEntry* entry = entry_at(&t.entries, number)
-    return index_word(hash_key(t, &entry.key, entry.origin), number)
 
 
 @cython.final
@@ -232,31 +179,20 @@ cdef class Flows:
         self._per_group = per_group
         self._tick = tick
         self._revoked = {}
-        self._fresh = FIRST_NUMBER
         t.epoch = &self._own_epoch if sessions is None else sessions.table.epoch
         t.slots = slots
-        # One chunk more than full, for those that wait to be used again.
-        self._chunks = (capacity + FIRST_NUMBER - 1) // CHUNK_ENTRIES + 2
         t.indexes.current = index_new(SMALLEST_INDEX)
-        t.entries.chunks = <FlowEntry**>calloc(self._chunks, sizeof(FlowEntry*))
-        t.entries.rewrites = <Rewrite**>calloc(self._chunks, sizeof(Rewrite*))
         t.generation = <uint32_t*>calloc(slots + 1, sizeof(uint32_t))
         t.life = <uint32_t*>calloc(slots + 1, sizeof(uint32_t))
         self._in_group = <uint32_t*>calloc(slots + 1, sizeof(uint32_t))
         self._groups = <FlowList*>calloc(slots + 1, sizeof(FlowList))
-        if not (t.indexes.current and t.entries.chunks and t.entries.rewrites and t.generation
-                and t.life and self._in_group and self._groups):
+        if not pool_init(&self._pool, &t.entries, capacity) or not (
+            t.indexes.current and t.generation and t.life and self._in_group and self._groups
+        ):
             raise MemoryError
 
     def __dealloc__(self):
-        cdef uint32_t i
-        for i in range(self._chunks):
-            if self.table.entries.chunks != NULL:
-                free(self.table.entries.chunks[i])
-            if self.table.entries.rewrites != NULL:
-                free(self.table.entries.rewrites[i])
-        free(self.table.entries.chunks)
-        free(self.table.entries.rewrites)
+        pool_free(&self._pool, &self.table.entries)
         indexes_free(&self.table.indexes)
         free(self.table.generation)
         free(self.table.life)
@@ -383,7 +319,7 @@ cdef class Flows:
 
     def entries(self):
         cdef uint32_t number
-        for number in range(FIRST_NUMBER, self._fresh):
+        for number in range(FIRST_NUMBER, self._pool.fresh):
             if entry_at(&self.table.entries, number).is_live:
                 yield entry_tuple(&self.table.entries, number)
 
@@ -461,22 +397,22 @@ cdef class Flows:
             &self.table.indexes, word_of(&self.table, number), word_of(&self.table, fresh))
         self._unlist(number)
         self._enlist(fresh)
-        self._retire(number)
+        pool_retire(&self._pool, &self.table.entries, number)
         return True
 
     # An entry that nobody can find yet; its number, 0 if there is no room.
     cdef uint32_t _write(self, const FlowEntry* entry, const Rewrite* rewrite) noexcept:
         cdef FlowEntries* entries = &self.table.entries
-        cdef uint32_t number = self._take()
-        cdef uint32_t chunk = number // CHUNK_ENTRIES
+        cdef uint32_t number
+        if self._pool.free == 0:
+            self._recycle()
+        number = pool_take(&self._pool, entries)
         if number == 0:
             return 0
         memcpy(entry_at(entries, number), entry, sizeof(FlowEntry))
         if entry.rewrites:
-            if entries.rewrites[chunk] == NULL:
-                entries.rewrites[chunk] = <Rewrite*>calloc(CHUNK_ENTRIES, sizeof(Rewrite))
-            if entries.rewrites[chunk] == NULL:
-                self._retire(number)
+            if not pool_extend_rewrites(entries, number):
+                pool_retire(&self._pool, entries, number)
                 return 0
             memcpy(rewrite_at(entries, number), rewrite, sizeof(Rewrite))
         return number
@@ -484,7 +420,7 @@ cdef class Flows:
     cdef void _forget(self, uint32_t number) noexcept:
         indexes_clear(&self.table.indexes, word_of(&self.table, number))
         self._unlist(number)
-        self._retire(number)
+        pool_retire(&self._pool, &self.table.entries, number)
 
     cdef void _enlist(self, uint32_t number) noexcept:
         cdef FlowEntry* entry = entry_at(&self.table.entries, number)
@@ -515,56 +451,8 @@ cdef class Flows:
         entry.bucket = <uint8_t>max(tick, self._swept + 1)
         list_push(&self.table.entries, &self._ticks[entry.bucket], number, BY_TICK)
 
-    cdef uint32_t _take(self) noexcept:
-        cdef uint32_t number
-        if self._free == 0:
-            self._recycle()
-        if self._free != 0:
-            number = self._free
-            self._free = entry_at(&self.table.entries, number).link[0].next
-            return number
-        if not self._extend():
-            return 0
-        self._fresh += 1
-        return self._fresh - 1
-
-    # Makes sure that the chunk of the next fresh number is there.
-    cdef bint _extend(self) noexcept:
-        cdef uint32_t chunk = self._fresh // CHUNK_ENTRIES
-        cdef size_t size = CHUNK_ENTRIES * sizeof(FlowEntry)
-        cdef void* memory = NULL
-        if chunk >= self._chunks:
-            return False
-        if self.table.entries.chunks[chunk] != NULL:
-            return True
-        if posix_memalign(&memory, size if chunk else 64, size):
-            return False
-        # The first stays small in a table that does; what is looked up all over many chunks needs
-        # few entries of the processor's address cache.
-        if chunk:
-            madvise(memory, size, MADV_HUGEPAGE)
-        self.table.entries.chunks[chunk] = <FlowEntry*>memory
-        return True
-
-    cdef void _retire(self, uint32_t number) noexcept:
-        cdef FlowEntry* entry = entry_at(&self.table.entries, number)
-        entry.link[0].next = self._retired.first
-        if self._retired.first == 0:
-            self._retired.last = number
-        self._retired.first = number
-
-    # What has waited until no reader can hold it becomes free; what was retired since waits.
     cdef void _recycle(self) noexcept:
-        cdef int turn
-        for turn in range(2):
-            if self._waiting.first and epoch_passed(self.table.epoch, self._mark):
-                entry_at(&self.table.entries, self._waiting.last).link[0].next = self._free
-                self._free = self._waiting.first
-                self._waiting.first = 0
-            if self._waiting.first == 0 and self._retired.first:
-                self._waiting = self._retired
-                self._retired.first = 0
-                self._mark = epoch_mark(self.table.epoch)
+        pool_recycle(&self._pool, &self.table.entries, self.table.epoch)
         indexes_reclaim(&self.table.indexes, self.table.epoch)
 
     # Looks at the group's entries of older generations; how many.

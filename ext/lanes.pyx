@@ -30,7 +30,7 @@ from firezone._ext.ring cimport (
     ring_front,
     ring_push,
 )
-from firezone._ext.session cimport opened_index
+from firezone._ext.transport_data cimport opened_index
 
 cdef enum:
     RING_CAPACITY = 1024

@@ -69,13 +69,9 @@ from firezone._ext.ring cimport (
     wake_clear,
     wake_set,
 )
-from firezone._ext.session cimport (
-    Sessions,
-    message_index,
-    sessions_open,
-    sessions_seal,
-)
+from firezone._ext.session cimport Sessions, sessions_open, sessions_seal
 from firezone._ext.steering cimport MAX_WORKERS, worker_of_index, worker_of_packet
+from firezone._ext.transport_data cimport message_index
 from firezone._ext.tun cimport Tun
 from firezone._ext.udp cimport UDP_BUFFER_STRIDE, UdpSockets
 

@@ -13,9 +13,8 @@ computed and marked after the tag has verified, so that forged packets cannot us
 Threads: TX seals and owns nonces, RX opens and owns windows, each also its stamps of activity. Where
 a peer has several TX (`shared`), each takes the nonces of a run of packets at once, by an atomic
 addition, and of their stamps the last one written stands, which is as good to timers. The
-control thread publishes by release stores. What it unpublishes is retired twice. It *fades* until
-no RX can find it any more, and so cannot put it back into the send slot; there it is then taken
-out, and it is *dead* until neither thread can still be reading it. Then it is wiped and freed.
+control thread publishes by release stores, and what it unpublishes is freed when no thread can
+hold it any more (`session_memory.pxd`).
 """
 
 cimport cython
@@ -27,18 +26,30 @@ from firezone._ext.aead cimport (
     AEAD_KEY, AEAD_TAG, AeadItem, aead_open_batch, aead_seal_batch,
 )
 from firezone._ext.atomics cimport (
-    add_relaxed_u64, load_acquire_pointer, load_relaxed_i64, load_relaxed_pointer, load_relaxed_u64,
-    load_acquire_u32, load_relaxed_u32, store_relaxed_i64, store_relaxed_u32, store_relaxed_u64,
-    store_release_pointer, store_release_u32, swap_pointer, wipe,
+    add_relaxed_u64, load_acquire_pointer, load_acquire_u32, load_relaxed_i64, load_relaxed_u32,
+    load_relaxed_u64, store_relaxed_u32, store_relaxed_u64, store_release_pointer,
+    store_release_u32, swap_pointer,
 )
 from firezone._ext.batch cimport (
     BAD_TAG, CONSUMED, EXPIRED, MALFORMED, MARK_CONFIRMED, NO_PEER, PASS, REPLAYED, TOO_LONG,
-    UNROUTABLE, WRONG_INDEX, Batch, PacketBatch, endpoint_equal, endpoint_tuple, slot_packet,
+    UNROUTABLE, WRONG_INDEX, Batch, PacketBatch, endpoint_tuple, slot_packet,
 )
 from firezone._ext.epoch cimport (
     EpochMark, epoch_enter, epoch_leave, epoch_mark, epoch_passed, reader_down, reader_up,
 )
-
+from firezone._ext.replay_window cimport window_allows, window_mark
+from firezone._ext.replay_window cimport WINDOW as REPLAY_WINDOW
+from firezone._ext.session_activity cimport note_ends, note_received, note_sent
+from firezone._ext.session_memory cimport (
+    IS_KEYPAIR, IS_LEAF, IS_PEER, memory_free, memory_free_retired, memory_new, memory_reclaim,
+    memory_retire,
+)
+from firezone._ext.session_table cimport (
+    KEYPAIRS, Keypair, Leaf, Peer, SessionTable, peer_of, slot_of,
+)
+from firezone._ext.transport_data cimport (
+    DATA_HEADER, DATA_OVERHEAD, TRANSPORT_DATA, read32, read64, write32, write64,
+)
 
 cdef extern from "time.h" nogil:
     ctypedef struct timespec "struct timespec":
@@ -46,22 +57,14 @@ cdef extern from "time.h" nogil:
         long tv_nsec
     int nanosleep(const timespec*, timespec*)
 
-cdef extern from "stdlib.h" nogil:
-    int posix_memalign(void** memory, size_t alignment, size_t size) noexcept
-
 cdef enum:
     CHUNK = 64             # packets whose AEAD work is handed over at once
     NAP = 20_000           # ns between two looks at the threads, about half a batch
-    WINDOW_BITS = WINDOW_WORDS * 64
-    TRANSPORT_DATA = 4
-    IS_KEYPAIR = 1
-    IS_PEER = 2
-    IS_LEAF = 3
 
 # The whitepaper's 2^64 - 2^13 - 1. A counter of this value is neither sent nor accepted.
 cdef uint64_t LAST_COUNTER = <uint64_t>0xFFFFFFFFFFFFDFFF
 REJECT_AFTER_MESSAGES = LAST_COUNTER
-WINDOW = WINDOW_BITS - 64
+WINDOW = REPLAY_WINDOW
 
 
 # Sealing.
@@ -188,24 +191,6 @@ cdef inline Keypair* sending_keypair(Peer* peer, int64_t now) noexcept nogil:
     return keypair
 
 
-# A stamp "stands" while it is greater than the other direction's: what is sent in the very
-# nanosecond of the last receipt comes after it, and the other way round.
-cdef inline void note_sent(
-    const SessionTable* t, Peer* peer, uint64_t size, bint has_data, int64_t now
-) noexcept nogil:
-    cdef int64_t received = load_relaxed_i64(&peer.received_any)
-    cdef int64_t pending = load_relaxed_i64(&peer.unacknowledged_since)
-    if t.shared:
-        add_relaxed_u64(&peer.sent_bytes, size)
-    else:
-        store_relaxed_u64(&peer.sent_bytes, peer.sent_bytes + size)
-    store_relaxed_i64(&peer.sent_any, max(now, pending if pending <= now + 1 else now))
-    if has_data:
-        store_relaxed_i64(&peer.sent_data, now)
-        if load_relaxed_i64(&peer.unanswered_since) <= received:
-            store_relaxed_i64(&peer.unanswered_since, max(now, received + 1))
-
-
 # Opening.
 
 # What is known of a message between the look-up and the verdict.
@@ -248,7 +233,7 @@ cdef int look_up(
     item.counter = read64(message + 8)
     if now >= keypair.receive_until or item.counter >= LAST_COUNTER:
         return EXPIRED
-    if not window_allows(keypair, item.counter):
+    if not window_allows(&keypair.received, item.counter):
         return REPLAYED
     item.key = keypair.receive_key
     item.src = item.dst = message + DATA_HEADER
@@ -269,12 +254,12 @@ cdef void finish_opening(
     for i in range(count):
         o = &openings[i]
         slot = o.slot
-        if not window_allows(o.keypair, items[i].counter):
+        if not window_allows(&o.keypair.received, items[i].counter):
             b.verdict[slot] = REPLAYED           # twice in one batch
         elif not items[i].ok:
             b.verdict[slot] = BAD_TAG
         else:
-            window_mark(o.keypair, items[i].counter)
+            window_mark(&o.keypair.received, items[i].counter)
             b.peer[slot] = o.peer.slot
             b.offset[slot] += DATA_HEADER
             b.length[slot] = items[i].length
@@ -305,91 +290,6 @@ cdef bint take_send_slot(Peer* peer, Keypair* keypair) noexcept nogil:
             return True
 
 
-cdef inline void note_received(Peer* peer, uint32_t length, int64_t now) noexcept nogil:
-    cdef int64_t sent = load_relaxed_i64(&peer.sent_any)
-    cdef int64_t pending = load_relaxed_i64(&peer.unanswered_since)
-    store_relaxed_u64(&peer.received_bytes, peer.received_bytes + length + DATA_OVERHEAD)
-    store_relaxed_i64(&peer.received_any, max(now, pending if pending <= now + 1 else now))
-    if length:
-        store_relaxed_i64(&peer.received_data, now)
-        if peer.unacknowledged_since <= sent:
-            store_relaxed_i64(&peer.unacknowledged_since, max(now, sent + 1))
-
-
-# A box for one message: what control has not taken out yet stands, and the next packet tries again.
-# The table's mark is set again each time, too, lest control has cleared it without seeing the box.
-cdef inline void note_ends(
-    SessionTable* t, Peer* peer, const Batch* b, uint32_t slot
-) noexcept nogil:
-    if b.remote[slot].family == 0 or (
-        endpoint_equal(&peer.remote, &b.remote[slot])
-        and endpoint_equal(&peer.local, &b.local[slot])
-        and not load_relaxed_u32(&peer.moved)
-    ):
-        return
-    if not load_acquire_u32(&peer.moved):
-        peer.local = b.local[slot]
-        peer.remote = b.remote[slot]
-        store_release_u32(&peer.moved, 1)
-    store_release_u32(&t.moved, 1)
-
-
-# The replay window.
-
-cdef inline bint window_allows(const Keypair* k, uint64_t counter) noexcept nogil:
-    if counter >= k.receive_next:
-        return True
-    if k.receive_next - counter > WINDOW_BITS - 64:
-        return False
-    return not (k.window[counter // 64 % WINDOW_WORDS] >> counter % 64 & 1)
-
-
-cdef inline void window_mark(Keypair* k, uint64_t counter) noexcept nogil:
-    cdef uint64_t word = counter // 64
-    cdef uint64_t newest
-    cdef uint64_t ahead
-    cdef uint64_t i
-    if counter >= k.receive_next:
-        # Words are cleared whole when the greatest counter enters them: hence one word less.
-        newest = (k.receive_next - 1) // 64 if k.receive_next else 0
-        ahead = word - newest
-        if ahead > WINDOW_WORDS:
-            ahead = WINDOW_WORDS
-        for i in range(ahead):
-            k.window[(newest + 1 + i) % WINDOW_WORDS] = 0
-        k.receive_next = counter + 1
-    k.window[word % WINDOW_WORDS] |= <uint64_t>1 << counter % 64
-
-
-# Tables.
-
-cdef inline Peer* peer_of(SessionTable* t, uint32_t slot) noexcept nogil:
-    if slot == 0 or slot > t.capacity:
-        return NULL
-    return <Peer*>load_acquire_pointer(&t.peers[slot])
-
-
-cdef inline uint32_t slot_of(SessionTable* t, uint32_t tunnel_id) noexcept nogil:
-    cdef Leaf* leaf = <Leaf*>load_acquire_pointer(&t.leaves[tunnel_id >> 8])
-    return 0 if leaf == NULL else load_acquire_u32(&leaf.slots[tunnel_id & 0xFF])
-
-
-cdef inline uint64_t read64(const uint8_t* p) noexcept nogil:
-    return read32(p) | <uint64_t>read32(p + 4) << 32
-
-
-cdef inline void write32(uint8_t* p, uint32_t value) noexcept nogil:
-    p[0] = value & 0xFF
-    p[1] = value >> 8 & 0xFF
-    p[2] = value >> 16 & 0xFF
-    p[3] = value >> 24
-
-
-cdef inline void write64(uint8_t* p, uint64_t value) noexcept nogil:
-    write32(p, <uint32_t>value)
-    write32(p + 4, <uint32_t>(value >> 32))
-
-
 # The control thread's side.
 
 @cython.final
@@ -404,24 +304,18 @@ cdef class Sessions:
         self.table.leaves = <Leaf**>calloc(1 << 16, sizeof(Leaf*))
         if self.table.peers == NULL or self.table.leaves == NULL:
             raise MemoryError
-        self._fading_end = &self._fading
-        self._dead_end = &self._dead
 
     def __dealloc__(self):
         cdef uint32_t slot
-        cdef Retired* item
-        for head in range(2):
-            item = self._fading if head == 0 else self._dead
-            while item != NULL:
-                item = self._free(item)
+        memory_free_retired(&self._memory)
         if self.table.peers != NULL:
             for slot in range(1, self.table.capacity + 1):
                 if self.table.peers[slot] != NULL:
-                    self._free(&self.table.peers[slot].retired)
+                    memory_free(&self._memory, &self.table.peers[slot].retired)
         if self.table.leaves != NULL:
             for slot in range(1 << 16):
                 if self.table.leaves[slot] != NULL:
-                    self._free(&self.table.leaves[slot].retired)
+                    memory_free(&self._memory, &self.table.leaves[slot].retired)
         free(self.table.peers)
         free(self.table.leaves)
 
@@ -431,7 +325,7 @@ cdef class Sessions:
 
     @property
     def memory(self):
-        return self._bytes
+        return self._memory.bytes
 
     def __len__(self):
         return self._peers
@@ -446,7 +340,7 @@ cdef class Sessions:
         if slot_of(&self.table, tunnel_id):
             raise ValueError("the tunnel id is taken")
         cdef Leaf* leaf = self._leaf(tunnel_id)
-        cdef Peer* peer = <Peer*>self._new(sizeof(Peer), IS_PEER)
+        cdef Peer* peer = <Peer*>memory_new(&self._memory, sizeof(Peer), IS_PEER)
         peer.slot = slot
         peer.tunnel_id = tunnel_id
         leaf.used += 1
@@ -465,8 +359,8 @@ cdef class Sessions:
         self._peers -= 1
         if leaf.used == 0:
             store_release_pointer(place, NULL)
-            self._retire(&leaf.retired)
-        self._retire(&peer.retired)
+            memory_retire(&self._memory, &self._epoch, &leaf.retired)
+        memory_retire(&self._memory, &self._epoch, &peer.retired)
         self._reclaim()
 
     def install_keypair(
@@ -479,7 +373,7 @@ cdef class Sessions:
             raise ValueError("the local index is not of the peer's tunnel id")
         if len(send_key) != AEAD_KEY or len(receive_key) != AEAD_KEY:
             raise ValueError("a key has 32 bytes")
-        cdef Keypair* keypair = <Keypair*>self._new(sizeof(Keypair), IS_KEYPAIR)
+        cdef Keypair* keypair = <Keypair*>memory_new(&self._memory, sizeof(Keypair), IS_KEYPAIR)
         keypair.retired.owner = peer
         memcpy(keypair.send_key, <const char*>send_key, AEAD_KEY)
         memcpy(keypair.receive_key, <const char*>receive_key, AEAD_KEY)
@@ -585,17 +479,8 @@ cdef class Sessions:
     cdef Leaf* _leaf(self, uint32_t tunnel_id) except NULL:
         cdef Leaf** place = &self.table.leaves[tunnel_id >> 8]
         if place[0] == NULL:
-            store_release_pointer(place, self._new(sizeof(Leaf), IS_LEAF))
+            store_release_pointer(place, memory_new(&self._memory, sizeof(Leaf), IS_LEAF))
         return place[0]
-
-    cdef void* _new(self, size_t size, uint32_t kind) except NULL:
-        cdef void* memory = NULL
-        if posix_memalign(&memory, 64, size):
-            raise MemoryError
-        memset(memory, 0, size)
-        (<Retired*>memory).kind = kind
-        self._bytes += size
-        return memory
 
     # The control thread alone changes the slots, so reading its own stores needs no order.
     cdef void _replace(self, Peer* peer, uint32_t place, Keypair* keypair) noexcept:
@@ -604,61 +489,9 @@ cdef class Sessions:
         store_release_pointer(&peer.keypairs[place], keypair)
         if old != NULL:
             swap_pointer(&peer.send, old, keypair if sends else NULL)
-            self._retire(&old.retired)
+            memory_retire(&self._memory, &self._epoch, &old.retired)
         if sends:
             take_send_slot(peer, keypair)
 
-    cdef void _retire(self, Retired* item) noexcept:
-        item.next = NULL
-        item.mark = epoch_mark(&self._epoch)
-        self._fading_end[0] = item
-        self._fading_end = &item.next
-
-    # Both lists are in the order of their marks, and older marks pass first. A keypair is retired
-    # before its peer, so the peer is still there when the keypair has faded.
     cdef Py_ssize_t _reclaim(self) noexcept:
-        cdef Retired* item
-        cdef Py_ssize_t waiting = 0
-        while self._fading != NULL and epoch_passed(&self._epoch, self._fading.mark):
-            item = self._fading
-            self._fading = item.next
-            if self._fading == NULL:
-                self._fading_end = &self._fading
-            if item.kind == IS_KEYPAIR:
-                swap_pointer(&(<Peer*>item.owner).send, item, NULL)
-            item.next = NULL
-            item.mark = epoch_mark(&self._epoch)
-            self._dead_end[0] = item
-            self._dead_end = &item.next
-        while self._dead != NULL and epoch_passed(&self._epoch, self._dead.mark):
-            self._dead = self._free(self._dead)
-            if self._dead == NULL:
-                self._dead_end = &self._dead
-        item = self._fading
-        while item != NULL:
-            waiting += 1
-            item = item.next
-        item = self._dead
-        while item != NULL:
-            waiting += 1
-            item = item.next
-        return waiting
-
-    # Wipes and frees, a peer with its keypairs. Returns the next in the list.
-    cdef Retired* _free(self, Retired* item) noexcept:
-        cdef Retired* following = item.next
-        cdef Keypair** keypairs
-        cdef size_t size = sizeof(Keypair)
-        cdef int i
-        if item.kind == IS_PEER:
-            size = sizeof(Peer)
-            keypairs = (<Peer*>item).keypairs
-            for i in range(KEYPAIRS):
-                if keypairs[i] != NULL:
-                    self._free(&keypairs[i].retired)
-        elif item.kind == IS_LEAF:
-            size = sizeof(Leaf)
-        wipe(item, size)
-        free(item)
-        self._bytes -= size
-        return following
+        return memory_reclaim(&self._memory, &self._epoch)

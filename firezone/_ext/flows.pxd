@@ -4,12 +4,13 @@
 # alone writes; one data thread per direction reads, and keeps the counters of the entries. An entry
 # is written whole before its number is published, and its memory is used again only after both
 # threads have passed a quiescent point; so is an index that was replaced.
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t
 
 from firezone._ext.batch cimport Batch
-from firezone._ext.epoch cimport Epoch, EpochMark
-from firezone._ext.flow_index cimport FlowIndexes
-from firezone._ext.flow_lists cimport FlowEntries, FlowEntry, FlowList
+from firezone._ext.epoch cimport Epoch
+from firezone._ext.flow_lists cimport FlowEntry, FlowList
+from firezone._ext.flow_pool cimport FlowPool
+from firezone._ext.flow_table cimport FlowTable
 from firezone._ext.ip cimport Rewrite
 from firezone._ext.session cimport Sessions
 
@@ -20,21 +21,6 @@ cdef enum:
     FLOW_FORWARD = 1
     FLOW_SLOW = 2
     BUCKETS = 256          # of the ticks to come
-
-ctypedef struct FlowTable:
-    FlowIndexes indexes
-    FlowEntries entries
-    uint64_t key0
-    uint64_t key1
-    uint32_t slots
-    uint32_t* generation   # by group
-    uint32_t* life         # by slot: times that the slot was closed
-    Epoch* epoch
-
-# Entries that no reader should find any more, linked by their first link.
-ctypedef struct FlowChain:
-    uint32_t first
-    uint32_t last
 
 # PASS slots: finds the flow by tuple and, on the way DOWN, peer. FORWARD sets the flow column and,
 # on the way UP, the peer; DROP becomes REFUSED; a miss or stale entry becomes SLOW.
@@ -57,12 +43,7 @@ cdef class Flows:
     cdef int64_t _tick
     cdef int64_t _swept         # the last tick whose entries were looked at
     cdef dict _revoked          # groups that may hold entries of older generations
-    cdef uint32_t _chunks
-    cdef uint32_t _fresh        # numbers from here on were never used
-    cdef uint32_t _free
-    cdef FlowChain _retired     # since the mark
-    cdef FlowChain _waiting     # for the mark to pass
-    cdef EpochMark _mark
+    cdef FlowPool _pool
 
     cdef int _check(self, uint32_t slot) except -1
     cdef uint32_t _find(self, const FlowEntry* key) noexcept
@@ -78,9 +59,6 @@ cdef class Flows:
     cdef void _enlist(self, uint32_t number) noexcept
     cdef void _schedule(self, uint32_t number) noexcept
     cdef void _forget(self, uint32_t number) noexcept
-    cdef uint32_t _take(self) noexcept
-    cdef bint _extend(self) noexcept
-    cdef void _retire(self, uint32_t number) noexcept
     cdef void _recycle(self) noexcept
     cdef uint32_t _sweep_group(self, uint32_t group, uint32_t limit, list ended) except? 0
     cdef uint32_t _sweep_tick(

@@ -4,11 +4,13 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from firezone._ext.batch cimport Batch, PacketBatch
 from firezone._ext.demux cimport Demux, DemuxState
 from firezone._ext.epoch cimport Epoch
-from firezone._ext.flows cimport Flows, FlowTable
+from firezone._ext.flow_table cimport FlowTable
+from firezone._ext.flows cimport Flows
 from firezone._ext.lanes cimport Lane, LaneState, Slots
 from firezone._ext.paths cimport Paths, PathTable
 from firezone._ext.ring cimport RingBuffer
-from firezone._ext.session cimport Sessions, SessionTable
+from firezone._ext.session cimport Sessions
+from firezone._ext.session_table cimport SessionTable
 from firezone._ext.steering cimport MAX_WORKERS
 from firezone._ext.tun cimport Tun, TunIo
 from firezone._ext.udp cimport UdpIo, UdpSockets
