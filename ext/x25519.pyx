@@ -5,14 +5,15 @@ products in less time than libsodium one, and a step of a handshake wants up to 
 depend on each other. Other CPUs have libsodium's, which also is the check of ours at import.
 """
 
-from cpython.bytearray cimport PyByteArray_AS_STRING
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport uint8_t
+from cpython.ref cimport Py_REFCNT
+from libc.stdint cimport uint8_t, uintptr_t
+from libc.string cimport memcpy, memset
 
 from firezone._ext.atomics cimport wipe
 
-from nacl.bindings import crypto_scalarmult, crypto_scalarmult_base
-from nacl.exceptions import CryptoError
+from nacl._sodium import ffi, lib
 
 cdef extern from "x25519.h" nogil:
     enum:
@@ -24,6 +25,14 @@ cdef extern from "x25519.h" nogil:
     ) noexcept
 
 BASE = b"\x09" + bytes(31)
+
+# Not by way of nacl.bindings, which take a private key as bytes only: those cannot be wiped.
+ctypedef int (*sodium_scalarmult)(uint8_t* q, const uint8_t* n, const uint8_t* p) noexcept nogil
+ctypedef int (*sodium_scalarmult_base)(uint8_t* q, const uint8_t* n) noexcept nogil
+cdef sodium_scalarmult libsodium_multiply = <sodium_scalarmult><uintptr_t>int(
+    ffi.cast("uintptr_t", ffi.addressof(lib, "crypto_scalarmult")))
+cdef sodium_scalarmult_base libsodium_multiply_base = <sodium_scalarmult_base><uintptr_t>int(
+    ffi.cast("uintptr_t", ffi.addressof(lib, "crypto_scalarmult_base")))
 
 # Written at import and by tests.
 cdef bint in_lanes = False
@@ -48,6 +57,37 @@ def use_backend(str name not None):
     if name not in ("auto", *backends()):
         raise ValueError(f"not a backend of this CPU: {name!r}")
     in_lanes = name != "libsodium" and "avx512" in backends()
+
+
+@cython.final
+cdef class Scalar:
+    """See x25519.pyi."""
+
+    cdef uint8_t key[32]
+
+    def __init__(self, bytes key not None):
+        memcpy(self.key, bytes_of(key), X25519_SIZE)
+
+    def __dealloc__(self):
+        wipe(self.key, X25519_SIZE)
+
+    @staticmethod
+    def draw(entropy not None):
+        """See x25519.pyi."""
+        cdef bytes drawn = entropy(X25519_SIZE)
+        cdef Scalar made = Scalar.__new__(Scalar)
+        memcpy(made.key, bytes_of(drawn), X25519_SIZE)
+        # Bytes that others hold, too, are theirs. Those that are ours alone nobody sees change.
+        if Py_REFCNT(drawn) == 1:
+            wipe(PyBytes_AS_STRING(drawn), X25519_SIZE)
+        return made
+
+    def wipe(self):
+        """See x25519.pyi."""
+        wipe(self.key, X25519_SIZE)
+
+    def __reduce__(self):
+        raise TypeError("a Scalar cannot be pickled")
 
 
 def multiply(list scalars not None, list points not None):
@@ -80,33 +120,41 @@ cdef int multiply_some(list scalars, list points, Py_ssize_t start, list product
     return 0
 
 
-# A private key is a bytearray where it can be wiped. Nobody changes one during a call.
+# Valid while the object lives.
 cdef const uint8_t* bytes_of(object key) except NULL:
+    if isinstance(key, Scalar):
+        return (<Scalar>key).key
+    if not isinstance(key, bytes):
+        raise TypeError(f"neither Scalar nor bytes: {type(key).__name__}")
     if len(key) != X25519_SIZE:
         raise ValueError("scalars and points have 32 bytes")
-    if isinstance(key, bytearray):
-        return <const uint8_t*>PyByteArray_AS_STRING(key)
-    if isinstance(key, bytes):
-        return <const uint8_t*>PyBytes_AS_STRING(key)
-    raise TypeError(f"neither bytes nor bytearray: {type(key).__name__}")
+    return <const uint8_t*>PyBytes_AS_STRING(key)
 
 
-def multiply_one(scalar not None, point not None):
+def multiply_one(scalar not None, bytes point not None):
     """See x25519.pyi. libsodium knows a faster way for the base point."""
-    bytes_of(scalar)
-    bytes_of(point)
-    if point == BASE:
-        return crypto_scalarmult_base(bytes(scalar))
-    try:
-        return crypto_scalarmult(bytes(scalar), bytes(point))
-    except CryptoError:  # of small order
-        return bytes(X25519_SIZE)
+    cdef const uint8_t* k = bytes_of(scalar)
+    cdef const uint8_t* u = bytes_of(point)
+    cdef uint8_t found[32]
+    cdef bint is_base = point == BASE
+    cdef int failed
+    with nogil:
+        failed = libsodium_multiply_base(found, k) if is_base else libsodium_multiply(found, k, u)
+        if failed:  # a point of small order
+            memset(found, 0, X25519_SIZE)
+    product = PyBytes_FromStringAndSize(<const char*>found, X25519_SIZE)
+    wipe(found, X25519_SIZE)
+    return product
 
 
 # RFC 7748, section 5.2; and between the lanes of one call none may be mistaken for another.
 cdef bytes TEST_SCALAR = bytes.fromhex("a546e36bf0527c9d3b16154b82465edd62144c0ac1fc5a18506a2244ba449ac4")
 cdef bytes TEST_POINT = bytes.fromhex("e6db6867583030db3594c1a424b15f7c726624ec26b3353b10a903a6d0ab1c4c")
 cdef bytes TEST_PRODUCT = bytes.fromhex("c3da55379de9c6908e94ea4df28d084f32eccf03491c71f754b4075577a28552")
+
+
+if multiply_one(TEST_SCALAR, TEST_POINT) != TEST_PRODUCT:
+    raise ImportError("libsodium's X25519 fails its self-test")
 
 
 def _works():

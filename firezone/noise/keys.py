@@ -5,7 +5,7 @@ from __future__ import annotations
 from hmac import compare_digest
 from typing import Self
 
-from firezone._ext.x25519 import BASE, multiply, multiply_one
+from firezone._ext.x25519 import BASE, Scalar, multiply, multiply_one
 from firezone.errors import LocalError
 from firezone.model import Entropy
 from firezone.noise.errors import NoiseError, Reason
@@ -19,15 +19,13 @@ class Keypair:
 
     __slots__ = ("_private", "public")
 
-    def __init__(self, private: bytes, public: bytes | None = None) -> None:
-        if len(private) != KEY_SIZE:
-            raise LocalError(f"a private key has {KEY_SIZE} bytes, not {len(private)}")
-        self._private = bytearray(private)
+    def __init__(self, private: Scalar, public: bytes | None = None) -> None:
+        self._private = private
         self.public = public or multiply_one(private, BASE)
 
     @classmethod
     def generate(cls, entropy: Entropy) -> Self:
-        return cls(entropy(KEY_SIZE))
+        return cls(Scalar.draw(entropy))
 
     @classmethod
     def generate_shared(
@@ -35,7 +33,7 @@ class Keypair:
     ) -> tuple[Self, tuple[bytes, ...]]:
         """A pair and its shared secret with each of these keys, all at once. Raises NoiseError if
         one is of small order."""
-        private = entropy(KEY_SIZE)
+        private = Scalar.draw(entropy)
         points = [BASE, *peer_publics]
         public, *secrets = multiply([private] * len(points), points)
         return cls(private, public), _checked(secrets)
@@ -43,7 +41,9 @@ class Keypair:
     @classmethod
     def from_private(cls, private: bytes) -> Self:
         """Raises LocalError unless it has 32 bytes; X25519 clamps them itself."""
-        return cls(private)
+        if len(private) != KEY_SIZE:
+            raise LocalError(f"a private key has {KEY_SIZE} bytes, not {len(private)}")
+        return cls(Scalar(private))
 
     def dh(self, peer_public: bytes) -> bytes:
         """The shared secret. Raises NoiseError if the peer's key is of small order."""
@@ -52,7 +52,7 @@ class Keypair:
 
     def wipe(self) -> None:
         """Overwrite the private key; the pair is of no use afterwards."""
-        self._private[:] = bytes(KEY_SIZE)
+        self._private.wipe()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(public={self.public.hex()})"
@@ -76,7 +76,7 @@ class EphemeralKeypair(Keypair):
 def shared_secrets(peer_public: bytes, *keypairs: Keypair) -> tuple[bytes, ...]:
     """What each of our pairs shares with one key, all at once. Raises NoiseError if that is of
     small order."""
-    scalars: list[bytes | bytearray] = [keypair._private for keypair in keypairs]
+    scalars = [keypair._private for keypair in keypairs]
     return _checked(multiply(scalars, [peer_public] * len(scalars)))
 
 

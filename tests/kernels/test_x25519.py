@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import copy
+import ctypes
+import pickle
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -8,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from firezone._ext import x25519 as kernel
-from firezone._ext.x25519 import BASE, multiply, multiply_one
+from firezone._ext.x25519 import BASE, Scalar, multiply, multiply_one
 from tests.reference.x25519 import PRIME, x25519
 
 # RFC 7748, section 5.2: scalar, point, product.
@@ -114,8 +118,42 @@ def test_each_lane_has_its_own_product(count: int) -> None:
 
 def test_a_private_key_may_be_one_that_can_be_wiped() -> None:
     scalar, point, expected = VECTORS[0]
-    assert multiply([bytearray(scalar)], [point]) == [expected]
-    assert multiply_one(bytearray(scalar), point) == expected
+    private = Scalar(scalar)
+    assert multiply([private], [point]) == [expected]
+    assert multiply_one(private, point) == expected
+    private.wipe()
+    assert multiply([private], [point]) == multiply([bytes(32)], [point]) != [expected]
+
+
+def test_drawing_wipes_what_nobody_else_has() -> None:
+    scalar, point, expected = VECTORS[0]
+    drawn: list[int] = []
+
+    def fresh(size: int) -> bytes:
+        made = bytes(bytearray(scalar[:size]))
+        drawn.append(id(made))
+        return made
+
+    private = Scalar.draw(fresh)
+    # Where the object was, and may be no more; its text came after the header.
+    assert scalar[8:24] not in ctypes.string_at(drawn[0], sys.getsizeof(b"") + 32)
+    assert multiply([private], [point]) == [expected]
+
+
+def test_drawing_leaves_alone_what_others_have() -> None:
+    kept = bytes(bytearray(range(32)))
+    assert multiply([Scalar.draw(lambda _size: kept)], [BASE]) == multiply([kept], [BASE])
+    assert kept == bytes(range(32))
+
+
+def test_a_scalar_shows_nothing() -> None:
+    private = Scalar(bytes(range(32)))
+    assert "Scalar object at" in repr(private)
+    for leave in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError):
+            leave(private)
+    with pytest.raises(TypeError):
+        bytes(private)  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("size", [0, 31, 33])
@@ -125,6 +163,10 @@ def test_wrong_sizes(size: int) -> None:
             multiply([BASE, scalar], [BASE, point])
         with pytest.raises(ValueError):
             multiply_one(scalar, point)
+        with pytest.raises(ValueError):
+            Scalar.draw(lambda _wanted: bytes(size))
+    with pytest.raises(ValueError):
+        Scalar(bytes(size))
     with pytest.raises(ValueError):
         multiply([BASE], [])
 

@@ -246,8 +246,10 @@ def test_secrets_are_in_no_repr(pair: Pair) -> None:
     pair.a.tunnel.initiate(pair.now)
     pair.b.receive(polled(pair.a), pair.now)
     (keypair,) = pair.b.keypairs.values()
-    shown = f"{pair.a.tunnel!r} {pair.keys[0]!r} {keypair!r}"
-    for secret in (keypair.send_key, keypair.receive_key, bytes(pair.keys[0]._private), b"p" * 32):
+    private = bytes(range(32, 64))
+    ours = StaticKeypair.from_private(private)
+    shown = f"{pair.a.tunnel!r} {ours!r} {ours._private!r} {keypair!r}"
+    for secret in (keypair.send_key, keypair.receive_key, private, b"p" * 32):
         assert secret.hex() not in shown
         assert repr(secret)[2:-1] not in shown
 
