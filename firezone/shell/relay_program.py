@@ -21,6 +21,7 @@ from firezone.model import Endpoint, Entropy, IPAddress
 from firezone.phoenix import Event, Failed, LoginUrl
 from firezone.phoenix.messages import relay as messages
 from firezone.relay import LeavePortal, Progress, RelayRole, RoleEvent, Stop, portal_channel
+from firezone.shell import loopback_forwarding
 from firezone.shell.address_watch import AddressWatch
 from firezone.shell.clock import boottime_ns, unix_ns
 from firezone.shell.health import HealthAddress, start_health
@@ -217,7 +218,10 @@ class RelayProgram:
 
     def _attach_xdp(self) -> None:
         settings = self._settings
-        if settings.xdp is not None:
+        if settings.xdp is None:
+            if given_back := loopback_forwarding.give_back():
+                self._log("forwarding_given_back", parameters=sorted(given_back))
+        else:
             tier = XdpTier(settings.xdp, listen_port=settings.listen_port, ports=settings.ports)
             self._dataplane.use_xdp(tier)
             self._log("xdp_attached", interface=tier.interface, mode=tier.mode.name.lower())

@@ -3,7 +3,7 @@ channels that are bound.
 
 The program moves what it knows and leaves the rest to the relay's sockets, which stay open. All of
 it hangs on descriptors, so it is detached and gone when the relay ends, in whatever way. Only
-kernel parameters stay after a crash: they are noted, and given back by the next tier there.
+kernel parameters stay after a crash: they are noted, and given back by the next relay there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import socket
 import struct
 import sys
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -34,7 +33,8 @@ from firezone.shell.bpf import (
     XdpMode,
     XdpProgram,
 )
-from firezone.shell.state import RUNTIME_DIRECTORY, Journal
+from firezone.shell.loopback_forwarding import LoopbackForwarding
+from firezone.shell.state import RUNTIME_DIRECTORY
 from firezone.turn.relay_commands import FiveTuple
 from firezone.xdp import Count, Route, Settings, Way, assemble, counts, relay_program, routes
 from firezone.xdp.program import COUNTS, LICENCE, ROUTES
@@ -44,7 +44,6 @@ MAX_CHANNELS: Final = 65536
 overhead, two routes a channel."""
 
 MODES: Final = {"driver": XdpMode.NATIVE, "generic": XdpMode.GENERIC}
-_FORWARDING: Final = tuple(Path(f"/proc/sys/net/ipv{v}/conf/lo/forwarding") for v in (4, 6))
 _SIOCETHTOOL, _ETHTOOL_GDRVINFO = 0x8946, 3
 
 T = TypeVar("T", bound=Descriptor)
@@ -78,8 +77,7 @@ class XdpTier:
         self._across: dict[tuple[Endpoint, Endpoint], tuple[_Channel, Way]] = {}
         self._failures: Counter[str] = Counter()
         self._owned: list[Descriptor] = []
-        self._journal = Journal(f"xdp-{settings.interface}", journal_directory)
-        self._changed: list[Path] = []
+        self._forwarding: LoopbackForwarding | None = None
         index = _index(settings.interface)
         try:
             self._table = self._own(
@@ -95,7 +93,7 @@ class XdpTier:
                 Map(PERCPU_ARRAY, key_size=4, value_size=counts.SIZE, entries=len(Count))
             )
             self.mode = self._attach(settings.mode, index, listen_port, ports)
-            self._let_routes_be_asked()
+            self._forwarding = self._let_routes_be_asked(journal_directory)
         except OSError as error:
             self.close()
             raise _explained(error, settings.interface) from None
@@ -105,9 +103,9 @@ class XdpTier:
         for each in reversed(self._owned):
             each.close()
         self._owned.clear()
-        if self._changed:
-            self._give_back(dict.fromkeys(map(str, self._changed), "0"))
-            self._changed.clear()
+        if self._forwarding is not None:
+            self._forwarding.close()
+            self._forwarding = None
 
     def bind(self, five_tuple: FiveTuple, number: int, relayed: Endpoint, peer: Endpoint) -> None:
         """Move the data of a channel. `relayed` is the address that the peer sees.
@@ -234,38 +232,17 @@ class XdpTier:
         logger.warning(text, self.interface)
         return [XdpMode.GENERIC]
 
-    def _let_routes_be_asked(self) -> None:
+    def _let_routes_be_asked(self, directory: Path) -> LoopbackForwarding:
         """The program asks for routes as if for what this host sends by itself, which is the
         loopback's; and the kernel answers for interfaces that may forward only. Nothing comes from
-        outside by the loopback, so this host does not forward anything for it.
-
-        Our program is attached, so no other relay is at work here: the journal is of a dead one.
-        """
-        self._give_back(self._journal.read())
-        self._changed = [p for p in _FORWARDING if p.exists() and p.read_text().strip() == "0"]
-        if not self._changed:
-            return
+        outside by the loopback, so this host does not forward anything for it."""
         try:
-            self._journal.write({str(path): "0" for path in self._changed})
+            return LoopbackForwarding(directory)
         except OSError as error:
-            told = {"error": error.strerror}
-            logger.warning("a crash would leave the loopback's forwarding on", extra=told)
-        for path in self._changed:
-            try:
-                path.write_text("1")
-            except OSError as error:
-                self.close()
-                raise _error(
-                    f"cannot write {path}: {error.strerror}", "set it to 1 before"
-                ) from None
-
-    def _give_back(self, originals: dict[str, str]) -> None:
-        for path in _FORWARDING:
-            if str(path) in originals:
-                with suppress(OSError):
-                    path.write_text(originals[str(path)])
-        with suppress(OSError):
-            self._journal.clear()
+            self.close()
+            raise _error(
+                f"cannot write {error.filename}: {error.strerror}", "set it to 1 before"
+            ) from None
 
     def _own(self, made: T) -> T:
         self._owned.append(made)

@@ -60,7 +60,7 @@ class World:
         # A veth takes what the other end sends from its driver only if it has a program, too.
         if other_end:
             self.outside(self._let_pass)
-        self.relay = self.inside(self._start, options)
+        self.relay = self.inside(self.start, ("--xdp", "rx", *options))
 
     def outside(self, run: Callable[..., T], *arguments: Any) -> T:
         return self._outside.submit(run, *arguments).result(30)
@@ -96,7 +96,7 @@ class World:
         with closing(let_pass()) as program:
             self._links.append(XdpLink(program, socket.if_nametoindex("wx"), XdpMode.NATIVE))
 
-    def _start(self, options: tuple[str, ...]) -> subprocess.Popen[bytes]:
+    def start(self, options: tuple[str, ...]) -> subprocess.Popen[bytes]:
         (self.directory / "secret").touch(0o600)
         (self.directory / "secret").write_text(SECRET)
         settings = {
@@ -107,8 +107,9 @@ class World:
             "--status-socket": self.status_socket,
             "--log-format": "json",
         }
-        command = [sys.executable, "-m", "firezone", "relay", "--xdp", "rx", *options]
+        command = [sys.executable, "-m", "firezone", "relay"]
         command += [str(part) for pair in settings.items() for part in pair]
+        command += options
         log = self.directory / "log"
         with log.open("w") as output:
             relay = subprocess.Popen(command, stderr=output)
@@ -301,17 +302,49 @@ def test_a_channel_that_is_gone(world: Callable[..., World]) -> None:
 
 def test_the_end_leaves_nothing(world: Callable[..., World]) -> None:
     running = world()
-    forwarding = Path("/proc/sys/net/ipv4/conf/lo/forwarding")
-    shown = ["ip", "-json", "link", "show", "rx"]
-
-    def seen() -> tuple[bool, str]:
-        link = msgspec.json.decode(subprocess.check_output(shown))[0]
-        return "xdp" in link, forwarding.read_text().strip()
-
-    assert running.inside(seen) == (True, "1")
+    assert running.inside(_seen) == (True, "1")
     running.relay.send_signal(signal.SIGTERM)
     assert running.relay.wait(10) == 0
-    assert running.inside(seen) == (False, "0")
+    assert running.inside(_seen) == (False, "0")
+
+
+def test_what_a_crash_leaves_the_next_relay_gives_back(world: Callable[..., World]) -> None:
+    """Any relay, as soon as no other one wants it."""
+    running = world()
+    running.inside(ip, "link add other type veth peer name end", "link set other up")
+    started = [running.relay]
+
+    def start(port: int, *options: str) -> subprocess.Popen[bytes]:
+        usual = ("--listen-port", str(port), "--status-socket", "")
+        started.append(running.inside(running.start, (*usual, *options)))
+        return started[-1]
+
+    def crash(relay: subprocess.Popen[bytes]) -> None:
+        relay.kill()
+        relay.wait()
+
+    try:
+        crash(running.relay)
+        assert running.inside(_seen) == (False, "1")
+        second = start(3479, "--xdp", "other")
+        crash(start(3480))
+        assert running.inside(_seen) == (False, "1"), "the second relay wants it"
+        crash(second)
+        assert running.inside(_seen) == (False, "1")
+        crash(start(3480))
+        assert running.inside(_seen) == (False, "0")
+        assert "forwarding given back" in (running.directory / "log").read_text()
+    finally:
+        for each in started:
+            each.kill()
+            each.wait()
+
+
+def _seen() -> tuple[bool, str]:
+    """Whether a program is attached, and whether `lo` may forward."""
+    shown = subprocess.check_output(["ip", "-json", "link", "show", "rx"])
+    forwarding = Path("/proc/sys/net/ipv4/conf/lo/forwarding").read_text().strip()
+    return "xdp" in msgspec.json.decode(shown)[0], forwarding
 
 
 @pytest.mark.parametrize(
