@@ -95,7 +95,7 @@ def portal(
     return 0
 
 
-@portal.command()
+@portal.command(short_help="Write a first portal file, and a token for each program.")
 @click.argument("directory", type=_PATH, default=".", metavar="[DIR]")
 def init(directory: Path) -> None:
     """Write a first portal file to DIR, with a token each for a client, a gateway and a relay."""

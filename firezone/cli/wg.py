@@ -48,7 +48,7 @@ def wg() -> None:
     """
 
 
-@wg.command()
+@wg.command(short_help="Bring up an interface from its file.")
 @click.argument("conf")
 @click.option("--detach", is_flag=True, help="Return as soon as the interface is up.")
 @click.option(
