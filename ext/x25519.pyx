@@ -13,7 +13,7 @@ from libc.string cimport memcpy, memset
 
 from firezone._ext.atomics cimport wipe
 
-from nacl._sodium import ffi, lib
+from nacl._sodium import ffi as _ffi, lib as _lib
 
 cdef extern from "x25519.h" nogil:
     enum:
@@ -30,9 +30,9 @@ BASE = b"\x09" + bytes(31)
 ctypedef int (*sodium_scalarmult)(uint8_t* q, const uint8_t* n, const uint8_t* p) noexcept nogil
 ctypedef int (*sodium_scalarmult_base)(uint8_t* q, const uint8_t* n) noexcept nogil
 cdef sodium_scalarmult libsodium_multiply = <sodium_scalarmult><uintptr_t>int(
-    ffi.cast("uintptr_t", ffi.addressof(lib, "crypto_scalarmult")))
+    _ffi.cast("uintptr_t", _ffi.addressof(_lib, "crypto_scalarmult")))
 cdef sodium_scalarmult_base libsodium_multiply_base = <sodium_scalarmult_base><uintptr_t>int(
-    ffi.cast("uintptr_t", ffi.addressof(lib, "crypto_scalarmult_base")))
+    _ffi.cast("uintptr_t", _ffi.addressof(_lib, "crypto_scalarmult_base")))
 
 # Written at import and by tests.
 cdef bint in_lanes = False
