@@ -13,6 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from kernels.relay_ends import Address, Ends, address_of, received, send, udp_socket
+from kernels.stun_parts import attributes
 
 from firezone import stun
 from firezone._ext.relay import Forwarder
@@ -21,7 +22,6 @@ from firezone._ext.stun import fingerprint as fingerprint_of
 from firezone.durations import SECOND
 from firezone.model import Endpoint, Transmit, unpack_address
 from firezone.stun import Class, Message, Method
-from firezone.stun.attributes import KNOWN
 from firezone.turn.relay import Relay
 from firezone.turn.relay_auth import NONCE_LIFETIME, NonceMint
 from firezone.turn.relay_commands import FiveTuple
@@ -68,32 +68,6 @@ def twins_answer(relay: Relay, data: bytes, client: Address, local: Address, now
 
 
 # Requests
-
-values: dict[int, st.SearchStrategy[bytes]] = {
-    stun.SOFTWARE.code: st.text(max_size=130).map(str.encode),
-    stun.REQUESTED_TRANSPORT.code: st.just(b"\x11\0\0\0"),
-    stun.LIFETIME.code: st.binary(min_size=4, max_size=4),
-    stun.REQUESTED_ADDRESS_FAMILY.code: st.sampled_from([b"\1\0\0\0", b"\2\0\0\0", b"\3\0\0\0"]),
-    stun.ADDITIONAL_ADDRESS_FAMILY.code: st.sampled_from([b"\2\0\0\0", b"\2", b"\0\0\0\0"]),
-    stun.EVEN_PORT.code: st.binary(max_size=2),
-    stun.DONT_FRAGMENT.code: st.binary(max_size=1),
-    stun.USERNAME.code: st.sampled_from([b"4000000000:salt", b"anna", b"\xff"]),
-    stun.NONCE.code: st.just(b"A" * 32),
-    0xC057: st.binary(max_size=8),
-}
-codes = st.one_of(
-    st.sampled_from(sorted(values)),
-    st.sampled_from(sorted(KNOWN)),
-    st.integers(0, 0xFFFF),
-)
-
-
-@st.composite
-def attributes(draw: st.DrawFn) -> bytes:
-    code = draw(codes)
-    value = draw(values.get(code, st.binary(max_size=24)) | st.binary(max_size=24))
-    padding = draw(st.sampled_from([b"\0", b"\xff"])) * (-len(value) % 4)
-    return code.to_bytes(2) + len(value).to_bytes(2) + value + padding
 
 
 @st.composite
