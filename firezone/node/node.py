@@ -64,7 +64,7 @@ from firezone.node.remote_candidates import RemoteCandidates
 from firezone.node.traffic import Traffic
 from firezone.node.transport import Arrival, ChannelReceivedAt, RelayEvent, Transport
 from firezone.stun import USERNAME, Class, DecodeError, Message, decode, looks_like_stun
-from firezone.turn import CandidateAdded, CandidateInvalidated, ChannelConfirmed
+from firezone.turn import CandidateAdded, CandidateInvalidated, ChannelConfirmed, ChannelLost
 
 ActivityOf = Callable[[int], Activity]
 
@@ -443,20 +443,32 @@ class Node:
             self._handle_relay_event(event, now)
 
     def _handle_relay_event(self, event: RelayEvent, now: int) -> None:
+        match event.event:
+            case ChannelConfirmed() | ChannelLost() as changed:
+                self._handle_channel(changed, now)
+                return
         for c in tuple(self._directory.all()):
             match event.event:
                 case CandidateAdded() as added:
                     self._candidates.handle_added(c, event.relay, added, now)
                 case CandidateInvalidated() as gone:
                     self._candidates.handle_gone(c, gone, now)
-                case ChannelConfirmed(peer, _, socket):
-                    for relayed in self.transport.relayed_addresses(socket):
-                        c.agent.handle_path_opened(relayed, peer, now)
-                    self._traffic.apply_path(c, now)
-                    self._traffic.establish(c, now)
-                case _:
-                    self._traffic.apply_path(c, now)
             self._deadlines.set(c.id, Timeout(now, "relay event"))
+
+    def _handle_channel(self, event: ChannelConfirmed | ChannelLost, now: int) -> None:
+        """Of many clients each has channels of its own, so this touches nobody else."""
+        bound = isinstance(event, ChannelConfirmed)
+        bases = self.transport.relayed_addresses(event.socket) if bound else []
+        for c in tuple(self._directory.all()):
+            opened = [base for base in bases if c.agent.way(base, event.peer) is not None]
+            for base in opened:
+                c.agent.handle_path_opened(base, event.peer, now)
+            is_on_way = c.way is not None and c.way.remote.address == event.peer
+            if is_on_way:
+                self._traffic.apply_path(c, now)
+                self._traffic.establish(c, now)
+            if opened or is_on_way:
+                self._deadlines.set(c.id, Timeout(now, "relay event"))
 
     def _leave_lost_relays(self, now: int) -> None:
         for c in self._relays.leave_lost(self._directory.all(), now):

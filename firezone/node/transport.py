@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from firezone.addresses import is_public
 from firezone.commands import CloseChannel, Command, OpenChannel, Path
+from firezone.durations import SECOND
 from firezone.errors import LocalError
 from firezone.ice import Nominated
 from firezone.model import Endpoint, Entropy, RelayId, Timeout, Transmit, earliest
@@ -37,6 +38,9 @@ ChannelReceivedAt = Callable[[Endpoint, int], int]
 """When the data plane last saw ChannelData of this relay and number: ns, 0 = never."""
 
 REMEMBERED_RELAYS = 16
+ACTIVITY_GRID = 10 * SECOND
+"""How often to read which channels are in use, for a busy gateway has thousands and wakes all the
+time. What is asked is whether anything came in five minutes, and there is a wake every 25 s."""
 
 _CHANNEL_DATA = range(0x40, 0x50)
 
@@ -81,6 +85,8 @@ class Transport:
         self._silent = SilentRelays()
         self._channel_received_at = channel_received_at
         self._channels: set[tuple[Endpoint, int]] = set()
+        self._looked_at = 0
+        """When the channels' activity was last read."""
         self._transmits: deque[Transmit] = deque()
         self._commands: deque[Command] = deque()
         self._events: deque[RelayEvent] = deque()
@@ -223,7 +229,9 @@ class Transport:
             self._want_stream(relay, link)
 
     def handle_timeout(self, now: int) -> None:
-        self._pass_on_activity()
+        if now - self._looked_at >= ACTIVITY_GRID:
+            self._looked_at = now
+            self._pass_on_activity()
         for relay_id, allocation in self.relays:
             allocation.handle_timeout(now)
             self._drain(relay_id, allocation)

@@ -129,6 +129,8 @@ class Channels:
 
     def expire(self, now: int) -> Iterator[Binding]:
         """Marks and gives those whose time ran out."""
+        if not self._has_due(now):
+            return
         for binding in self._bindings.values():
             if not binding.expired and now >= binding.expires_at:
                 binding.expired = True
@@ -138,6 +140,8 @@ class Channels:
 
     def refresh(self, now: int) -> Iterator[Binding]:
         """Marks as in flight and gives those that are to be bound again."""
+        if not self._has_due(now):
+            return
         for binding in self._bindings.values():
             due = binding.refresh_at
             if due is not None and now >= due:
@@ -169,6 +173,10 @@ class Channels:
             self._deadline = min(self._deadlines(), default=None)
             self._deadline_known = True
         return self._deadline
+
+    def _has_due(self, now: int) -> bool:
+        """Whether to look at all of them, which may be thousands."""
+        return self.deadline is not None and now >= self.deadline
 
     def _deadlines(self) -> Iterator[int]:
         for binding in self._bindings.values():
