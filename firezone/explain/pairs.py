@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from firezone.durations import MILLISECOND
 from firezone.explain.values import (
@@ -13,12 +13,19 @@ from firezone.explain.values import (
 )
 from firezone.ice import Agent, Candidate, CandidateKind, CheckState, Nominated, PairReport
 from firezone.ice.preference import are_rivals, is_faster
+from firezone.model import Endpoint
+
+NOT_SENT = "our relay does not send there (403), so no check left it"
 
 
 def pair_statuses(
-    agent: Agent, now: int, preliminary: Nominated | None = None
+    agent: Agent,
+    now: int,
+    preliminary: Nominated | None = None,
+    refuses: Callable[[Endpoint, Endpoint], bool] = lambda local, peer: False,
 ) -> tuple[PairStatus, ...]:
-    """All pairs, the best first. `preliminary` is the one in use while none is nominated."""
+    """All pairs, the best first. `preliminary` is the one in use while none is nominated; `refuses`
+    says whether a relay of ours does not send from that address to that peer."""
     pairs = agent.pairs()
     chosen = next((pair for pair in pairs if pair.nominated), None)
     return tuple(
@@ -34,6 +41,8 @@ def pair_statuses(
             verdict=(
                 "in use since the handshake, until a pair is nominated"
                 if Nominated(pair.local, pair.remote) == preliminary
+                else NOT_SENT
+                if not pair.tally.answered and refuses(pair.local.base, pair.remote.address)
                 else verdict(pair, chosen, agent.controlling, now)
             ),
         )

@@ -44,7 +44,7 @@ def explain(role: Role, peer: str, around: Surroundings, now: int) -> Explanatio
         ice_state=c.agent.state.name.lower(),
         controlling=c.agent.controlling,
         candidates=candidate_statuses(c.agent),
-        pairs=pair_statuses(c.agent, now, c.preliminary),
+        pairs=pair_statuses(c.agent, now, c.preliminary, role.node.transport.refuses),
         paths=tuple(path_status(path, now) for path in c.paths),
         relays=_own_relay(role, c, now),
         lost=lost,

@@ -153,6 +153,11 @@ class Transport:
             return None
         return Path(channel.socket, channel=channel.number)
 
+    def refuses(self, local: Endpoint, peer: Endpoint) -> bool:
+        """Whether `local` is an address on a relay that does not send to this peer."""
+        allocation = self.relays.owning(local)
+        return allocation is not None and allocation.refuses(peer)
+
     def relayed_addresses(self, server: Endpoint) -> list[Endpoint]:
         """Our addresses on the relay that we reach there."""
         allocation = self.relays.at(server)

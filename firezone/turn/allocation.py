@@ -189,6 +189,10 @@ class Allocation:
             return NO_RESPONSE
         return "authentication error" if self.credentials is None else None
 
+    def refuses(self, peer: Endpoint) -> bool:
+        """Whether the relay has said that it does not send to this peer (403)."""
+        return peer in self._refused
+
     def channel_to(self, peer: Endpoint, now: int) -> Channel | None:
         """How to send to a peer. A bind still in flight is good enough: it travels ahead."""
         binding = self._channels.to(peer, now)
@@ -426,6 +430,8 @@ class Allocation:
 
     def _handle_bound(self, request: Request, now: int) -> None:
         confirmed = self._channels.confirm(_channel_number(request), now)
+        if confirmed is not None:
+            self._refused.pop(confirmed.peer, None)
         if confirmed is not None and self._active is not None:
             self._events.append(ChannelConfirmed(confirmed.peer, confirmed.number, self._active))
 

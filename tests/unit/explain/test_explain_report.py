@@ -1,7 +1,7 @@
 """The report on a client and a gateway, on a virtual network."""
 
 from dataclasses import replace
-from ipaddress import IPv6Network
+from ipaddress import IPv6Network, ip_network
 
 import msgspec
 import pytest
@@ -252,6 +252,20 @@ def test_what_a_nat_swallows_is_told_in_checks():
     assert failed
     for pair in failed:
         assert pair.verdict.startswith("no answer to 12 checks, given up, ")
+
+
+def test_what_our_relay_does_not_send_is_told_so():
+    """Of such a pair no check has reached the peer."""
+    world = World()
+    for relay in world.relays:
+        relay.machine.handle_peer_networks((), (ip_network("198.51.100.0/24"),), world.clock.now)
+    connected(world, seconds=30)
+    verdicts = {
+        (pair.local.split()[0], pair.remote.split()[0]): pair.verdict
+        for pair in explained(world, world.client, SERVER).pairs
+    }
+    assert verdicts["relay", "srflx"] == "our relay does not send there (403), so no check left it"
+    assert verdicts["relay", "relay"] == "works; lower priority"
 
 
 def test_the_controlled_side_waits_for_the_peer():
