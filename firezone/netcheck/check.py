@@ -285,6 +285,8 @@ class Netcheck:
         mapping = mapping_of(local, seen) if local is not None else Mapping.UNKNOWN
         outer = {mapped for mapped in seen.values() if mapped != local}
         hairpin, filters = self._hairpins.get(family), self._filters.get(family)
+        if mapping is Mapping.UNKNOWN and filters is not None:
+            mapping = filters.mapping
         return FamilyReport(
             family=family,
             reachable=any(s.round_trips for s in asked) if asked else None,

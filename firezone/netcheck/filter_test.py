@@ -9,7 +9,8 @@ Socket PROBED sends to one server only, which tells its outer address. Relays se
 *Far* is one of another host. Allocations are made from another socket, so that PROBED sends nothing
 there. A socket may get nothing because nothing was sent, so what got in needs no proof, but silence
 does: the *control*. PROBED sends to the relayed address, the relay answers to where that came from,
-and that any NAT lets in.
+and that any NAT lets in. Where that came from also tells how the NAT maps, even with one relay: its
+relayed address is another port of the host that PROBED asked.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from firezone import stun
 from firezone.durations import MILLISECOND, SECOND
 from firezone.model import Endpoint, Entropy
 from firezone.netcheck.filtering import Filtering, filtering_of
+from firezone.netcheck.mapping import Mapping, mapping_of
 from firezone.netcheck.relayed import PeerData, Relayed
 from firezone.netcheck.wire import PROBED, Answer, Sent, Wire
 from firezone.stun import DecodeError, Message, Method
@@ -78,6 +80,9 @@ class FilterTest:
         self._relays = relays
         self._server: Endpoint | None = None
         self._mapped: Endpoint | None = None
+        self._local: Endpoint | None = None
+        self._seen: dict[Endpoint, Endpoint] = {}
+        """As whom PROBED came to the server, and to relayed addresses."""
         self._near: _Way | None = None
         self._far: _Way | None = None
         self._patience = SECOND
@@ -92,6 +97,11 @@ class FilterTest:
         near, far = self._near, self._far
         return filtering_of(near.verdict if near else None, far.verdict if far else None)
 
+    @property
+    def mapping(self) -> Mapping:
+        """How the NAT maps, as far as the control has shown it."""
+        return Mapping.UNKNOWN if self._local is None else mapping_of(self._local, self._seen)
+
     def handle_timeout(self, now: int) -> None:
         if self.deadline is not None and now >= self.deadline:
             self._advance(now)
@@ -104,6 +114,9 @@ class FilterTest:
     def handle_answer(self, sent: Sent, answer: Answer, now: int) -> None:
         """A server tells PROBED its outer address."""
         self._mapped = self._mapped or answer.mapped
+        self._local = answer.local
+        if answer.mapped is not None:
+            self._seen.setdefault(sent.destination, answer.mapped)
         self._patience = max(self._patience, 3 * (now - sent.sent_at))
         self.proceed(now)
 
@@ -136,6 +149,7 @@ class FilterTest:
             return
         for way in self._ways():
             if way.relay is relay and transaction_id == way.opener.transaction_id:
+                self._seen.setdefault(way.relayed, data.peer)
                 relay.send(data.peer, way.answer.encode(), now)
 
     # The phases.

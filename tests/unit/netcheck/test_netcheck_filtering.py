@@ -13,6 +13,7 @@ from firezone.netcheck import (
     PROBED,
     RELAYING,
     Filtering,
+    Mapping,
     Netcheck,
     Server,
     filtering_of,
@@ -57,6 +58,21 @@ def test_the_kinds_of_nat_with_two_relays(mapping, filtering):
 def test_one_relay_tells_what_it_can(filtering, expected, note):
     four, _ = checked(ONE, nat=EI, filtering=filtering).families
     assert (four.filtering, four.filtering_note) == (expected, note)
+
+
+@pytest.mark.parametrize(
+    ("nat", "filtering", "expected"),
+    [
+        (SYM, SYM, Mapping.ADDRESS_AND_PORT_DEPENDENT),
+        (AD, SYM, Mapping.UNKNOWN),
+        (EI, SYM, Mapping.UNKNOWN),
+        (SYM, AD, Mapping.UNKNOWN),
+    ],
+)
+def test_one_relay_shows_a_symmetric_nat(nat, filtering, expected):
+    """To another port of its host, where the NAT lets nothing in unless that was asked."""
+    families = checked(ONE, nat=nat, filtering=filtering, families=(4, 6)).families
+    assert {family.mapping for family in families} == {expected}
 
 
 def test_a_host_without_nat_may_stand_behind_a_firewall():
