@@ -12,6 +12,7 @@ import asyncio
 import logging
 import socket
 import ssl
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 
@@ -22,6 +23,8 @@ from firezone.shell.turn_bridge import LOOPBACK, Bridge
 
 TLS_PORT = 443
 CONNECT_SECONDS = 5.0
+STAGGER_SECONDS = 0.25
+"""Between the first address of a relay and the next (RFC 8305 section 5)."""
 
 logger = logging.getLogger("firezone.relays")
 
@@ -78,22 +81,48 @@ class RelayStreams:
 
     async def _open(self, wanted: StreamWanted) -> None:
         relay = wanted.relay
-        for server in wanted.servers:
-            try:
-                async with asyncio.timeout(CONNECT_SECONDS / len(wanted.servers)):
-                    bridge = await self._connect(server, wanted.kind, relay)
-            except (OSError, FirezoneError) as error:  # TimeoutError and SSLError are OSErrors
-                reason = str(error) or type(error).__name__
-                self._log("no stream to a relay", wanted, server, error=reason)
-            else:
-                if bridge.local is not None:
-                    del self._opening[relay]
-                    self._bridges[relay] = bridge
-                    self._log("reaching a relay over a stream", wanted, server)
-                    self._on_opened(relay, bridge.local)
-                    return
+        bridge = await self._first(wanted)
         del self._opening[relay]
-        self._on_closed(relay)
+        if bridge is None or bridge.local is None:
+            self._on_closed(relay)
+        else:
+            self._bridges[relay] = bridge
+            self._on_opened(relay, bridge.local)
+
+    async def _first(self, wanted: StreamWanted) -> Bridge | None:
+        """Over the family that answers first, as RFC 8305 has it: one that swallows what is sent
+        must not hold up the other."""
+        waiting = deque(wanted.servers)
+        running: set[asyncio.Task[Bridge | None]] = set()
+        try:
+            while waiting or running:
+                if waiting:
+                    running.add(asyncio.create_task(self._attempt(waiting.popleft(), wanted)))
+                done, running = await asyncio.wait(
+                    running,
+                    timeout=STAGGER_SECONDS if waiting else None,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                bridges = [b for task in done if (b := task.result()) is not None]
+                for late in bridges[1:]:
+                    late.close("not needed any more")
+                if bridges:
+                    return bridges[0]
+            return None
+        finally:
+            for task in running:
+                task.cancel()
+
+    async def _attempt(self, server: Endpoint, wanted: StreamWanted) -> Bridge | None:
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                bridge = await self._connect(server, wanted.kind, wanted.relay)
+        except (OSError, FirezoneError) as error:  # TimeoutError and SSLError are OSErrors
+            reason = str(error) or type(error).__name__
+            self._log("no stream to a relay", wanted, server, error=reason)
+            return None
+        self._log("reaching a relay over a stream", wanted, server)
+        return bridge
 
     async def _connect(self, server: Endpoint, kind: StreamKind, relay: RelayId) -> Bridge:
         loop = asyncio.get_running_loop()

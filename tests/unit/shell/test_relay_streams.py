@@ -207,6 +207,37 @@ def test_a_relay_that_takes_no_streams() -> None:
     run(test)
 
 
+@pytest.mark.parametrize("silent", [0, 1])
+def test_a_family_that_swallows_everything_does_not_hold_up_the_other(
+    silent: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = RelayStreams._connect
+    ended: list[Endpoint] = []
+
+    async def test(world: World) -> None:
+        servers = [Endpoint(V4, world.port), Endpoint(V4, world.port)]
+        servers[silent] = nowhere = Endpoint(IPv6Address("::1"), world.port)
+
+        async def answering(streams: RelayStreams, server: Endpoint, *rest: Any) -> Any:
+            if server != nowhere:
+                return await connect(streams, server, *rest)
+            try:
+                await asyncio.sleep(60)
+            finally:
+                ended.append(server)
+
+        monkeypatch.setattr(RelayStreams, "_connect", answering)
+        world.streams.handle(StreamWanted(RELAY, tuple(servers), StreamKind.TCP))
+        async with asyncio.timeout(2):
+            near = await world.answers.get()
+        assert near is not None
+        world.dataplane.send(BINDING, near)
+        assert (await world.relay.receive())[0] == BINDING
+        assert ended == [nowhere] * (silent == 0), "what is tried first is given up then"
+
+    run(test)
+
+
 def test_a_relay_that_ends_the_stream() -> None:
     async def test(world: World) -> None:
         assert await world.open() is not None
