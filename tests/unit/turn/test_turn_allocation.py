@@ -22,7 +22,7 @@ from turn_client_kit import (
 )
 
 from firezone import stun
-from firezone.durations import SECOND
+from firezone.durations import MILLISECOND, SECOND
 from firezone.model import Endpoint
 from firezone.stun import Method
 from firezone.turn import CandidateAdded, CandidateInvalidated, RelayServer
@@ -137,6 +137,20 @@ def test_retries_requests_using_backoff_and_gives_up_eventually() -> None:
 
     assert wakes == [1, 2.5, 4.75, 8.125]
     assert [m.transaction_id for m in wire.drain()] == [first.transaction_id] * 3
+
+
+def test_looking_at_the_clock_in_between_shifts_no_send() -> None:
+    wire = Wire()
+    start = wire.now
+    wire.drain()
+
+    sent_after = []
+    for _ in range(1200):
+        wire.now += 10 * MILLISECOND
+        wire.allocation.handle_timeout(wire.now)
+        sent_after += [(wire.now - start) / SECOND for _ in wire.drain()]
+
+    assert sent_after == [1, 2.5, 4.75]
 
 
 def test_an_authenticated_resend_has_a_new_transaction_and_the_current_nonce() -> None:
