@@ -126,6 +126,14 @@ def encode(
     )
 
 
+def first(tuple attributes not None, Attribute wanted not None):
+    cdef tuple pair
+    for pair in attributes:
+        if (<Attribute?>pair[0]).code == wanted.code:
+            return pair[1]
+    return None
+
+
 def check_value(Attribute attribute not None, value):
     _encoded(attribute, value, bytes(TRANSACTION_ID))
 

@@ -84,6 +84,9 @@ def encode(
     Raises ValueError for a value that does not fit its attribute or the message.
     """
 
+def first(attributes: tuple[tuple[Attribute[Any], Any], ...], wanted: Attribute[_T]) -> _T | None:
+    """The value of that attribute, of several the first one, None without it."""
+
 def check_value(attribute: Attribute[_T], value: _T) -> None:
     """Raises ValueError for a value that does not fit its attribute."""
 

@@ -209,6 +209,10 @@ class RelayDataplane:
 
     def flush(self) -> None:
         """Carry out what the role wants. Call it after every input it got from elsewhere."""
+        self._carry_out()
+        self._tell_and_wait()
+
+    def _carry_out(self) -> None:
         while (command := self._role.poll_command()) is not None:
             match command:
                 case Transmit():
@@ -232,6 +236,8 @@ class RelayDataplane:
                     self._send_to_peer(command)
                 case Steer() | Unsteer():
                     self._steer(command)
+
+    def _tell_and_wait(self) -> None:
         self._settle()
         while (event := self._role.poll_event()) is not None:
             self._on_event(event)
@@ -255,9 +261,12 @@ class RelayDataplane:
         self._is_draining = False
         for _ in range(BATCH // len(self._rings) + 1):
             if not self._drain_one_each():
-                return
-        self._is_draining = True
-        asyncio.get_running_loop().call_soon(self._drain)
+                break
+        else:
+            self._is_draining = True
+            asyncio.get_running_loop().call_soon(self._drain)
+        if self._threads:
+            self._tell_and_wait()
 
     def _drain_one_each(self) -> bool:
         """Workers take turns. False once there is nothing more."""
@@ -296,13 +305,13 @@ class RelayDataplane:
             self._role.handle_client_datagram(_endpoint(local), source, payload, now)
         elif self._one_port is not None:
             self._role.handle_peer_datagram(port, self._one_port.of_peer(source), payload, now)
-        self.flush()
+        self._carry_out()
 
     def _on_socket_failed(self, port: int) -> None:
         if port != self._listen_port:  # else `run` has ended
             self._role.server.handle_socket_failed(port, self._clock())
             self._role.handle_activity(self._clock())
-            self.flush()
+            self._carry_out()
 
     def _tell_missing(self) -> None:
         found = {"UDP_SEGMENT": self._forwarder.gso, "UDP_GRO": self._forwarder.gro}

@@ -128,11 +128,7 @@ class Message:
 
     def get(self, attribute: Attribute[T]) -> T | None:
         """The value of an attribute, None without it; of a repeated one the first."""
-        for known, value in self.attributes:
-            if known.code == attribute.code:
-                found: T = value
-                return found
-        return None
+        return codec.first(self.attributes, attribute)
 
     def get_all(self, attribute: Attribute[T]) -> tuple[T, ...]:
         """Every value of a repeatable attribute, in wire order."""

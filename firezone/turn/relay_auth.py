@@ -22,9 +22,12 @@ import hashlib
 import hmac
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 from firezone import stun
+from firezone._ext.blake2s import blake2s
 from firezone.durations import HOUR, SECOND
 from firezone.model import Endpoint, Entropy, Transmit
 from firezone.stun import Message
@@ -38,6 +41,8 @@ _CANONICAL_DECIMAL: Final = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 _LATEST_EXPIRY: Final = 2**63 - 1
 _STAMP_LENGTH: Final = 8
 _MAC_LENGTH: Final = 16
+REMEMBERED_USERS: Final = 1024
+"""Whose keys are kept for a moment: an allocation takes several requests in a row."""
 _NOBODYS_KEY: Final = bytes(16)
 """What names without a key are checked with: else the time that takes would tell which exist."""
 
@@ -61,17 +66,27 @@ def expiry_of(username: str) -> int | None:
 
 def password_of(username: str, secret: str) -> str | None:
     """The password of a username, or None if it is not `<expiry>:<salt>`."""
-    if expiry_of(username) is None:
-        return None
+    return None if expiry_of(username) is None else _password(username, secret)
+
+
+def _password(username: str, secret: str) -> str:
     expiry, _, salt = username.partition(":")
     digest = hashlib.sha256(f"{expiry}:{secret}:{salt}".encode()).digest()
     return base64.b64encode(digest).rstrip(b"=").decode("ascii")
 
 
+@dataclass(frozen=True, slots=True)
+class _Stamped:
+    """What follows from a username and the secret."""
+
+    expiry: int
+    key: bytes = field(repr=False)
+
+
 class Authenticator:
     """Judges requests by their credentials."""
 
-    __slots__ = ("_keys", "_nonces", "_realm", "_secret", "_unix_offset")
+    __slots__ = ("_keys", "_nonces", "_realm", "_secret", "_stamped", "_unix_offset")
 
     def __init__(
         self,
@@ -89,6 +104,7 @@ class Authenticator:
         self._keys: dict[str, bytes] = {}
         self.set_users(users)
         self._nonces = NonceMint(entropy)
+        self._stamped = lru_cache(maxsize=REMEMBERED_USERS)(self._derive)
         self.set_wall_clock(unix_now, now)
 
     @property
@@ -114,11 +130,16 @@ class Authenticator:
 
     def derived_key(self, request: Message) -> bytes | None:
         """The key of the user that a request names, if its password follows from the secret."""
-        username, secret = request.get(stun.USERNAME), self._secret
-        password = None if username is None or secret is None else password_of(username, secret)
-        if username is None or password is None:
+        username = request.get(stun.USERNAME)
+        stamped = None if username is None else self._stamped(username)
+        return None if stamped is None else stamped.key
+
+    def _derive(self, username: str) -> _Stamped | None:
+        expiry = None if self._secret is None else expiry_of(username)
+        if self._secret is None or expiry is None:
             return None
-        return stun.long_term_key(username, self._realm, password)
+        password = _password(username, self._secret)
+        return _Stamped(expiry, stun.long_term_key(username, self._realm, password))
 
     def authenticate(self, exchange: Exchange, now: int) -> Exchange | int:
         """The exchange with its user and key, or the error code that the credentials deserve."""
@@ -129,16 +150,17 @@ class Authenticator:
         if not self._nonces.accepts(nonce, exchange.five_tuple, now):
             return 438
         key = self._keys.get(username)
-        if key is None and not self._is_expired(username, now):
-            key = exchange.key
+        if key is None:
+            key = self._present_key(username, now)
         is_right = request.verify_integrity(_NOBODYS_KEY if key is None else key)
         if key is None or not is_right:
             return 401
         return exchange.authenticated(key, _user(username))
 
-    def _is_expired(self, username: str, now: int) -> bool:
-        expiry = expiry_of(username)
-        return expiry is None or expiry < (now + self._unix_offset) // SECOND
+    def _present_key(self, username: str, now: int) -> bytes | None:
+        stamped = self._stamped(username)
+        is_expired = stamped is None or stamped.expiry < (now + self._unix_offset) // SECOND
+        return None if stamped is None or is_expired else stamped.key
 
     def challenge(self, exchange: Exchange, code: int, now: int) -> Transmit:
         """The error response that tells the realm and a fresh nonce."""
@@ -176,7 +198,7 @@ class NonceMint:
 
     def _mac(self, stamp: bytes, five_tuple: FiveTuple) -> bytes:
         subject = stamp + _identity(five_tuple.client) + _identity(five_tuple.local)
-        return hashlib.blake2s(subject, key=self.key, digest_size=_MAC_LENGTH).digest()
+        return blake2s(subject, self.key, _MAC_LENGTH)
 
 
 def _user(username: str) -> str:

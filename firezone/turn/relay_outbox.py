@@ -10,6 +10,8 @@ from firezone.stun import Method
 from firezone.turn.relay_commands import RelayCommand
 from firezone.turn.relay_exchange import Exchange, Value
 
+_SUCCESSES = {int(method): f"{method.name.lower()}_success" for method in Method}
+
 
 class Outbox:
     """Commands until they are taken, and what was counted by reason."""
@@ -38,7 +40,7 @@ class Outbox:
 
     def succeed(self, exchange: Exchange, *values: Value) -> Transmit:
         """Answer with a success response; returns it."""
-        self.count(f"{Method(exchange.request.method).name.lower()}_success")
+        self.count(_SUCCESSES[exchange.request.method])
         response = exchange.success(*values)
         self.put(response)
         return response
