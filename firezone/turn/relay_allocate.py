@@ -2,8 +2,9 @@
 
 A request passes in this order; the first that fails gives the code:
 
-With one port for all allocations EVEN-PORT is a 508, and DONT-FRAGMENT is not known (420): the
-socket is everybody's. `OpenSocket` goes out all the same, for a number instead of a port.
+With one port for all allocations EVEN-PORT is a 508, unless that port is even and no other wanted,
+and DONT-FRAGMENT is not known (420): the socket is everybody's. `OpenSocket` goes out all the same,
+for a number instead of a port.
 
 1. the 5-tuple has no allocation: 437, unless it is the same transaction, which is answered again;
 2. the relay takes new ones: 508, or 300 if there is another one to go to;
@@ -180,8 +181,6 @@ class Allocator:
         return self._judge_quotas(exchange.user, wish) or wish
 
     def _wish(self, request: Message) -> _Wish | int:
-        if self._one_port is not None and request.get(stun.EVEN_PORT) is not None:
-            return 508
         token = request.get(stun.RESERVATION_TOKEN)
         if token is not None:
             return self._claim(request, token)
@@ -192,6 +191,8 @@ class Allocator:
             return 400
         if isinstance(families, int):
             return families
+        if self._one_port is not None and even_port is not None:
+            return 508 if even_port or self._one_port % 2 else _Wish(families)
         return _Wish(families, even=even_port is not None, with_next=bool(even_port))
 
     def _claim(self, request: Message, token: bytes) -> _Wish | int:

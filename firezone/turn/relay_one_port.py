@@ -18,7 +18,9 @@ owner of an index of which tunnel is this client's holds from then on.
 
 What a client sends to the relay's own address is for another client. It is handed over here and
 never goes out, in compiled code to a socket of this host's loopback; so nothing that comes from
-our own address is ever a client's message.
+our own address is ever a client's message. There a first initiation of WireGuard says nothing, not
+even by its destination; it goes to each of the few whom its sender's checks were for, and who is
+not meant drops it by its MAC.
 """
 
 from __future__ import annotations
@@ -63,6 +65,8 @@ NAMES: Final = {
 """What is remembered of each channel."""
 NAMES_AT_HOME: Final = 256
 """Of each kind, of a channel to our own address: behind it are all clients of the relay."""
+CALLED: Final = 4
+"""Clients that a first handshake between two clients of ours may be for."""
 NUMBERS: Final = range(1, 0x10000)
 """Instead of ports, so this many allocations."""
 
@@ -79,6 +83,8 @@ class _Way:
         default_factory=lambda: {kind: {} for kind in ClueKind}
     )
     """The oldest first."""
+    called: dict[Clue, None] = field(default_factory=dict)
+    """Whom its client has checked paths to at our own address, the oldest first."""
 
 
 @dataclass(slots=True, eq=False)
@@ -214,6 +220,8 @@ class OnePort:
         peer = self._peers.get(address)
         way = None if peer is None else peer.ways.get(port)
         if peer is not None and way is not None:
+            if address in self._own:
+                _note_called(way, payload)
             for name in names_in(payload):
                 owner = peer.names.get(name)
                 if owner is None:
@@ -257,13 +265,19 @@ class OnePort:
             return
         clue = clue_of(datagram)
         way = self._addressee(peer, clue, datagram)
-        if way is None or way.port == sender:
+        if way is not None and way.port == sender:
+            way = None
+        ways = [] if way is None else [way]
+        if way is None and sender is not None and clue is not None:
+            ways = _called(peer, sender, clue)
+        if not ways:
             self._count("ambiguous_peer")
             return
-        if clue is not None and peer.names.get(clue) is way:
+        if way is not None and clue is not None and peer.names.get(clue) is way:
             yield from self._learn_tunnel(address, peer, way, datagram)
-        client, local = way.five_tuple
-        yield Transmit(encode_channel_data(way.number, datagram), client, local)
+        for way in ways:
+            client, local = way.five_tuple
+            yield Transmit(encode_channel_data(way.number, datagram), client, local)
 
     def _addressee(self, peer: _Peer, clue: Clue | None, datagram: bytes) -> _Way | None:
         way = None if clue is None else peer.names.get(clue)
@@ -292,6 +306,24 @@ class OnePort:
             self._indicate(only, address, datagram)
         else:
             self._count("ambiguous_peer" if takers else "unbound_peer")
+
+
+def _note_called(way: _Way, payload: bytes) -> None:
+    clue = clue_of(payload)
+    if clue is not None and clue.kind is ClueKind.UFRAG:
+        way.called.pop(clue, None)
+        way.called[clue] = None
+        if len(way.called) > CALLED:
+            del way.called[next(iter(way.called))]
+
+
+def _called(home: _Peer, sender: int, clue: Clue) -> list[_Way]:
+    """Whom a first initiation at our own address may be for."""
+    way = home.ways.get(sender)
+    if way is None or clue.kind is not ClueKind.TUNNEL:
+        return []
+    found = {id(other): other for name in way.called if (other := home.names.get(name))}
+    return [other for other in found.values() if other is not way]
 
 
 def _only(found: Iterable[T]) -> T | None:

@@ -36,8 +36,10 @@ TOTALS = re.compile(r"tot_send_bytes ~ (\d+), tot_recv_bytes ~ (\d+)")
 class World:
     """A relay, coturn's echoing peer, and as many clients as wanted."""
 
-    def __init__(self, directory: Path) -> None:
-        self.listen_port, self.peer_port, self.tls_port = (free_port() for _ in range(3))
+    def __init__(self, directory: Path, *options: str) -> None:
+        self.peer_port, self.tls_port = free_port(), free_port()
+        # Even, as coturn asks for even ports, and with one port there is no other.
+        self.listen_port = next(port for port in iter(free_port, 0) if port % 2 == 0)
         ports = relayed_ports(1000)
         certificate = self_signed(directory)
         (directory / "secret").touch(0o600)
@@ -58,8 +60,9 @@ class World:
             "--tls-cert": certificate,
             "--status-socket": directory / "status",
         }
-        options = [str(part) for pair in settings.items() for part in pair]
-        command = [sys.executable, "-m", "firezone", "relay", "--allow-loopback-peers", *options]
+        given = [str(part) for pair in settings.items() for part in pair]
+        command = [sys.executable, "-m", "firezone", "relay", "--allow-loopback-peers", *given]
+        command += options
         self.relay = subprocess.Popen(command, stderr=self.log)
         peer = ["turnutils_peer", "-L", "127.0.0.1", "-L", "::1", "-p", str(self.peer_port)]
         self.peer = subprocess.Popen(peer, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -147,6 +150,31 @@ def test_every_byte_comes_back(world: World) -> None:
     report = world.status()
     by_send = sum(results[name][0] for name, arguments in runs.items() if "-s" in arguments)
     assert report["indication_bytes"] == 2 * by_send, report
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-m", "1", "-l", "170", "-c", "-X", "-e", "127.0.0.1", "127.0.0.1"],
+        ["-m", "1", "-l", "1200", "-c", "-x", "-e", "::1", "::1"],
+        ["-s", "-m", "1", "-l", "170", "-c", "-X", "-e", "127.0.0.1", "127.0.0.1"],
+        ["-t", "-m", "1", "-l", "171", "-c", "-X", "-e", "127.0.0.1", "127.0.0.1"],
+    ],
+    ids=["channels", "IPv6", "Send and Data", "TCP"],
+)
+def test_every_byte_comes_back_with_one_port(tmp_path: Path, arguments: list[str]) -> None:
+    """For one client at a time: with two, nothing in their data would say whose it is."""
+    world = World(tmp_path, "--one-port")
+    try:
+        sent, received = totals(world.client(*arguments))
+        assert sent == received > 0
+        report = world.status()
+        assert (report["mode"], report["ports"]) == ("one port", str(world.listen_port))
+        if "-s" not in arguments:
+            assert report["to_clients"]["bytes"] >= received
+    finally:
+        world.close()
 
 
 @pytest.mark.timeout(60)

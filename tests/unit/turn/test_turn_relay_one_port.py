@@ -16,7 +16,7 @@ from firezone.model import Endpoint, Transmit
 from firezone.stun import Class, Method
 from firezone.turn.channel_data import encode_channel_data
 from firezone.turn.relay_commands import BindChannel, RelayCommand, SendToPeer, Steer, Unsteer
-from firezone.turn.relay_one_port import NAMES, NAMES_AT_HOME, NUMBERS
+from firezone.turn.relay_one_port import CALLED, NAMES, NAMES_AT_HOME, NUMBERS
 from firezone.turn.relay_peers import PeerPolicy
 
 A, B, C = (Endpoint.of(f"203.0.113.{n}", 40000) for n in (1, 2, 3))
@@ -67,13 +67,12 @@ def test_all_have_the_address_that_we_listen_on(world: World) -> None:
 
 def test_what_a_shared_socket_cannot_do(world: World) -> None:
     client = Client(world)
-    assert error_of(client.allocate((stun.EVEN_PORT, False))) == 508
     assert error_of(client.allocate((stun.EVEN_PORT, True))) == 508
     assert error_of(client.allocate((stun.RESERVATION_TOKEN, bytes(8)))) == 508
     refusal = client.allocate((stun.DONT_FRAGMENT, True))
     assert error_of(refusal) == 420
     assert refusal.get(stun.UNKNOWN_ATTRIBUTES) == (stun.DONT_FRAGMENT.code,)
-    client.allocate()
+    assert error_of(client.allocate((stun.EVEN_PORT, False))) is None  # 3478 is even
     client.permit(PEER_4)
     assert client.send(PEER_4, b"whole", (stun.DONT_FRAGMENT, True)) == []
     assert world.relay.counters["indication_not_understood"] == 1
@@ -261,11 +260,29 @@ def test_two_clients_meet_at_our_address(world: World) -> None:
     assert gets(says(a, check("beta:alpha"))) == (B, check("beta:alpha"))
     answer = transaction(check("", Class.SUCCESS), b"b" * 12)
     assert gets(says(a, answer)) == (B, answer)
-    says(a, initiation(0xA0))
+    bound(world, C, RELAY_4)
+    assert gets(says(a, initiation(0xA0))) == (B, initiation(0xA0))  # whom it has checked
     assert gets(says(b, response(0xB0, 0xA0))) == (A, response(0xB0, 0xA0))
     assert gets(says(a, data(0xB0))) == (B, data(0xB0))
     assert gets(says(a, data(0xA0))) is None  # nobody gets its own
     assert not any(isinstance(c, SendToPeer) for c in says(a, data(0xB0)))
+    assert gets(says(b, initiation(0xB1))) == (A, initiation(0xB1))
+
+
+def test_a_first_handshake_goes_to_the_few_who_were_checked(world: World) -> None:
+    """It may be for each of them; nobody gets it whose name its sender does not know."""
+    clients = [bound(world, Endpoint.of("203.0.113.9", port), RELAY_4) for port in range(1, 9)]
+    for n, client in enumerate(clients):
+        says(client, transaction(check(f"nobody:ufrag{n}"), bytes([n] * 12)))
+    sender = clients[0]
+    assert leaving(says(sender, initiation(0xA00))) == []
+    for n in range(2, 8):
+        says(sender, transaction(check(f"ufrag{n}:ufrag0"), bytes([16 + n] * 12)))
+    reached = leaving(says(sender, initiation(0xA00)))
+    assert len(reached) == CALLED
+    assert {c.destination.port for c in reached if isinstance(c, Transmit)} == {5, 6, 7, 8}
+    says(clients[6], response(0xB00, 0xA00))
+    assert gets(says(sender, initiation(0xA01))) == (clients[6].address, initiation(0xA01))
 
 
 def test_nothing_from_our_own_address_is_a_clients(world: World) -> None:
@@ -366,7 +383,9 @@ def test_no_bytes_raise_or_pile_up(sent: list[tuple[str, bytes]]) -> None:
             case _:
                 commands = says(a if whence == "a" else b, payload)
         out = leaving(commands)
-        assert len(out) <= 1  # no amplification by number, and none by size but for the header
+        assert len(out) <= (
+            1 if whence != "home" else CALLED
+        )  # no amplification by number, and none by size but for the header
         size = 0 if not out else len(out[0].payload)
         if whence not in ("stranger", "peer"):
             assert size <= len(payload) + 4
