@@ -161,8 +161,10 @@ class FirezoneXdp(Firezone):
 
     name = "firezone --xdp"
 
-    def __init__(self, options: tuple[str, ...], ports: tuple[int, int]) -> None:
-        wire = XdpWire()
+    def __init__(
+        self, options: tuple[str, ...], ports: tuple[int, int], coalesce_us: int = 0
+    ) -> None:
+        wire = XdpWire(coalesce_us)
         options = (*options, "--xdp", wire.interface, "--xdp-mode", "driver")
         super().__init__(None, options, ports, wire)
 

@@ -81,14 +81,16 @@ class Wire(RelayNet):
     relay, ends = "192.0.2.1", "192.0.2.2"
     _names = "ei", "ri"
 
-    def __init__(self) -> None:
+    def __init__(self, coalesce_us: int = 0) -> None:
+        """Frames wait for that long in the relay's interface, so that more of them come together,
+        as in NICs that do not interrupt for each."""
         self._inside = Namespace()
         try:
             own, self.interface = (f"{name}{os.getpid()}" for name in self._names)
             self._inside.run(ip, "link set lo up")
             ip(f"link add {own} type veth peer name {self.interface} netns {self._inside.id}")
             self._ends = _open(own, self.ends)
-            self._relay = self._inside.run(_open, self.interface, self.relay)
+            self._relay = self._inside.run(_open, self.interface, self.relay, coalesce_us)
             for thread in self._ends:
                 os.sched_setscheduler(thread, os.SCHED_BATCH, os.sched_param(0))
         except BaseException:
@@ -115,8 +117,8 @@ class XdpWire(Wire):
     relay, ends = "198.51.100.1", "198.51.100.2"
     _names = "ex", "rx"
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, coalesce_us: int = 0) -> None:
+        super().__init__(coalesce_us)
         try:
             self._link = _pass_all(f"{self._names[0]}{os.getpid()}")
         except BaseException:
@@ -129,15 +131,15 @@ class XdpWire(Wire):
 
 
 @contextlib.contextmanager
-def opened(path: str) -> Iterator[RelayNet]:
-    net = PATHS[path]()
+def opened(path: str, coalesce_us: int) -> Iterator[RelayNet]:
+    net = RelayNet() if path == "loopback" else Wire(coalesce_us)
     try:
         yield net
     finally:
         net.close()
 
 
-PATHS: dict[str, Callable[[], RelayNet]] = {"loopback": RelayNet, "interface": Wire}
+PATHS = ("loopback", "interface")
 
 
 class Namespace:
@@ -170,13 +172,17 @@ def cpu_ns(pid: int) -> int:
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0])
 
 
-def _open(device: str, host: str) -> list[int]:
+def _open(device: str, host: str, coalesce_us: int = 0) -> list[int]:
     """Bring an interface up; the threads that receive for it, which are on the first CPU."""
     _ethtool(device, ETHTOOL_SGRO, 1)
     _ethtool(device, ETHTOOL_STSO, 0)  # or the other end does not merge
     ip(f"address add {host}/24 dev {device}", f"link set {device} gso_max_segs 1 up")
-    thread = f"mount -t sysfs sysfs /sys && echo 1 > /sys/class/net/{device}/threaded"
-    subprocess.run(["unshare", "--mount", "sh", "-c", thread], check=True)
+    settings = {"threaded": 1}
+    if coalesce_us:
+        settings |= {"gro_flush_timeout": coalesce_us * 1000, "napi_defer_hard_irqs": 1}
+    script = ["set -e; mount -t sysfs sysfs /sys; cd /sys/class/net"]
+    script += [f"echo {value} > {device}/{name}" for name, value in settings.items()]
+    subprocess.run(["unshare", "--mount", "sh", "-c", "; ".join(script)], check=True)
     threads = _threads_of(device)
     if not threads:
         raise OSError(f"{device} has no threads that receive for it")

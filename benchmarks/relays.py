@@ -1,7 +1,7 @@
 """`firezone relay` beside every other relay that can be had here, in one run.
 
     python -m benchmarks.relays [--seconds 0.5] [--rounds 5] [--only NAME,…] [--tree DIR]
-        [--path loopback|interface] [--json FILE] [PART…]
+        [--path loopback|interface] [--coalesce US] [--json FILE] [PART…]
 
     throughput    datagrams per second of the relay's CPU time
     latency       one way through the relay, idle and beside 20,000 datagrams a second
@@ -77,8 +77,8 @@ def main() -> int:
 
     def run(path: str) -> dict[str, Samples]:
         with ExitStack() as running:
-            net = running.enter_context(relay_net.opened(path))
-            makers = _installed(options.only, options.tree, path)
+            net = running.enter_context(relay_net.opened(path, options.coalesce))
+            makers = _installed(options, path)
             relays = [running.enter_context(make(net)) for make in makers]
             return _measure(Run(relays, path, options.seconds, options.rounds), options.parts)
 
@@ -86,7 +86,7 @@ def main() -> int:
     for path in [options.path] if options.path else _paths():
         results |= in_private_net(partial(run, path))
     if options.json:
-        settings = {"seconds": options.seconds, "rounds": options.rounds}
+        settings = {name: getattr(options, name) for name in ("seconds", "rounds", "coalesce")}
         report.write(options.json, settings, results)
     return 0
 
@@ -94,6 +94,13 @@ def main() -> int:
 def _parse() -> argparse.Namespace:
     parser = parser_of_parts(__doc__, seconds=0.5, measured="relays")
     parser.add_argument("--path", choices=PATHS, help="over this one only")
+    parser.add_argument(
+        "--coalesce",
+        type=int,
+        default=0,
+        metavar="US",
+        help="let the relay's interface gather frames for so many microseconds, as NICs do",
+    )
     parser.add_argument("--tree", type=Path, help="another checkout, with its kernels built")
     return parse_parts(parser, PARTS)
 
@@ -102,11 +109,10 @@ def _paths() -> Iterable[str]:
     return [path for path in PATHS if path == "loopback" or may_be_first()]
 
 
-def _installed(
-    only: str | None, tree: Path | None, path: str
-) -> list[Callable[[RelayNet], RelayProcess]]:
+def _installed(options: argparse.Namespace, path: str) -> list[Callable[[RelayNet], RelayProcess]]:
     """Each with ports of its own."""
-    wanted = None if only is None else only.split(",")
+    wanted = None if options.only is None else options.only.split(",")
+    tree, coalesce = options.tree, options.coalesce
     one = ("--workers", "1")
     found: dict[str, Callable[[RelayNet], RelayProcess]] = {
         "firezone": lambda net: Firezone(None, one, (10_000, 12_999), net),
@@ -118,7 +124,7 @@ def _installed(
     if tree is not None:
         found["other tree"] = lambda net: OtherTree(tree, one, (19_000, 21_999), net)
     if path == "interface":
-        found["firezone --xdp"] = lambda _: FirezoneXdp(one, (22_000, 24_999))
+        found["firezone --xdp"] = lambda _: FirezoneXdp(one, (22_000, 24_999), coalesce)
     return [make for name, make in found.items() if wanted is None or name in wanted]
 
 
