@@ -38,10 +38,11 @@ SECRET, USERNAME = "0f" * 32, "4000000000:salt"
 CHANNEL = 0x4000
 SOL_UDP, UDP_SEGMENT, UDP_GRO = 17, 103, 104
 PION_SOURCE = Path(__file__).parent / "pion_relay"
-WINDOW = 128
+WINDOW = 64
 BURSTS = {1: 48, 32: 16, 256: 4}
 """Datagrams on their way at a time: of all, and of each of up to so many flows, which take turns.
-So neither socket buffers nor an interface's ring overflow: coturn's smallest holds 56 of 1200 B."""
+So neither socket buffers nor an interface's ring overflow: of 1200 bytes, those of coturn's
+allocations hold 56, and pion's 92."""
 
 Value = tuple[stun.Attribute[Any], Any]
 
