@@ -165,7 +165,8 @@ class Authenticator:
     def challenge(self, exchange: Exchange, code: int, now: int) -> Transmit:
         """The error response that tells the realm and a fresh nonce."""
         nonce = self._nonces.issue(exchange.five_tuple, now)
-        return exchange.error(code, (stun.REALM, self._realm), (stun.NONCE, nonce))
+        respond = exchange.terse_error if exchange.key is None else exchange.error
+        return respond(code, (stun.REALM, self._realm), (stun.NONCE, nonce))
 
 
 class NonceMint:

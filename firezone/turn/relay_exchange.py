@@ -35,21 +35,30 @@ class Exchange:
 
     def success(self, *values: Value) -> Transmit:
         """The success response with these attributes."""
-        return self._respond(stun.Class.SUCCESS, values)
+        return self._respond(stun.Class.SUCCESS, (self._named, *values))
 
     def error(self, code: int, *values: Value) -> Transmit:
         """The error response with these attributes after ERROR-CODE."""
         error = self.request.error(code).attributes
+        return self._respond(stun.Class.ERROR, (self._named, *error, *values))
+
+    def terse_error(self, code: int, *values: Value) -> Transmit:
+        """The same without SOFTWARE and phrase, for strangers: it may go to somebody else, in whose
+        name they asked for it."""
+        error = self.request.error(code, "").attributes
         return self._respond(stun.Class.ERROR, (*error, *values))
 
     def authenticated(self, key: bytes, user: str) -> Exchange:
         """The same of a user who has proved to be one, by that key."""
         return Exchange(self.five_tuple, self.request, key, self.software, self.mapped, user)
 
+    @property
+    def _named(self) -> Value:
+        return (stun.SOFTWARE, self.software)
+
     def _respond(self, class_: stun.Class, values: tuple[Value, ...]) -> Transmit:
         request = self.request
-        attributes = ((stun.SOFTWARE, self.software), *values)
-        response = Message(class_, request.method, request.transaction_id, attributes)
+        response = Message(class_, request.method, request.transaction_id, values)
         data = response.encode(self.key, fingerprint=request.has_fingerprint)
         return Transmit(data, *self.five_tuple)
 

@@ -31,14 +31,6 @@ class StrangerAnswers:
     def of(cls, software: str, realm: str, nonce_key: bytes) -> StrangerAnswers:
         """Those of a relay of that name and realm."""
         binding = Message(Class.SUCCESS, Method.BINDING, _ANY_TRANSACTION)
-        challenge = Message(
-            Class.ERROR,
-            Method.ALLOCATE,
-            _ANY_TRANSACTION,
-            (
-                (stun.SOFTWARE, software),
-                *Message(Class.REQUEST, Method.ALLOCATE, _ANY_TRANSACTION).error(401).attributes,
-                (stun.REALM, realm),
-            ),
-        )
+        allocate = Message(Class.REQUEST, Method.ALLOCATE, _ANY_TRANSACTION)
+        challenge = allocate.error(401, "").with_(stun.REALM, realm)
         return cls(binding.with_(stun.SOFTWARE, software).encode(), challenge.encode(), nonce_key)

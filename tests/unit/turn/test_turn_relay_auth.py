@@ -144,7 +144,6 @@ class TestJudgement:
         response = self.answer(client, client.request(Method.ALLOCATE).encode())
         assert error_of(response) == 401
         assert [attribute.name for attribute, _ in response.attributes] == [
-            "SOFTWARE",
             "ERROR-CODE",
             "REALM",
             "NONCE",
@@ -153,6 +152,13 @@ class TestJudgement:
         assert not response.has_integrity
         client.nonce = response.get(stun.NONCE)
         assert error_of(client.allocate()) is None
+
+    def test_a_challenge_is_not_twice_what_it_answers(self, client: Client) -> None:
+        """It goes to whoever the source address names, IP and UDP headers (28) included."""
+        request = client.request(Method.ALLOCATE, (stun.REQUESTED_TRANSPORT, 17)).encode()
+        [command] = client.world.send(request, client.address)
+        assert isinstance(command, Transmit)
+        assert len(command.payload) + 28 < 2 * (len(request) + 28)
 
     def test_signed_request_without_nonce_gets_a_signed_401(self, client: Client) -> None:
         """RFC 8489 has 400 here; clients that know their realm would be stranded by it."""
