@@ -6,6 +6,7 @@ here. Pion is left out where there is no Go, or its modules cannot be had.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -72,6 +73,12 @@ def remote(net: Net) -> Endpoint:
     pair = net.us.agent.nominated
     assert pair is not None
     return pair.remote.address
+
+
+@pytest.mark.timeout(300)
+def test_they_are_built(program: str) -> None:
+    """First, and for longer than any other may take: Go compiles all of pion."""
+    assert os.access(program, os.X_OK)
 
 
 @ROLES
