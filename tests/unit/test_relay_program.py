@@ -82,6 +82,7 @@ class TestSettings:
             ([*BASE, "--api-url", "ftp://portal"], "api-url"),
             ([*BASE, "--lowest-port", "60000", "--highest-port", "50000"], "--lowest-port"),
             ([*BASE, "--listen-port", "50000"], "50000"),
+            ([*BASE, "--api-url", "ws://p", "--one-port", "--xdp", "lo"], "--one-port"),
             ([*BASE, "--auth-secret-path", "/nonexistent"], "--auth-secret-path"),
             ([*BASE, "--api-url", "ws://p", "--auth-secret-path", "x"], "--auth-secret-path"),
             ([*BASE, "--api-url", "ws://p", "--ca", "/nonexistent"], "--ca"),

@@ -13,6 +13,7 @@ from firezone.node.deadlines import Deadlines
 from firezone.node.in_flight import LIFETIME, InFlight
 from firezone.node.relays import nearest
 from firezone.node.slots import NoSlotError, Slots
+from firezone.stun import Class, Message, Method
 
 
 def test_slots_are_dense_and_never_nobody():
@@ -134,3 +135,24 @@ def test_a_public_relay_leads_to_no_private_network(relay_is_private, monkeypatc
     assert reaches(relayed, inside) is relay_is_private
     assert reaches(relayed, link) is relay_is_private
     assert reaches(node_kit.LOCAL, inside)
+
+
+@pytest.mark.parametrize(
+    ("class_", "method", "is_peers"),
+    [
+        (Class.REQUEST, Method.BINDING, True),
+        (Class.SUCCESS, Method.BINDING, True),
+        (Class.ERROR, Method.ALLOCATE, False),
+        (Class.INDICATION, Method.DATA, False),
+    ],
+)
+def test_a_peer_may_have_our_relays_address(class_, method, is_peers):
+    """As all clients of a relay have that has one port."""
+    bench = node_kit.Bench().with_relay()
+    message = Message(class_, method, bytes(12), ()).encode()
+    receive = bench.node.transport.receive
+    arrival = receive(node_kit.LOCAL, node_kit.SERVER, message, bench.now)
+    assert (arrival is not None) is is_peers
+    if arrival is not None:
+        assert (arrival.source, arrival.payload) == (node_kit.SERVER, message)
+    assert bench.node.transport.counters["unexpected message of a relay"] == (not is_peers)
