@@ -29,7 +29,7 @@ KERNELS: dict[str, list[str]] = {
     "lanes": [],
     "pipeline": [],
     "loops": [],
-    "stun": ["ext/c/stun_mac.c", "ext/c/blake2s.c"],
+    "stun": ["ext/c/stun_mac.c", "ext/c/crc32.c", "ext/c/blake2s.c"],
     "relay": [
         "ext/c/relay_table.c",
         "ext/c/relay_answers.c",

@@ -21,8 +21,7 @@ static inline uint32_t little_endian(const uint8_t *p) {
     return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
 }
 
-uint32_t crc32_of(const uint8_t *data, uint32_t size) {
-    uint32_t crc = ~0u;
+uint32_t crc32_add(uint32_t crc, const uint8_t *data, size_t size) {
     for (; size >= SLICES; data += SLICES, size -= SLICES) {
         uint32_t first = crc ^ little_endian(data), second = little_endian(data + 4);
         crc = tables[7][first & 0xFF] ^ tables[6][first >> 8 & 0xFF] ^
@@ -32,5 +31,5 @@ uint32_t crc32_of(const uint8_t *data, uint32_t size) {
     }
     while (size-- != 0)
         crc = crc >> 8 ^ tables[0][(crc ^ *data++) & 0xFF];
-    return ~crc;
+    return crc;
 }

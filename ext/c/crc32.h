@@ -3,8 +3,10 @@
 #ifndef FIREZONE_CRC32_H
 #define FIREZONE_CRC32_H
 
+#include <stddef.h>
 #include <stdint.h>
 
-uint32_t crc32_of(const uint8_t *data, uint32_t size);
+/* Takes more bytes into a remainder, which is ~0 at first and to be inverted at last. */
+uint32_t crc32_add(uint32_t crc, const uint8_t *data, size_t size);
 
 #endif

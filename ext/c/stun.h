@@ -63,7 +63,7 @@ static inline uint8_t *stun_put_address(uint8_t *to, uint32_t code, uint8_t fami
 
 /* The value of FINGERPRINT behind the first `size` bytes of a message. */
 static inline uint32_t stun_fingerprint(const uint8_t *message, uint32_t size) {
-    return crc32_of(message, size) ^ STUN_FINGERPRINT_XOR;
+    return ~crc32_add(~0u, message, size) ^ STUN_FINGERPRINT_XOR;
 }
 
 /* Whether FINGERPRINT, at that place, is the last attribute and right. */

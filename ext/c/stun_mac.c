@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "atomics.h"
+#include "crc32.h"
 
 enum { BLOCK = 64, ROUNDS = 80, LENGTH_AT = 2, LENGTH_ENDS = 4 };
 
@@ -132,20 +133,6 @@ void stun_integrity(uint8_t mac[STUN_INTEGRITY], const uint8_t *key, size_t key_
     sha1_end(&s, mac);
     wipe(pad, sizeof(pad));
     wipe(&s, sizeof(s));
-}
-
-/* Four bits at a time. */
-static uint32_t crc32_add(uint32_t crc, const uint8_t *data, size_t size) {
-    static const uint32_t table[16] = {
-        0x00000000, 0x1DB71064, 0x3B6E20C8, 0x26D930AC, 0x76DC4190, 0x6B6B51F4,
-        0x4DB26158, 0x5005713C, 0xEDB88320, 0xF00F9344, 0xD6D6A3E8, 0xCB61B38C,
-        0x9B64C2B0, 0x86D3D2D4, 0xA00AE278, 0xBDBDF21C};
-    for (size_t i = 0; i < size; i++) {
-        crc ^= data[i];
-        crc = crc >> 4 ^ table[crc & 15];
-        crc = crc >> 4 ^ table[crc & 15];
-    }
-    return crc;
 }
 
 uint32_t stun_fingerprint(const uint8_t *message, size_t size) {

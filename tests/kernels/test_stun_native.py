@@ -15,8 +15,8 @@ SANITIZERS = "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"
 
 def built(directory: Path, *flags: str) -> Path:
     program = directory / "check"
-    sources = [str(HERE / "test_stun_native.c"), str(SOURCES / "stun_mac.c")]
-    if not compile_c(program, "-pthread", *flags, *sources):
+    sources = [HERE / "test_stun_native.c", SOURCES / "stun_mac.c", SOURCES / "crc32.c"]
+    if not compile_c(program, "-pthread", *flags, *map(str, sources)):
         pytest.skip(f"cannot be built here: {' '.join(flags)}")
     return program
 
