@@ -108,6 +108,31 @@ def test_peer_to_client(
     assert drain(path.client) == batch_size
 
 
+@by_size
+@by_batch
+@pytest.mark.parametrize("kind", ["Send", "Data"])
+def test_without_channel(
+    benchmark: BenchmarkFixture, path: Channel, kind: str, size: int, batch_size: int
+) -> None:
+    client, peer = path.client, udp_socket()
+    ends = [address_of(end) for end in (client, path.listener, path.relay, peer)]
+    path.kernel.permit(*ends[:2], ends[2][2], *ends[3][:2])
+    indication = Message.indication(Method.SEND, os.urandom)
+    indication = indication.with_(stun.XOR_PEER_ADDRESS, Endpoint.of(*peer.getsockname()))
+    data = indication.with_(stun.DATA, bytes(size)).encode()
+    up = kind == "Send"
+    sink, to = (peer, path.listener) if up else (client, path.relay)
+
+    def prepare() -> None:
+        drain(sink)
+        for _ in range(batch_size):
+            (client if up else peer).sendto(data if up else bytes(size), to.getsockname())
+
+    measure(benchmark, prepare, path.kernel.turn, batch_size, f"{kind} {size}")
+    assert drain(sink) == batch_size
+    peer.close()
+
+
 @by_batch
 @pytest.mark.parametrize("permits", [False, True], ids=["no permission", "another's"])
 def test_stranger(
@@ -190,7 +215,7 @@ def test_request(benchmark: BenchmarkFixture, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["Send", "Data"])
 def test_indication(benchmark: BenchmarkFixture, kind: str) -> None:
-    """The server's part of a datagram without a channel: what goes up and down the ring is not."""
+    """The server's part where the kernel leaves a Send to it, or with one port a Data."""
     relay, client = server(3478), Endpoint.of("127.0.0.1", 40000)
     peer = Endpoint.of("192.0.2.1", 50000)
 

@@ -19,7 +19,7 @@ typedef struct relay_key {
     uint8_t remote[16]; /* IPv4 in the first four bytes, here and below */
     uint8_t local[16];
     uint16_t port;   /* remote's, host order */
-    uint16_t number; /* of the channel, or the port of the allocation */
+    uint16_t number; /* of the channel, or the port of the allocation, or our listening one */
     uint8_t family;
     uint8_t pad[3];
 } relay_key;
