@@ -23,28 +23,24 @@ from collections import Counter, deque
 from dataclasses import replace
 
 from firezone import stun
-from firezone.durations import SECOND
 from firezone.ice.candidate import COMPONENT, Candidate, CandidateKind, is_usable
 from firezone.ice.checklist import Checklist, Reaches
-from firezone.ice.doubt import Doubt, distrust, has_answered, is_doubtful, reconsider
+from firezone.ice.choice import Choice
 from firezone.ice.events import (
     AgentEvent,
     IceState,
     IceTransmit,
     Nominated,
     PairReport,
-    PathInDoubt,
-    PathSilent,
     StateChanged,
 )
-from firezone.ice.pair import Check, CheckState, Nomination, Pair
+from firezone.ice.messages import Messages
+from firezone.ice.pair import Check, CheckState, Pair
 from firezone.ice.pool import CandidatePool
-from firezone.ice.preference import prefer, rank
+from firezone.ice.remotes import Remotes
+from firezone.ice.suspicion import Suspicion
 from firezone.ice.timing import StunTiming
 from firezone.model import Endpoint, Entropy, IceCredentials, Timeout
-
-NOMINATION_LAPSE = 2 * SECOND
-"""Somewhat more than the pace of checks: whoever still uses a pair has sent one in that time."""
 
 
 class Agent:
@@ -66,23 +62,18 @@ class Agent:
         reaches: Reaches = lambda base, address: True,
     ) -> None:
         self.counters: Counter[str] = Counter()
-        self._local = local
-        self._remote = remote
-        self._entropy = entropy
+        self._messages = Messages(local, remote, entropy)
         self._timing = timing
-        self._tie_breaker = int.from_bytes(entropy(8))
         self._state = IceState.NEW
         self._locals = CandidatePool()
-        self._remotes = CandidatePool()
         self._checklist = Checklist(controlling, reaches)
-        self._nominated: Pair | None = None
-        self._announced: Nominated | None = None
-        self._moved_at = now
-        self._doubt: Doubt | None = None
+        self._remotes = Remotes(self._checklist)
+        self._choice = Choice(self._checklist, now)
         self._deadline: int | None = now
         self._now = now
         self._transmits: deque[IceTransmit] = deque()
         self._events: deque[AgentEvent] = deque()
+        self._suspicion = Suspicion(self._checklist, self._choice, self._events, self.counters)
 
     @property
     def state(self) -> IceState:
@@ -95,8 +86,7 @@ class Agent:
     @property
     def nominated(self) -> Nominated | None:
         """The pair in use, None while there is none."""
-        pair = self._nominated
-        return None if pair is None else Nominated(pair.local, pair.remote)
+        return self._choice.nominated
 
     def local_candidates(self) -> tuple[Candidate, ...]:
         """The live candidates of ours, as signalled to the peer."""
@@ -130,7 +120,7 @@ class Agent:
         if not is_usable(candidate.address) or not candidate.has_fitting_base:
             self.counters["unusable local candidate"] += 1
             return None
-        adopted = self._adopt(replace(candidate, ufrag=self._local.username))
+        adopted = self._adopt(replace(candidate, ufrag=self._messages.local.username))
         if adopted is not None:
             self._checklist.form([adopted], self._remotes, now)
             self._settle(now)
@@ -167,14 +157,10 @@ class Agent:
             return False
         match message.class_:
             case stun.Class.REQUEST:
-                username = f"{self._local.username}:{self._remote.username}"
-                return message.get(stun.USERNAME) == username and message.verify_integrity(
-                    stun.short_term_key(self._local.password)
-                )
+                return self._messages.is_authentic_request(message)
             case stun.Class.SUCCESS | stun.Class.ERROR:
-                return self.owns_transaction(message.transaction_id) and message.verify_integrity(
-                    stun.short_term_key(self._remote.password)
-                )
+                is_awaited = self.owns_transaction(message.transaction_id)
+                return is_awaited and self._messages.is_authentic_response(message)
         return False
 
     def owns_transaction(self, transaction_id: bytes) -> bool:
@@ -203,21 +189,20 @@ class Agent:
         """Data is sent over the nominated pair, and nothing has come back for a while. See whether
         the pair still works; if it does not, and another does, use that one. The controlled agent
         leaves that to its peer, and follows at once if that nominates another pair."""
-        pair = self._nominated
+        pair = self._choice.pair
         if pair is None:
             return
-        if not self.controlling:
+        if self.controlling:
+            self._suspicion.begin(pair, now)
+            self._settle(now)
+        else:
             pair.is_silent = True
-            return
-        if self._doubt is not None or not is_doubtful(pair, now):
-            return
-        self._doubt = Doubt(pair, now)
-        self._settle(now)
 
     def retry_direct(self, now: int) -> bool:
         """Give failed pairs that need no relay another chance. False if there are none; or if the
         pair in use is not answered either, for that nothing works any more must not be hidden."""
-        if self._nominated is None or self._nominated.tally.unanswered > 1:
+        pair = self._choice.pair
+        if pair is None or pair.tally.unanswered > 1:
             return False
         failed = [
             pair
@@ -240,9 +225,10 @@ class Agent:
     def handle_timeout(self, now: int) -> None:
         """Fail and check the pairs that are due. The first call starts the agent."""
         self._start()
-        self._judge(now)
-        self._probe(now)
-        for pair in self._checklist.exhausted(self._nominated, self._timing, now):
+        self._suspicion.judge(now)
+        for pair in self._suspicion.take_probes(now):
+            self._checklist.probed(pair, self._transmit_check(pair), now)
+        for pair in self._checklist.exhausted(self._choice.pair, self._timing, now):
             self._checklist.fail(pair, now)
         self._settle(now)
         for pair in self._checklist.due(self._timing, now):
@@ -288,7 +274,7 @@ class Agent:
     def _unsuitable(self, candidate: Candidate) -> str | None:
         if candidate.component != COMPONENT:
             return "remote candidate of another component"
-        if candidate.ufrag not in (None, self._remote.username):
+        if candidate.ufrag not in (None, self._messages.remote.username):
             return "remote candidate of another session"
         if not is_usable(candidate.address):
             return "unusable remote candidate"
@@ -303,27 +289,8 @@ class Agent:
                 if pair.remote == known:
                     pair.revive(now)
             return
-        # What we knew as peer-reflexive was this candidate, signalled late (section 7.3.1.3).
-        guess = self._remotes.best_at(candidate.address, CandidateKind.PEER_REFLEXIVE)
-        self._remotes.take_invalidated(candidate)
-        if guess is not None:
-            self._remotes.replace(guess, candidate)
-            self._checklist.replace_remote(guess, candidate)
-        else:
-            self._remotes.add(candidate)
-        if candidate.kind is CandidateKind.RELAYED:
-            self._reconsider_guesses(candidate)
+        self._remotes.learn(candidate)
         self._checklist.form(self._locals, [candidate], now)
-
-    def _reconsider_guesses(self, relayed: Candidate) -> None:
-        """Peer-reflexive candidates on the host of a relay that the peer turns out to use."""
-        host = relayed.address.address
-        guesses = [c for c in self._remotes if c.kind is CandidateKind.PEER_REFLEXIVE]
-        for guess in guesses:
-            if guess.is_direct and guess.address.address == host:
-                found = guess.behind(relayed)
-                self._remotes.replace(guess, found)
-                self._checklist.replace_remote(guess, found)
 
     def _drop(self, candidate: Candidate, now: int) -> None:
         self._checklist.drop(candidate)
@@ -340,15 +307,15 @@ class Agent:
         if receiving is None:
             self.counters["request to an unknown address"] += 1
             return
-        response = self._refusal(request)
-        if response is None:
+        refusal = self._refusal(request)
+        if refusal is not None:
+            payload = self._messages.sign(refusal)
+        else:
             pair = self._pair_of_request(receiving, source, request, now)
             if pair is None:
                 return
             self._note_request(pair, request, now)
-            response = request.success().with_(stun.XOR_MAPPED_ADDRESS, source)
-        key = stun.short_term_key(self._local.password)
-        payload = response.encode(integrity_key=key, fingerprint=True)
+            payload = self._messages.success(request, source)
         self._transmits.append(IceTransmit(local, source, payload))
 
     def _refusal(self, request: stun.Message) -> stun.Message | None:
@@ -359,22 +326,13 @@ class Agent:
         if request.malformed is not None or request.get(stun.PRIORITY) is None:
             self.counters["malformed request"] += 1
             return request.error(400)
-        if self._wins_role_conflict(request):
-            self.counters["role conflict"] += 1
-            return request.error(487)
+        match self._messages.wins_conflict(request, controlling=self.controlling):
+            case True:
+                self.counters["role conflict"] += 1
+                return request.error(487)
+            case False:
+                self._change_role()
         return None
-
-    def _wins_role_conflict(self, request: stun.Message) -> bool:
-        """Whether the peer has to change its role; if we have to, we do (section 7.3.1.1)."""
-        same_role = stun.ICE_CONTROLLING if self.controlling else stun.ICE_CONTROLLED
-        theirs = request.get(same_role)
-        if theirs is None:
-            return False
-        # The larger tie-breaker controls; of equal ones it is the receiver's.
-        if self.controlling == (self._tie_breaker >= theirs):
-            return True
-        self._change_role()
-        return False
 
     def _pair_of_request(
         self, local: Candidate, source: Endpoint, request: stun.Message, now: int
@@ -384,45 +342,21 @@ class Agent:
             return None
         remote = self._remotes.best_at(source)
         if remote is None:
-            if self._remotes.is_invalidated(source):
-                self.counters["request from an invalidated candidate"] += 1
+            refusal = self._remotes.refusal(source)
+            if refusal is not None:
+                self.counters[refusal] += 1
                 return None
-            if self._remotes.is_full or not is_usable(source):
-                self.counters["request from an unacceptable address"] += 1
-                return None
-            remote = self._guess(source, request.get(stun.PRIORITY) or 0)
-            self._remotes.add(remote)
+            remote = self._remotes.guess(source, request.get(stun.PRIORITY) or 0)
         if self._checklist.pair_at(local.base, source) is None:
             self._checklist.form([local], [remote], now)
         return self._checklist.pair_at(local.base, source)
 
-    def _guess(self, source: Endpoint, priority: int) -> Candidate:
-        """What an address is that nobody has signalled.
-
-        A NAT in front of us may show a relayed address under another port: connection tracking
-        chooses one where two flows would look alike. It must not pass for a way around the relay.
-        """
-        guess = Candidate.peer_reflexive(source, source, priority)
-        relayed = self._remotes.best_on_host(source, CandidateKind.RELAYED)
-        return guess if relayed is None else guess.behind(relayed)
-
     def _note_request(self, pair: Pair, request: stun.Message, now: int) -> None:
         pair.trigger(now)
         pair.requested_at, pair.is_silent = now, False
-        if self.controlling:
-            return
-        pair.use_candidate = request.get(stun.USE_CANDIDATE) is not None
-        if pair.use_candidate:
-            self._end_nominations(now)
-            pair.remote_nominated = True
-
-    def _end_nominations(self, now: int) -> None:
-        """Some peers nominate a pair once, others as long as they use it. So a nomination ends only
-        with a newer one, and only that of a pair the peer does not repeat it for; where nothing
-        comes any more, its end cannot be told."""
-        for pair in self._checklist:
-            has_lapsed = pair.is_silent or now - pair.requested_at > NOMINATION_LAPSE
-            pair.remote_nominated &= pair.use_candidate and not has_lapsed
+        if not self.controlling:
+            nominates = request.get(stun.USE_CANDIDATE) is not None
+            self._choice.handle_request(pair, nominates=nominates, now=now)
 
     # Our checks (RFC 8445 section 7.2)
 
@@ -431,67 +365,9 @@ class Agent:
 
     def _transmit_check(self, pair: Pair) -> bytes:
         """Gives the transaction id."""
-        role = stun.ICE_CONTROLLING if self.controlling else stun.ICE_CONTROLLED
-        request = (
-            stun.Message.request(stun.Method.BINDING, self._entropy)
-            .with_(stun.USERNAME, f"{self._remote.username}:{self._local.username}")
-            .with_(stun.PRIORITY, pair.local.peer_reflexive_priority)
-            .with_(role, self._tie_breaker)
-        )
-        if pair.nomination is not Nomination.NONE:
-            request = request.with_(stun.USE_CANDIDATE, True)
-        key = stun.short_term_key(self._remote.password)
-        payload = request.encode(integrity_key=key, fingerprint=True)
+        transaction_id, payload = self._messages.check(pair, controlling=self.controlling)
         self._transmits.append(IceTransmit(pair.local.base, pair.remote.address, payload))
-        return request.transaction_id
-
-    # Doubt
-
-    def _probe(self, now: int) -> None:
-        doubt = self._doubt
-        if doubt is None or doubt.probe_at is None or now < doubt.probe_at:
-            return
-        doubt.handle_probed(now)
-        if doubt.is_worth_telling:
-            self._events.append(PathInDoubt())
-        probed = [*self._checklist] if doubt.wants_others_checked else [doubt.pair]
-        for pair in probed:
-            if pair.state in (CheckState.IN_PROGRESS, CheckState.SUCCEEDED):
-                self._checklist.probed(pair, self._transmit_check(pair), now)
-
-    def _judge(self, now: int) -> None:
-        doubt = self._doubt
-        if doubt is None:
-            return
-        if doubt.pair is not self._nominated or doubt.is_dispelled:
-            self._doubt = None
-            return
-        others_answer = self._others_answer(doubt)
-        if others_answer and doubt.is_hopeless:
-            doubt.look_again(now)
-        if doubt.verdict_at is None or now < doubt.verdict_at:
-            return
-        if others_answer or doubt.is_hopeless:
-            self._doubt = None
-        if others_answer:
-            self._leave(doubt, now)
-        elif not doubt.is_hopeless:
-            doubt.is_hopeless = True
-            self._events.append(PathSilent())
-
-    def _others_answer(self, doubt: Doubt) -> bool:
-        """Whether any pair has answered that could be used instead."""
-        return any(
-            self._is_eligible(pair) and has_answered(pair, doubt.since) for pair in self._checklist
-        )
-
-    def _leave(self, doubt: Doubt, now: int) -> None:
-        self.counters["nominated pair distrusted"] += 1
-        for pair in self._checklist:  # what broke one path may have broken others
-            if self._is_eligible(pair) and not has_answered(pair, doubt.since):
-                distrust(pair, now)
-        # If only its way back is broken, the peer learns so that we do not use it any more.
-        doubt.pair.check_again(now)
+        return transaction_id
 
     def _handle_success(
         self, local: Endpoint, source: Endpoint, response: stun.Message, now: int
@@ -542,8 +418,10 @@ class Agent:
 
     def _settle(self, now: int) -> None:
         self._now = now
-        self._forget_peer_reflexive()
-        self._nominate(now)
+        self._remotes.forget_guesses()
+        nominated = self._choice.settle(now)
+        if nominated is not None:
+            self._events.append(nominated)
         if self._state is not IceState.NEW:
             self._enter(self._derived_state())
         self._deadline = self._next_deadline(now)
@@ -553,65 +431,12 @@ class Agent:
     def _next_deadline(self, now: int) -> int | None:
         deadlines = [self._checklist.next_deadline(self._timing)]
         deadlines += [p.distrusted_until for p in self._checklist if p.distrusted_until > now]
-        if self._doubt is not None:
-            deadlines += [self._doubt.probe_at, self._doubt.verdict_at]
-            is_news = self._doubt.is_hopeless and self._others_answer(self._doubt)
-            deadlines += [now] if self._doubt.is_dispelled or is_news else []
+        deadlines += self._suspicion.deadlines(now)
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
-
-    def _forget_peer_reflexive(self) -> None:
-        """A peer-reflexive remote candidate lives as long as a pair of it, so that an address a
-        peer once had, or made up, does not stay for ever."""
-        for pair in list(self._checklist):
-            if not pair.is_viable and pair.remote.kind is CandidateKind.PEER_REFLEXIVE:
-                self._checklist.remove(pair)
-        paired = {pair.remote.address for pair in self._checklist}
-        for remote in self.remote_candidates():
-            if remote.kind is CandidateKind.PEER_REFLEXIVE and remote.address not in paired:
-                self._remotes.remove(remote)
-
-    def _nominate(self, now: int) -> None:
-        if self._nominated is not None and not self._is_usable(self._nominated):
-            self._nominated = self._announced = None
-        for pair in self._checklist:
-            reconsider(pair, now)
-        best = self._best(now)
-        if best is not None and not self._prefers_nominated(best):
-            if self._nominated is not None:
-                self._nominated.renounce()
-            if self.controlling:
-                best.nominate(now)
-            self._nominated, self._moved_at = best, now
-        if self.nominated is not None and self.nominated != self._announced:
-            self._announced = self.nominated
-            self._events.append(self.nominated)
-
-    def _best(self, now: int) -> Pair | None:
-        eligible = [pair for pair in self._checklist if self._is_eligible(pair)]
-        if self.controlling:
-            return prefer(eligible, self._nominated, self._moved_at, now)
-        return max(eligible, key=rank, default=None)
-
-    def _is_usable(self, pair: Pair) -> bool:
-        return pair in self._checklist and pair.is_viable
-
-    def _is_eligible(self, pair: Pair) -> bool:
-        # Nominated before our own check succeeds, a pair counts from that success on (7.3.1.5): a
-        # path that leads only from the peer to us is of no use.
-        nominable = self.controlling or pair.remote_nominated
-        return nominable and pair.state is CheckState.SUCCEEDED
-
-    def _prefers_nominated(self, other: Pair) -> bool:
-        current = self._nominated
-        if current is None or (not self._is_eligible(current)):
-            return False
-        if self.controlling and current.nomination is Nomination.NONE:
-            return False  # nominated by the peer, in our former role
-        return current is other or (not self.controlling and rank(current) >= rank(other))
 
     def _derived_state(self) -> IceState:
         viable = sum(pair.is_viable for pair in self._checklist)
-        if self._nominated is not None:
+        if self._choice.pair is not None:
             return IceState.CONNECTED if viable > 1 else IceState.COMPLETED
         nothing_to_pair = not (self._locals.was_filled and self._remotes.was_filled)
         return IceState.CHECKING if viable or nothing_to_pair else IceState.DISCONNECTED
@@ -628,7 +453,7 @@ class Agent:
             pair.state,
             pair.priority,
             pair.round_trip,
-            pair is self._nominated,
+            pair is self._choice.pair,
             replace(pair.tally),
             pair.is_distrusted,
         )

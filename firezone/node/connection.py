@@ -144,6 +144,11 @@ class Connection:
         return self.pair or self.preliminary
 
     @property
+    def is_direct(self) -> bool:
+        """Whether a pair is nominated that needs no relay."""
+        return self.pair is not None and self.pair.is_direct
+
+    @property
     def established(self) -> bool:
         return self.established_at is not None
 

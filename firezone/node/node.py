@@ -29,21 +29,16 @@ from firezone.ice import (
     Agent,
     Candidate,
     CandidateKind,
-    Nominated,
-    PathInDoubt,
-    PathSilent,
-    StateChanged,
 )
 from firezone.model import Endpoint, Entropy, RelayId, Timeout, Transmit, earliest
 from firezone.nat64 import Prefix
+from firezone.node.agents import Agents
 from firezone.node.connection import (
     CLIENT_TIMINGS,
     GATEWAY_TIMINGS,
     SILENCE,
     Connection,
-    ConnectionState,
     LostConnection,
-    PathChange,
     PeerKeys,
 )
 from firezone.node.deadlines import Deadlines
@@ -52,10 +47,8 @@ from firezone.node.events import (
     ConnectionClosed,
     ConnectionFailed,
     NodeEvent,
-    PathChosen,
 )
 from firezone.node.handshakes import Handshakes
-from firezone.node.in_flight import InFlight
 from firezone.node.local_candidates import LocalCandidates
 from firezone.node.outputs import Outputs
 from firezone.node.relay_choice import RelayChoice
@@ -124,8 +117,10 @@ class Node:
             unix_now=unix_now,
             now=now,
         )
+        self._agents = Agents(
+            self.transport, self._relays, self._traffic, self.handshakes, self._outputs
+        )
         self._deadlines = Deadlines()
-        self._in_flight = InFlight()
 
     @property
     def public_key(self) -> bytes:
@@ -413,7 +408,7 @@ class Node:
     def _settle(self, c: Connection, now: int) -> None:
         """Drain the children until they are quiet, then wait for the next deadline or give up."""
         for _ in range(_MAX_ROUNDS):
-            self._drain_agent(c, now)
+            self._agents.drain(c, now)
             self.handshakes.drain(c, None, now)
             timeout = c.agent.poll_timeout()
             if timeout is None or timeout.deadline > now:
@@ -501,45 +496,8 @@ class Node:
     def _addressee(self, message: Message) -> Connection | None:
         if message.class_ is Class.REQUEST:
             return self._directory.of_username(message.get(USERNAME) or "")
-        owner = self._in_flight.owner(message.transaction_id)
+        owner = self._agents.owner_of_response(message.transaction_id)
         return self._directory.get(owner)
-
-    def _drain_agent(self, c: Connection, now: int) -> None:
-        while (transmit := c.agent.poll_transmit()) is not None:
-            self._in_flight.note(transmit.payload, c.id, now)
-            self.transport.send(transmit.payload, transmit.local, transmit.destination, now)
-        while (event := c.agent.poll_event()) is not None:
-            match event:
-                case StateChanged(state):
-                    c.note_ice_state(state, now)
-                case Nominated():
-                    self._handle_nominated(c, event, now)
-                case PathInDoubt() if not self._is_direct(c):
-                    self._prepare_another_relay(c, now)
-                case PathSilent() if self._is_direct(c):
-                    self._prepare_another_relay(c, now)
-
-    def _is_direct(self, c: Connection) -> bool:
-        return c.pair is not None and c.pair.is_direct
-
-    def _prepare_another_relay(self, c: Connection, now: int) -> None:
-        """A relay that data takes may be gone; or nothing answers, and all relays may be."""
-        self.transport.probe(now)
-        self._relays.try_other(c, now)
-
-    def _handle_nominated(self, c: Connection, pair: Nominated, now: int) -> None:
-        if c.pair == pair:
-            return
-        c.pair, c.preliminary = pair, None
-        c.direct_retry.note_path(direct=pair.is_direct, now=now)
-        self._traffic.apply_path(c, now)
-        if c.state is ConnectionState.CONNECTING:
-            c.state = ConnectionState.CONNECTED
-            c.touch(now)
-        c.paths.append(PathChange(now, pair.is_direct, pair.local, pair.remote))
-        self._outputs.events.append(PathChosen(c.id, pair.is_direct, pair.local, pair.remote))
-        self.handshakes.handle_nominated(c, now)
-        self._traffic.establish(c, now)
 
     def _drain_relay_commands(self) -> None:
         while (command := self.transport.poll_command()) is not None:

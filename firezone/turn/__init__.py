@@ -1,6 +1,6 @@
 """TURN (RFC 8656): the client's allocation and the relay."""
 
-from firezone.turn.allocation import NO_RESPONSE, Allocation
+from firezone.turn.allocation import Allocation
 from firezone.turn.channel_data import (
     ChannelData,
     ChannelDataError,
@@ -9,6 +9,7 @@ from firezone.turn.channel_data import (
     looks_like_channel_data,
 )
 from firezone.turn.events import (
+    NO_RESPONSE,
     AllocationEvent,
     AllocationState,
     CandidateAdded,

@@ -26,21 +26,21 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from firezone import stun
-from firezone.durations import MINUTE, SECOND
-from firezone.model import Endpoint, Entropy, IPAddress, Timeout, Transmit, earliest
+from firezone.durations import SECOND
+from firezone.model import Endpoint, Entropy, Timeout, Transmit, earliest
 from firezone.stun import Class, DecodeError, Message, Method
-from firezone.turn.backoff import BUDGET
+from firezone.turn.addresses import Addresses, is_candidate
+from firezone.turn.authentication import MAX_CHALLENGES, Authentication, error_code
+from firezone.turn.backoff import BUDGET, PROBE_BUDGET, URGENT_BUDGET
 from firezone.turn.channel_data import ChannelDataError, decode_channel_data
 from firezone.turn.channels import Binding, Channels
 from firezone.turn.events import (
+    NO_RESPONSE,
     AllocationEvent,
     AllocationState,
     CandidateAdded,
-    CandidateInvalidated,
-    CandidateType,
     Channel,
     ChannelConfirmed,
     ChannelLost,
@@ -48,39 +48,14 @@ from firezone.turn.events import (
     Decapsulated,
     RelayServer,
 )
+from firezone.turn.grant import Grant
 from firezone.turn.requests import Request, Requests
+from firezone.turn.wanted_peers import WantedPeers
 
 KEEPALIVE_INTERVAL = 25 * SECOND
 """Keeps the NAT's mapping, tells a dead relay, and notices a new mapping."""
-PROBE_BUDGET = 1 * SECOND
-"""A `refresh` on demand is one attempt: it is there to find rebooted relays fast."""
-URGENT_BUDGET = 3 * SECOND
-"""For `probe`: three sends, and given up after 4.75 s."""
-REFRESH_RETRY = 30 * SECOND
-NO_RESPONSE = "no response"
-"""Why an allocation whose relay does not answer can be freed."""
-MAX_BUFFERED_BINDS = 100
-REFUSED_PEER_REST = 5 * MINUTE
-"""A relay that may not send to a peer (403) is not asked again for so long: every check of ICE on
-that path would."""
-MAX_REFUSED_PEERS = 256
-MAX_CHALLENGES = 8
-"""How often one request is resent with another nonce before that counts as an error."""
 MAX_MISMATCHES = 4
 """How often in a row 437 makes us start over."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Grant:
-    """The allocation as the relay last confirmed it. It is refreshed from `refresh_at` on."""
-
-    expires_at: int
-    refresh_at: int
-
-    @classmethod
-    def of(cls, lifetime_seconds: int, now: int) -> _Grant:
-        lifetime = lifetime_seconds * SECOND
-        return cls(expires_at=now + lifetime, refresh_at=now + lifetime // 2)
 
 
 class Allocation:
@@ -106,28 +81,28 @@ class Allocation:
         self.over_stream = over_stream
         """Whether the way to the server is TCP or TLS. Then the addresses it sees us at, and the
         local ones, are of no use over UDP, and only relayed candidates are told."""
-        self.credentials: Credentials | None = Credentials(username, password, realm)
-        """None once the relay has refused them."""
         self.counters: Counter[str] = Counter()
-        self._key = self.credentials.key
-        self._nonce: str | None = None
+        self._authentication = Authentication(Credentials(username, password, realm))
         self._active: Endpoint | None = None
-        self._grant: _Grant | None = None
+        self._grant: Grant | None = None
         self._round_trip: int | None = None
         self._keepalive_at = now
         self._mismatches = 0
         self._has_failed = False
-        self._candidates: dict[tuple[CandidateType, int], CandidateAdded] = {}
         self._channels = Channels()
-        self._buffered: dict[Endpoint, None] = {}
-        self._refused: dict[Endpoint, int] = {}
-        """Peers and until when they are not asked for, the oldest refusal first."""
+        self._wanted_peers = WantedPeers()
         self._requests = Requests(software, entropy)
         self._transmits: deque[Transmit] = deque()
         self._events: deque[AllocationEvent] = deque()
+        self._addresses = Addresses(self._events)
         self._send_bindings(now)
 
     # What the owner asks.
+
+    @property
+    def credentials(self) -> Credentials | None:
+        """None once the relay has refused them."""
+        return self._authentication.credentials
 
     @property
     def active_socket(self) -> Endpoint | None:
@@ -172,8 +147,7 @@ class Allocation:
 
     def candidates(self) -> list[CandidateAdded]:
         """What we have now: host, then server-reflexive, then relayed; IPv4 first."""
-        keys = ((kind, family) for kind in _KINDS for family in _FAMILIES)
-        return [self._candidates[key] for key in keys if key in self._candidates]
+        return self._addresses.all()
 
     def relayed_addresses(self) -> list[Endpoint]:
         """Our addresses on the relay, IPv4 first."""
@@ -191,7 +165,7 @@ class Allocation:
 
     def refuses(self, peer: Endpoint) -> bool:
         """Whether the relay has said that it does not send to this peer (403)."""
-        return peer in self._refused
+        return self._wanted_peers.was_refused(peer)
 
     def channel_to(self, peer: Endpoint, now: int) -> Channel | None:
         """How to send to a peer. A bind still in flight is good enough: it travels ahead."""
@@ -207,7 +181,7 @@ class Allocation:
         if self._is_suspended:
             return
         if self._grant is None:
-            self._buffer_bind(peer)
+            self._wanted_peers.buffer(peer)
         else:
             self._bind(peer, now)
 
@@ -231,7 +205,7 @@ class Allocation:
         """Our host's addresses changed: ask where the relay sees us in the families that it has not
         seen us in."""
         for socket in self.server.sockets if self._active is not None else ():
-            if socket != self._active and ("srflx", socket.family) not in self._candidates:
+            if socket != self._active and not self._addresses.is_seen(socket.family):
                 self._transmit(self._requests.add(self._requests.binding(), socket, now))
 
     def restart(self, now: int) -> None:
@@ -239,8 +213,7 @@ class Allocation:
         self._invalidate()
         self._requests.clear()
         self._transmits.clear()
-        for candidate in self.candidates():
-            self._remove_candidate(candidate)
+        self._addresses.clear()
         self._active = None
         self._mismatches = 0
         self._send_bindings(now)
@@ -251,7 +224,7 @@ class Allocation:
         if self._grant is None or self._active is None:
             return None
         request = self._requests.add(self._requests.delete(), self._active, now)
-        payload = self._requests.encode(request, self.credentials, self._nonce)
+        payload = self._encode(request)
         self._requests.remove(request)
         return Transmit(payload, self._active)
 
@@ -270,7 +243,8 @@ class Allocation:
         if request is None:
             self.counters["unknown_transaction"] += 1
             return False
-        if not self._is_vouched_for(request, response):
+        by_the_book = self._requests.by_the_book
+        if not self._authentication.vouches_for(response, request, by_the_book=by_the_book):
             self.counters["unauthenticated_response"] += 1
             return True
         self._requests.remove(request)
@@ -292,7 +266,7 @@ class Allocation:
             self.counters[f"channel_data_{error.reason}"] += 1
             return None
         binding = self._channels.confirmed(number)
-        relayed = self._relayed(binding.peer.family) if binding is not None else None
+        relayed = self._addresses.relayed(binding.peer.family) if binding is not None else None
         if binding is None or relayed is None:
             self.counters["unknown_channel"] += 1
             return None
@@ -333,9 +307,7 @@ class Allocation:
         if self._grant is None:
             return
         yield Timeout(self._keepalive_at, "relay keepalive")
-        yield Timeout(self._grant.expires_at, "allocation expiry")
-        if not self._requests.has(Method.REFRESH):
-            yield Timeout(self._grant.refresh_at, "allocation refresh")
+        yield from self._grant.timeouts(is_refreshing=self._requests.has(Method.REFRESH))
         if self._channels.deadline is not None:
             yield Timeout(self._channels.deadline, "channel refresh or expiry")
 
@@ -364,12 +336,9 @@ class Allocation:
     # Responses.
 
     def _measure(self, request: Request, now: int) -> None:
-        """A request that was sent once tells how far the relay is; of others one cannot know which
-        send was answered."""
-        if request.backoff.has_stepped:
-            return
-        sample, old = now - request.backoff.started_at, self._round_trip
-        self._round_trip = sample if old is None else (7 * old + sample) // 8
+        sample, old = request.round_trip(now), self._round_trip
+        if sample is not None:
+            self._round_trip = sample if old is None else (7 * old + sample) // 8
 
     def _handle_success(
         self, request: Request, response: Message, local: Endpoint, now: int
@@ -388,33 +357,27 @@ class Allocation:
         self, request: Request, response: Message, local: Endpoint, now: int
     ) -> None:
         mapped = response.get(stun.XOR_MAPPED_ADDRESS)
-        if _is_candidate(local) and not self.over_stream:
-            self._set_candidate(CandidateAdded("host", local, base=local))
-            if mapped is not None and self._may_map(local, mapped):
-                self._set_candidate(CandidateAdded("srflx", mapped, base=local))
+        if not self.over_stream:
+            translated = self.server.is_translated
+            self._addresses.handle_seen(local, mapped, translated=translated)
         if self._active is None and self.credentials is not None:
             self._active = request.destination
             self._keepalive_at = now + KEEPALIVE_INTERVAL
             self._send(self._requests.allocate(), now)
 
-    def _may_map(self, local: Endpoint, mapped: Endpoint) -> bool:
-        same_family = mapped.family == local.family
-        return _is_candidate(mapped) and (same_family or self.server.is_translated)
-
     def _handle_allocated(self, response: Message, now: int) -> None:
         lifetime = response.get(stun.LIFETIME)
         relayed = response.get_all(stun.XOR_RELAYED_ADDRESS)
-        first = {a.family: a for a in reversed(relayed) if _is_candidate(a)}
+        first = {a.family: a for a in reversed(relayed) if is_candidate(a)}
         if not lifetime or not first:
             self.counters["incomplete_response"] += 1
-            self._buffered.clear()
+            self._wanted_peers.take_buffered()
             return
-        self._grant = _Grant.of(lifetime, now)
+        self._grant = Grant.of(lifetime, now)
         self._mismatches = 0
         for _, address in sorted(first.items()):
-            self._set_candidate(CandidateAdded("relay", address, base=address))
-        waiting, self._buffered = self._buffered, {}
-        for peer in waiting:
+            self._addresses.set(CandidateAdded("relay", address, base=address))
+        for peer in self._wanted_peers.take_buffered():
             self._bind(peer, now)
 
     def _handle_refreshed(self, response: Message, now: int) -> None:
@@ -424,31 +387,19 @@ class Allocation:
             self._send(self._requests.allocate(), now)
         elif lifetime is None:
             self.counters["incomplete_response"] += 1
-            self._postpone_refresh(now)
+            self._grant = self._grant and self._grant.postponed(now)
         elif self._grant is not None:
-            self._grant = _Grant.of(lifetime, now)
+            self._grant = Grant.of(lifetime, now)
 
     def _handle_bound(self, request: Request, now: int) -> None:
-        confirmed = self._channels.confirm(_channel_number(request), now)
+        confirmed = self._channels.confirm(request.channel[1], now)
         if confirmed is not None:
-            self._refused.pop(confirmed.peer, None)
+            self._wanted_peers.forget_refusal(confirmed.peer)
         if confirmed is not None and self._active is not None:
             self._events.append(ChannelConfirmed(confirmed.peer, confirmed.number, self._active))
 
-    def _is_vouched_for(self, request: Request, response: Message) -> bool:
-        """Whether it is signed, or need not be. What a relay that goes by the book does not sign
-        can be forged by whoever sees our requests; but it only makes us start over, and rarely."""
-        if not request.is_authenticated or response.verify_integrity(self._key):
-            return True
-        if response.has_integrity:
-            return False
-        code, is_first = _error_code(response), request.nonce is None
-        if self._requests.by_the_book:
-            return code == 438 or (code == 401 and is_first)
-        return code == 400 and is_first and request.method == Method.ALLOCATE
-
     def _handle_error(self, request: Request, response: Message, now: int) -> None:
-        code = _error_code(response)
+        code = error_code(response)
         self.counters[f"error_{code}"] += 1
         if not request.is_authenticated:
             return  # nobody vouches for it, so it does no more than be no answer
@@ -465,19 +416,16 @@ class Allocation:
             case 437 if self._mismatches < MAX_MISMATCHES:
                 self._handle_mismatch(request, now)
             case 403 if request.method == Method.CHANNEL_BIND:
-                self._note_refused(request, now)
+                self._wanted_peers.note_refused(request.channel[0], now)
                 self._handle_refusal(request, now)
             case _:
                 self._handle_refusal(request, now)
 
     def _handle_challenge(self, request: Request, response: Message, now: int) -> None:
-        nonce, realm = response.get(stun.NONCE), response.get(stun.REALM)
-        ours = self.credentials.realm if self.credentials is not None else None
-        if nonce is None or (realm is not None and realm != ours):
+        if not self._authentication.take_challenge(response):
             self.counters["unusable_challenge"] += 1
             self._handle_refusal(request, now)
             return
-        self._nonce = nonce
         challenges = request.challenges + 1
         again = self._requests.add(request.message, request.destination, now)
         again.challenges = challenges
@@ -488,7 +436,7 @@ class Allocation:
         asked_for = self._channels.in_flight()
         self._invalidate()
         for peer in asked_for:
-            self._buffer_bind(peer)
+            self._wanted_peers.buffer(peer)
         if request.method == Method.ALLOCATE:
             self._send(self._requests.delete(), now)
         else:
@@ -497,11 +445,11 @@ class Allocation:
     def _handle_refusal(self, request: Request, now: int) -> None:
         match request.method:
             case Method.ALLOCATE:
-                self._buffered.clear()
+                self._wanted_peers.take_buffered()
             case Method.REFRESH:
-                self._postpone_refresh(now)
+                self._grant = self._grant and self._grant.postponed(now)
             case Method.CHANNEL_BIND:
-                lost = self._channels.fail(_channel_number(request))
+                lost = self._channels.fail(request.channel[1])
                 if lost is not None:
                     self._emit_lost(lost)
 
@@ -523,99 +471,37 @@ class Allocation:
             self._transmit(self._requests.add(message, self._active, now, budget))
 
     def _transmit(self, request: Request) -> None:
-        payload = self._requests.encode(request, self.credentials, self._nonce)
-        self._transmits.append(Transmit(payload, request.destination))
+        self._transmits.append(Transmit(self._encode(request), request.destination))
 
-    def _buffer_bind(self, peer: Endpoint) -> None:
-        if peer in self._buffered:
-            return
-        if len(self._buffered) >= MAX_BUFFERED_BINDS:
-            del self._buffered[next(iter(self._buffered))]
-        self._buffered[peer] = None
-
-    def _note_refused(self, request: Request, now: int) -> None:
-        peer = request.message.get(stun.XOR_PEER_ADDRESS)
-        assert peer is not None
-        self._refused.pop(peer, None)
-        if len(self._refused) >= MAX_REFUSED_PEERS:
-            del self._refused[next(iter(self._refused))]
-        self._refused[peer] = now + REFUSED_PEER_REST
+    def _encode(self, request: Request) -> bytes:
+        who = self._authentication
+        return self._requests.encode(request, who.credentials, who.nonce)
 
     def _bind(self, peer: Endpoint, now: int) -> None:
-        if self._relayed(peer.family) is None:
+        if self._addresses.relayed(peer.family) is None:
             self.counters["peer_family_not_relayed"] += 1
             return
-        if now < self._refused.get(peer, 0):
+        if self._wanted_peers.is_refused(peer, now):
             self.counters["peer_refused_before"] += 1
             return
         binding = self._channels.bind(peer, now)
         if binding is not None:
             self._send(self._requests.channel_bind(peer, binding.number), now)
 
-    def _postpone_refresh(self, now: int) -> None:
-        """Not to ask a relay that just refused again and again until the allocation expires."""
-        if self._grant is not None:
-            self._grant = _Grant(self._grant.expires_at, now + REFRESH_RETRY)
-
     def _drop_credentials(self) -> None:
         self._invalidate()
         self._requests.clear()
-        self._buffered.clear()
-        self.credentials = None
-        self._key = b""
+        self._wanted_peers.take_buffered()
+        self._authentication.drop()
 
     def _invalidate(self) -> None:
-        for family in _FAMILIES:
-            if (relayed := self._candidates.get(("relay", family))) is not None:
-                self._remove_candidate(relayed)
+        self._addresses.clear_relayed()
         for binding in self._channels.clear():
             self._emit_lost(binding)
         self._grant = None
-        self._refused.clear()
+        self._wanted_peers.forget_refusals()
         self._requests.clear_authenticated()
 
     def _emit_lost(self, binding: Binding) -> None:
         if self._active is not None:
             self._events.append(ChannelLost(binding.number, self._active, binding.peer))
-
-    def _relayed(self, family: int) -> Endpoint | None:
-        candidate = self._candidates.get(("relay", family))
-        return candidate.address if candidate is not None else None
-
-    def _set_candidate(self, candidate: CandidateAdded) -> None:
-        key = (candidate.kind, candidate.address.family)
-        old = self._candidates.get(key)
-        if old == candidate:
-            return
-        self._candidates[key] = candidate
-        self._events.append(candidate)
-        if old is not None:
-            self._events.append(CandidateInvalidated(old.kind, old.address, old.base))
-
-    def _remove_candidate(self, candidate: CandidateAdded) -> None:
-        del self._candidates[candidate.kind, candidate.address.family]
-        self._events.append(CandidateInvalidated(candidate.kind, candidate.address, candidate.base))
-
-
-_KINDS: tuple[CandidateType, ...] = ("host", "srflx", "relay")
-_FAMILIES = (4, 6)
-
-
-def _channel_number(request: Request) -> int:
-    number = request.message.get(stun.CHANNEL_NUMBER)
-    assert number is not None
-    return number
-
-
-def _error_code(response: Message) -> int:
-    error = response.get(stun.ERROR_CODE)
-    return error.code if error is not None else 0
-
-
-def _is_candidate(endpoint: Endpoint) -> bool:
-    """Whether others may be told of this address. Loopback is: whole networks run on one host."""
-    address: IPAddress = endpoint.address
-    if address.is_unspecified or address.is_multicast or endpoint.port == 0:
-        return False
-    is_broadcast = address.version == 4 and int(address) == 0xFFFFFFFF
-    return not is_broadcast and not (address.version == 4 and address.is_link_local)

@@ -12,6 +12,10 @@ from firezone.durations import SECOND
 
 INITIAL_INTERVAL = SECOND
 BUDGET = 8 * SECOND
+PROBE_BUDGET = 1 * SECOND
+"""A `refresh` on demand is one attempt: it is there to find rebooted relays fast."""
+URGENT_BUDGET = 3 * SECOND
+"""For `probe`: three sends, and given up after 4.75 s."""
 
 
 @dataclass(slots=True)

@@ -10,6 +10,9 @@ from firezone.model import Endpoint
 from firezone.stun import REALM, USERNAME, long_term_key
 from firezone.stun.attributes import require_fit
 
+NO_RESPONSE = "no response"
+"""Why an allocation whose relay does not answer can be freed."""
+
 CandidateType = Literal["host", "srflx", "relay"]
 
 

@@ -42,6 +42,20 @@ class Request:
     def is_authenticated(self) -> bool:
         return self.method != Method.BINDING
 
+    @property
+    def channel(self) -> tuple[Endpoint, int]:
+        """Of a ChannelBind: the peer, and the number asked for."""
+        peer = self.message.get(stun.XOR_PEER_ADDRESS)
+        number = self.message.get(stun.CHANNEL_NUMBER)
+        assert peer is not None
+        assert number is not None
+        return peer, number
+
+    def round_trip(self, now: int) -> int | None:
+        """If this is the moment of its answer. A request that was sent once tells how far the relay
+        is; of others one cannot know which send was answered."""
+        return None if self.backoff.has_stepped else now - self.backoff.started_at
+
 
 class Requests:
     """Requests in flight by transaction id."""

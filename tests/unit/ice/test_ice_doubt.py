@@ -31,7 +31,7 @@ def wire_with_two_paths() -> Wire:
 
 
 def pair_in_use(agent: Agent) -> Pair:
-    pair = agent._nominated
+    pair = agent._choice.pair
     assert pair is not None
     return pair
 
@@ -114,10 +114,10 @@ def test_when_silence_means_nothing_new(state: str) -> None:
         wire.run(1.4)
         wire.left.handle_silence(wire.now)
     before = len(wire.sent)
-    doubt = wire.left._doubt
+    doubt = wire.left._suspicion.doubt
     wire.left.handle_silence(wire.now)
     assert len(wire.sent) == before
-    assert wire.left._doubt is doubt or state == "just answered"
+    assert wire.left._suspicion.doubt is doubt or state == "just answered"
 
 
 def test_a_distrusted_path_is_used_again_when_its_time_is_up_and_it_works() -> None:
