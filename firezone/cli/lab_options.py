@@ -53,7 +53,7 @@ def lab_options(f: F) -> F:
     return decorated  # type: ignore[no-any-return]
 
 
-_PREFIXES = ("client_", "gateway_", "shared_nat", "public", "directory")
+_PREFIXES = ("client_", "gateway_", "shared_nat", "one_port", "public", "directory")
 
 _OTHERS = [
     click.option(
@@ -61,6 +61,11 @@ _OTHERS = [
         is_flag=True,
         help="Put the gateway behind the client's NAT, too, in a network of its own. They meet "
         "directly if that hairpins.",
+    ),
+    click.option(
+        "--one-port",
+        is_flag=True,
+        help="The relay has one port for all allocations (`firezone relay --one-port`).",
     ),
     click.option(
         "--public",
@@ -112,7 +117,9 @@ def _site(name: str) -> Iterator[Callable[[F], F]]:
     )
 
 
-def _lab(*, shared_nat: bool, public: str, directory: Path | None, **given: Any) -> Lab:
+def _lab(
+    *, shared_nat: bool, one_port: bool, public: str, directory: Path | None, **given: Any
+) -> Lab:
     if shared_nat:
         _refuse_gateway_options()
     try:
@@ -120,6 +127,7 @@ def _lab(*, shared_nat: bool, public: str, directory: Path | None, **given: Any)
             client=_site_of("client", given),
             gateway=None if shared_nat else _site_of("gateway", given),
             shared_nat=shared_nat,
+            one_port=one_port,
             public_families=FAMILIES[public],
             directory=directory,
         )

@@ -33,7 +33,8 @@ class Lab:
     Needs the rights of `userns.sufficient()`. `directory` receives configuration and logs, and is
     kept; without it they go to a temporary directory, which is removed. Sites that have both
     families reach the portal over `portal_family`. Portal and relays have the `public_families`.
-    With `shared_nat` the gateway is behind the client's NAT, too, and there is no other.
+    With `shared_nat` the gateway is behind the client's NAT, too, and there is no other. With
+    `one_port` all allocations of a relay share its listening port.
     """
 
     def __init__(
@@ -45,12 +46,14 @@ class Lab:
         portal_family: int = 4,
         public_families: frozenset[int] = BOTH,
         shared_nat: bool = False,
+        one_port: bool = False,
         directory: Path | None = None,
         log_level: str = "info",
     ) -> None:
         self.portal_file = PortalFile.usual()
         self.log_level = log_level
         self._portal_family = portal_family
+        self.one_port = one_port
         if shared_nat and gateway is not None:
             raise LabError("with a shared NAT the gateway's site is the client's")
         if shared_nat:
@@ -169,6 +172,7 @@ class Lab:
             "FIREZONE_API_URL": self.portal_url(BOTH),
             "FIREZONE_TOKEN": self.portal_file.tokens["relay"],
             "FIREZONE_NAME": name,
+            "FIREZONE_RELAY_ONE_PORT": str(self.one_port).lower(),
             **(environment or {}),
         }
         program = self._start_firezone(name, name, [], settings, command="relay")

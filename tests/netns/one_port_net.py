@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +16,6 @@ from firezone.lab import Lab, Nat, Program, Site
 from firezone.lab.fetch import Fetched
 from firezone.lab.topology import CLIENT, RESOURCE_ALLOWED
 
-ONE_PORT = {"FIREZONE_RELAY_ONE_PORT": "1"}
 SECOND_CLIENT = "relay2"
 """The host of the other client: one on the internet that is there anyway."""
 LISTEN_PORT = 3478
@@ -40,9 +39,7 @@ is left are a TURN client's messages."""
 
 
 @contextmanager
-def two_clients(
-    directory: Path, *turn_alone: str, family: int = 4, relay: Mapping[str, str] = ONE_PORT
-) -> Iterator[Lab]:
+def two_clients(directory: Path, *turn_alone: str, family: int = 4) -> Iterator[Lab]:
     """All programs run; hosts `turn_alone` have no way to anybody but their allocations. The
     internet has one family."""
     with Lab(
@@ -51,11 +48,12 @@ def two_clients(
         relays=2,
         portal_family=family,
         public_families=frozenset({family}),
+        one_port=True,
         directory=directory,
     ) as lab:
         lab.start_resource()
         lab.start_portal()
-        lab.start_relay(environment=relay)
+        lab.start_relay()
         for host in turn_alone:
             load_rules(lab, host, _TURN_ALONE)
         lab.start_gateway()

@@ -66,6 +66,13 @@ def test_both_behind_one_nat() -> None:
     assert lab.plan.gateway.site == lab.plan.client.site == Site(hairpin=True)
 
 
+def test_a_relay_with_one_port() -> None:
+    for arguments in ((), ("--one-port",)):
+        lab = asked(*arguments)
+        assert isinstance(lab, Lab)
+        assert lab.one_port is bool(arguments)
+
+
 def test_the_families_of_portal_and_relay() -> None:
     for text, families in (("v4", V4), ("v6", V6), ("both", BOTH)):
         lab = asked("--public", text)
