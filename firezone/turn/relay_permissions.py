@@ -148,10 +148,11 @@ class Permissions:
                 self.revoke(permission)
 
     def _may_reach(self, allocation: Allocation, peer: Endpoint) -> bool:
-        """A permitted address has been judged; but of our own one some ports are forbidden."""
+        """A permitted address has been judged; but of this host some ports are forbidden."""
         if peer.address not in allocation.permissions:
             return False
-        return peer.address not in self.peers.own_addresses or self.peers.allows(peer)
+        judged = peer.address not in self.peers.own_addresses and peer.port != self.peers.one_port
+        return judged or self.peers.allows(peer)
 
     def _take_data(self, allocation: Allocation) -> None:
         if not allocation.takes_data:

@@ -326,6 +326,20 @@ def test_where_our_own_host_is_allowed_our_port_is_not() -> None:
     assert error_of(client.bind(0x4004, RELAY_4)) is None
 
 
+def test_neither_is_our_port_where_our_host_is_permitted() -> None:
+    """A permission is for all ports of an address but this one."""
+    host = Endpoint.of("192.0.2.1", RELAY_4.port)
+    policy = PeerPolicy(allow_loopback=True, host_addresses=frozenset({host.address}))
+    world = World(one_port=True, peers=policy)
+    client = bound(world, A)
+    for peer in (host, Endpoint.of("127.0.0.1", RELAY_4.port)):
+        assert error_of(client.permit(peer)) is None
+        assert leaving(client.send(peer, b"for whom?")) == []
+        other = replace(peer, port=9)
+        assert leaving(client.send(other, b"x")) == [SendToPeer(port_of(client), other, b"x")]
+    assert world.relay.counters["send_forbidden"] == 2
+
+
 def test_a_gateway_has_many_tunnels_on_its_channel_to_our_address(world: World) -> None:
     gateway = bound(world, B, RELAY_4)
     for index in range(NAMES_AT_HOME):
