@@ -91,6 +91,14 @@ def is_check(payload: bytes) -> bool:
     return binding_type(payload) == 0x0001 and bool(_username(payload))
 
 
+def is_turn(payload: bytes) -> bool:
+    """Whether a client may take it for its relay's: ChannelData, or STUN but for Binding."""
+    if payload and 0x40 <= payload[0] < 0x80:
+        return True
+    is_stun = len(payload) >= _STUN_HEADER and payload[0] < 4 and payload[4:8] == _COOKIE
+    return is_stun and not binding_type(payload) and not is_wireguard(payload)
+
+
 _STUN_HEADER: Final = 20
 _COOKIE: Final = b"\x21\x12\xa4\x42"
 _BINDING_TYPES: Final = (0x0001, 0x0011, 0x0101, 0x0111)

@@ -21,10 +21,15 @@ never goes out, in compiled code to a socket of this host's loopback; so nothing
 our own address is ever a client's message. There a first initiation of WireGuard says nothing, not
 even by its destination; it goes to each of the few whom its sender's checks were for, and who is
 not meant drops it by its MAC.
+
+A client may be the peer of another one under its own address, too. What is sent to it there comes
+from where its own messages from us do, so it must not be able to pass for one of them: ChannelData,
+or a Data indication, that no permission of that client stands for.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -38,6 +43,7 @@ from firezone.turn.relay_clues import (
     binding_type,
     clue_of,
     is_check,
+    is_turn,
     is_wireguard,
     names_in,
     tunnel_in,
@@ -118,8 +124,10 @@ class OnePort:
         self._count = count
         self._indicate = indicate
         self._peers: dict[Endpoint, _Peer] = {}
-        self._permitted: dict[IPAddress, dict[int, None]] = {}
-        """Who takes Data indications from an address."""
+        self._permitted: dict[IPAddress, dict[int, Endpoint]] = {}
+        """Who takes Data indications from an address: allocations, and where their clients are."""
+        self._clients: Counter[Endpoint] = Counter()
+        """Where clients are, and how many channels and such permissions each has."""
 
     @property
     def name_count(self) -> int:
@@ -156,6 +164,9 @@ class OnePort:
                     self._count("indication_not_understood")
                     return
                 payload = bytes(payload)
+                if peer in self._clients and is_turn(payload):
+                    self._count("disguised")
+                    return
                 yield from self._learn(port, peer, payload)
                 if peer in self._own:
                     yield from self._deliver(peer, payload, sender=port)
@@ -165,14 +176,26 @@ class OnePort:
                 at_address = self._permitted.setdefault(command.address, {})
                 if not at_address:
                     yield Steer(Endpoint(command.address, 0), Steer.ADDRESS, None, 0)
-                at_address[command.port] = None
+                if command.port not in at_address:
+                    self._meet(command.five_tuple.client)
+                at_address[command.port] = command.five_tuple.client
             case Forbid():
-                del self._permitted[command.address][command.port]
+                self._part(self._permitted[command.address].pop(command.port))
                 if not self._permitted[command.address]:
                     del self._permitted[command.address]
                     yield Unsteer(Endpoint(command.address, 0), Steer.ADDRESS)
             case _:
                 yield command
+
+    # Clients
+
+    def _meet(self, client: Endpoint) -> None:
+        self._clients[client] += 1
+
+    def _part(self, client: Endpoint) -> None:
+        self._clients[client] -= 1
+        if not self._clients[client]:
+            del self._clients[client]
 
     # Channels
 
@@ -184,6 +207,7 @@ class OnePort:
             peer.ways[command.port] = way
             peer.silent[way] = None
             yield from self._tell(command.peer, peer)
+            self._meet(command.five_tuple.client)
 
     def _on_unbound(self, command: UnbindChannel) -> Iterator[RelayCommand]:
         peer = self._peers[command.peer]
@@ -195,6 +219,7 @@ class OnePort:
         yield from self._tell(command.peer, peer)
         if not peer.ways:
             del self._peers[command.peer]
+        self._part(command.five_tuple.client)
 
     def _tell(self, address: Endpoint, peer: _Peer) -> Iterator[RelayCommand]:
         """Let the shell know what has changed of who gets what bears no known name."""

@@ -13,7 +13,7 @@ from turn_relay_kit import PEER_4, PEER_6, RELAY_4, RELAY_6, Client, World, erro
 
 from firezone import stun
 from firezone.model import Endpoint, Transmit
-from firezone.stun import Class, Method
+from firezone.stun import Class, Message, Method
 from firezone.turn.channel_data import encode_channel_data
 from firezone.turn.relay_commands import BindChannel, RelayCommand, SendToPeer, Steer, Unsteer
 from firezone.turn.relay_one_port import CALLED, NAMES, NAMES_AT_HOME, NUMBERS
@@ -338,6 +338,26 @@ def test_neither_is_our_port_where_our_host_is_permitted() -> None:
         other = replace(peer, port=9)
         assert leaving(client.send(other, b"x")) == [SendToPeer(port_of(client), other, b"x")]
     assert world.relay.counters["send_forbidden"] == 2
+
+
+def test_nobody_speaks_to_a_client_in_our_name(world: World) -> None:
+    """B is A's peer by its own address, to which our messages go, too, and from the same one."""
+    a = bound(world, A, B)
+    b = Client(world, B)
+    b.allocate()
+    forged = Message.indication(Method.DATA, lambda size: bytes(size))
+    forged = forged.with_(stun.XOR_PEER_ADDRESS, PEER_4).with_(stun.DATA, b"forged")
+    ours = (forged.encode(), encode_channel_data(CHANNEL, b"forged"), b"\x7f")
+    others = (check(), data(7), initiation(0x42A41221), b"\x80", b"")
+    for has_any, take in ((True, lambda: b.permit(PEER_4)), (False, lambda: b.refresh(0))):
+        take()
+        a.permit(B)
+        for payload in ours + others:
+            is_sent = payload in others or not has_any
+            for sent in (says(a, payload), a.send(B, payload)):
+                assert bool(leaving(sent)) is is_sent
+        b.allocate()
+    assert world.relay.counters["disguised"] == 2 * len(ours)
 
 
 def test_a_gateway_has_many_tunnels_on_its_channel_to_our_address(world: World) -> None:
