@@ -25,6 +25,8 @@ class Choice:
         """The pair in use."""
         self._checklist = checklist
         self._announced: Nominated | None = None
+        self._newest: Pair | None = None
+        """What the peer has begun to nominate last."""
         self._moved_at = now
 
     @property
@@ -63,18 +65,25 @@ class Choice:
 
     def handle_request(self, pair: Pair, *, nominates: bool, now: int) -> None:
         """The controlling peer has sent a request on this pair."""
-        pair.use_candidate = nominates
+        is_news = nominates and not pair.use_candidate
+        pair.note_request(nominates=nominates, now=now)
+        if is_news:
+            self._newest = pair
         if nominates:
-            self._end_nominations(now)
+            self._end_nominations(pair, now)
             pair.remote_nominated = True
 
-    def _end_nominations(self, now: int) -> None:
-        """Some peers nominate a pair once, others as long as they use it. So a nomination ends only
-        with a newer one, and only that of a pair the peer does not repeat it for; where nothing
-        comes any more, its end cannot be told."""
+    def _end_nominations(self, by: Pair, now: int) -> None:
+        """Some peers nominate a pair once, others as long as they use it, and others for ever. So a
+        nomination ends only with a newer one, and only that of a pair the peer does not repeat it
+        for; where nothing comes any more, its end cannot be told. One that is older ends another
+        when nothing but it has been heard of for long: its pair may be in use again."""
         for pair in self._checklist:
-            has_lapsed = pair.is_silent or now - pair.requested_at > NOMINATION_LAPSE
-            pair.remote_nominated &= pair.use_candidate and not has_lapsed
+            if by is self._newest:
+                has_lapsed = pair.is_silent or now - pair.requested_at > NOMINATION_LAPSE
+                pair.remote_nominated &= pair.use_candidate and not has_lapsed
+            elif by.has_outlasted(pair):
+                pair.remote_nominated = False
 
     def _best(self, now: int) -> Pair | None:
         eligible = [pair for pair in self._checklist if self.is_eligible(pair)]

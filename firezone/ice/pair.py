@@ -24,6 +24,9 @@ from firezone.model import Endpoint
 
 MAX_PROBES = 16
 """Whose answers a pair awaits at a time."""
+REPEATS = 8
+"""So often a nomination is repeated, with nothing on a newer pair meanwhile, until the newer one no
+longer counts."""
 
 
 class CheckState(Enum):
@@ -119,6 +122,8 @@ class Pair:
         """Whether the peer, as the controlling agent, has nominated it."""
         self.use_candidate = False
         """Whether the peer's last request on it carried USE-CANDIDATE."""
+        self._nominated_at: deque[int] = deque(maxlen=REPEATS)
+        """When the last of those came that did."""
         self.requested_at = now
         """When the peer last sent a request on it, or it was formed."""
         self.is_silent = False
@@ -187,6 +192,17 @@ class Pair:
     def renounce(self) -> None:
         """As the controlling agent: another pair is nominated."""
         self.nomination = Nomination.NONE
+
+    def note_request(self, *, nominates: bool, now: int) -> None:
+        """The controlling peer's request came."""
+        self.use_candidate = nominates
+        if nominates:
+            self._nominated_at.append(now)
+
+    def has_outlasted(self, other: Pair) -> bool:
+        """Whether its nomination was repeated `REPEATS` times since anything came on the other."""
+        at = self._nominated_at
+        return len(at) == REPEATS and at[0] > other.requested_at
 
     def trigger(self, now: int) -> None:
         """The peer's request came: check this path at once (RFC 8445 section 7.3.1.4).
