@@ -26,6 +26,7 @@ from firezone import stun
 from firezone.ice.candidate import COMPONENT, Candidate, CandidateKind, is_usable
 from firezone.ice.checklist import Checklist, Reaches
 from firezone.ice.choice import Choice
+from firezone.ice.doubt import is_unanswered
 from firezone.ice.events import (
     AgentEvent,
     IceState,
@@ -202,7 +203,7 @@ class Agent:
         """Give failed pairs that need no relay another chance. False if there are none; or if the
         pair in use is not answered either, for that nothing works any more must not be hidden."""
         pair = self._choice.pair
-        if pair is None or pair.tally.unanswered > 1:
+        if pair is None or is_unanswered(pair, now):
             return False
         failed = [
             pair

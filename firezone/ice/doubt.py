@@ -37,6 +37,8 @@ OTHERS_EVERY, OTHERS_FROM = 3, 6
 """With every so many probes, all other pairs are checked, too, when the first are overdue."""
 RECENTLY = 200 * MILLISECOND
 """A pair that answered so lately is not doubted, nor one that did two round trips ago."""
+UNANSWERED = 2 * SECOND
+"""A pair in use is checked more often than that, whatever it carries."""
 LINGER = 600 * MILLISECOND
 """How long a hopeless pair is left before the next answer it owes may be asked for again."""
 DISTRUST = 10 * SECOND
@@ -99,6 +101,13 @@ class Doubt:
 def is_doubtful(pair: Pair, now: int) -> bool:
     """Whether it has not answered for long enough to be asked."""
     return not has_answered(pair, now - max(RECENTLY, 2 * (pair.round_trip or 0)))
+
+
+def is_unanswered(pair: Pair, now: int) -> bool:
+    """Whether checks of the pair got lost lately. Those under way do not count, and while it is in
+    doubt there may be many."""
+    since = now - UNANSWERED - 2 * (pair.round_trip or 0)
+    return pair.tally.unanswered > 1 and not has_answered(pair, since)
 
 
 def has_answered(pair: Pair, since: int) -> bool:

@@ -188,3 +188,31 @@ def test_without_an_answer_from_anybody_the_next_that_comes_decides() -> None:
     doubt.look_again(2 * SECOND)
     assert not doubt.is_hopeless and doubt.verdict_at is None
     assert doubt.probe_at == 2 * SECOND and doubt.probes < PROBES
+
+
+def test_checks_under_way_do_not_stop_the_search_for_a_direct_path() -> None:
+    """One that is doubted while its answers take their time has many of them."""
+    wire = Wire()
+    wire.add(wire.left, host(LEFT), relay(LEFT_RELAY))
+    wire.block(LEFT, RIGHT)
+    wire.delay(LEFT_RELAY, RIGHT, 150 * MILLISECOND)
+    wire.add(wire.right, host(RIGHT))
+    wire.run(31.2)
+    assert wire.path(wire.left) == RELAYED
+    while not wire.left._suspicion.doubt:
+        wire.run(0.1)
+        wire.left.handle_silence(wire.now)
+    wire.run(0.25)
+    assert pair_in_use(wire.left).tally.unanswered > 1
+    assert wire.left.retry_direct(wire.now)
+
+
+def test_a_path_that_answers_no_more_stops_the_search_for_a_direct_one() -> None:
+    wire = Wire()
+    wire.add(wire.left, host(LEFT), relay(LEFT_RELAY))
+    wire.block(LEFT, RIGHT)
+    wire.add(wire.right, host(RIGHT))
+    wire.run(30)
+    wire.block(LEFT_RELAY, RIGHT)
+    wire.run(4)
+    assert not wire.left.retry_direct(wire.now)
