@@ -8,6 +8,7 @@ from firezone.ice.events import (
     Nominated,
     PairReport,
     PathInDoubt,
+    PathLeft,
     PathSilent,
     StateChanged,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "Nominated",
     "PairReport",
     "PathInDoubt",
+    "PathLeft",
     "PathSilent",
     "StateChanged",
     "StunTiming",

@@ -60,7 +60,13 @@ class PathSilent:
     """The nominated pair was doubted and no pair has answered: what they share may be gone."""
 
 
-AgentEvent = Nominated | StateChanged | PathInDoubt | PathSilent
+@dataclass(frozen=True, slots=True)
+class PathLeft:
+    """The nominated pair was doubted and did not answer, but others did. One of them is used, and
+    what only the silent ones share may be gone."""
+
+
+AgentEvent = Nominated | StateChanged | PathInDoubt | PathSilent | PathLeft
 
 
 @dataclass(frozen=True, slots=True)

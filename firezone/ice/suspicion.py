@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from firezone.ice.checklist import Checklist
 from firezone.ice.choice import Choice
 from firezone.ice.doubt import Doubt, distrust, has_answered, is_doubtful
-from firezone.ice.events import AgentEvent, PathInDoubt, PathSilent
+from firezone.ice.events import AgentEvent, PathInDoubt, PathLeft, PathSilent
 from firezone.ice.pair import CheckState, Pair
 
 
@@ -85,6 +85,7 @@ class Suspicion:
 
     def _leave(self, doubt: Doubt, now: int) -> None:
         self._counters["nominated pair distrusted"] += 1
+        self._events.append(PathLeft())
         for pair in self._checklist:  # what broke one path may have broken others
             if self._choice.is_eligible(pair) and not has_answered(pair, doubt.since):
                 distrust(pair, now)

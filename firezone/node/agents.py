@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from firezone.ice import Nominated, PathInDoubt, PathSilent, StateChanged
+from firezone.ice import Nominated, PathInDoubt, PathLeft, PathSilent, StateChanged
 from firezone.node.connection import Connection, ConnectionState, PathChange
 from firezone.node.events import PathChosen
 from firezone.node.handshakes import Handshakes
@@ -47,9 +47,13 @@ class Agents:
                 case Nominated():
                     self._use(c, event, now)
                 case PathInDoubt() if not c.is_direct:
-                    self._prepare_another_relay(c, now)
-                case PathSilent() if c.is_direct:
-                    self._prepare_another_relay(c, now)
+                    self._relays.try_other(c, now)  # that of its path may be gone
+                case PathSilent():
+                    self._transport.probe(now)  # all relays may be
+                    if c.is_direct:
+                        self._relays.try_other(c, now)
+                case PathLeft():
+                    self._transport.probe(now)
 
     def _use(self, c: Connection, pair: Nominated, now: int) -> None:
         if c.pair == pair:
@@ -64,8 +68,3 @@ class Agents:
         self._outputs.events.append(PathChosen(c.id, pair.is_direct, pair.local, pair.remote))
         self._handshakes.handle_nominated(c, now)
         self._traffic.establish(c, now)
-
-    def _prepare_another_relay(self, c: Connection, now: int) -> None:
-        """A relay that data takes may be gone; or nothing answers, and all relays may be."""
-        self._transport.probe(now)
-        self._relays.try_other(c, now)

@@ -149,3 +149,47 @@ def test_far_relays_and_a_far_portal_cost_little(nats, seed, latency_ms, portal_
     latency, portal_latency = latency_ms * MILLISECOND, portal_ms * MILLISECOND
     moved, _ = outage(nats, seed, PERIOD // 2, latency, portal_latency)
     assert moved <= at_most_ms * MILLISECOND
+
+
+def known_relays(world):
+    return {relay for relay, _ in world.client.role.node.transport.relays}
+
+
+def asked_of_relays(world, monkeypatch):
+    """When the client asked its relays whether they are there."""
+    transport, asked = world.client.role.node.transport, []
+    probe = transport.probe
+    monkeypatch.setattr(transport, "probe", lambda now: (asked.append(now), probe(now)))
+    return asked
+
+
+def test_a_doubt_that_passes_endangers_no_relay(monkeypatch):
+    """Where much is lost there are many of those, and each time a relay is asked it may seem gone;
+    to prepare another one harms nothing."""
+    world = World(seed=SHARED, client_nat=SYM, gateway_nat=SYM)
+    world.block_direct()
+    download = Download(world)
+    download.begin()
+    download.run(2 * SECOND)
+    (c,) = world.client.role.node.connections()
+    asked, used, relay = asked_of_relays(world, monkeypatch), c.relay, relay_in_use(world)
+    free = world.network.blocked
+    die(world, relay)
+    download.run(650 * MILLISECOND)
+    world.network.blocked = free
+    download.run(3 * SECOND)
+    assert not asked and c.relay != used
+    assert c.agent.counters["nominated pair distrusted"] == 0
+
+
+@pytest.mark.parametrize("seed", [SHARED, SEPARATE])
+def test_a_relay_that_died_is_soon_given_up(seed):
+    world = World(seed=seed, client_nat=EI, gateway_nat=EI)
+    world.block_direct()
+    download = Download(world)
+    download.begin()
+    download.run(2 * SECOND)
+    before = known_relays(world)
+    die(world, relay_in_use(world))
+    download.run(6 * SECOND)
+    assert len(known_relays(world)) == len(before) - 1
