@@ -35,7 +35,8 @@ def client(
     from firezone.phoenix import LoginUrl
     from firezone.phoenix.messages.client import TOPIC, decode
     from firezone.phoenix.user_agent import CLIENT_VERSION
-    from firezone.shell.program import Profile, run_program
+    from firezone.shell.program import run_program
+    from firezone.shell.program_settings import Profile
 
     tunnel.log.set_up()
     url = portal.login_url(LoginUrl.client, ID_FILE)

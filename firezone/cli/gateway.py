@@ -38,7 +38,8 @@ def gateway(
     from firezone.phoenix.messages.gateway import TOPIC, decode
     from firezone.phoenix.user_agent import GATEWAY_VERSION
     from firezone.shell.gateway_nat import GatewayNat
-    from firezone.shell.program import Profile, run_program
+    from firezone.shell.program import run_program
+    from firezone.shell.program_settings import Profile
 
     tunnel.log.set_up()
     url = portal.login_url(LoginUrl.gateway, ID_FILE)

@@ -26,7 +26,7 @@ from firezone.cli.options import (
 if TYPE_CHECKING:
     from firezone.phoenix import LoginUrl
     from firezone.shell.health import HealthAddress
-    from firezone.shell.program import Settings
+    from firezone.shell.program_settings import Settings
 
 DEFAULT_API_URL = "wss://api.firezone.dev"
 
@@ -99,7 +99,7 @@ class Tunnel:
     def settings(self, portal: Portal, health: HealthAddress | None = None) -> Settings:
         """For the program. Raises ConfigurationError."""
         from firezone.durations import MICROSECOND
-        from firezone.shell.program import Settings
+        from firezone.shell.program_settings import Settings
         from firezone.shell.tun import check_name
         from firezone.shell.websocket import tls_context
 

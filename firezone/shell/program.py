@@ -13,10 +13,8 @@ import logging
 import os
 import signal
 import socket
-import ssl
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 from firezone import commands
@@ -31,18 +29,18 @@ from firezone.shell.alarm import Alarm
 from firezone.shell.clock import boottime_ns, unix_ns
 from firezone.shell.dataplane import Dataplane
 from firezone.shell.flow_sweeper import FlowSweeper
-from firezone.shell.health import HealthAddress, start_health
+from firezone.shell.health import start_health
 from firezone.shell.host_candidates import HostCandidates
 from firezone.shell.introspection import Introspection, PortalWatch
 from firezone.shell.nat64 import PrefixDiscovery
 from firezone.shell.netlink import NetlinkError
 from firezone.shell.network_watch import NetworkWatch
-from firezone.shell.offload import ALL, Offloads, describe
+from firezone.shell.offload import describe
+from firezone.shell.program_settings import Profile, Settings
 from firezone.shell.relay_streams import RelayStreams
 from firezone.shell.signals import ignore_hangup
 from firezone.shell.sockets import UdpSockets, set_mark
-from firezone.shell.status_socket import StatusAddress, StatusServer, start_status
-from firezone.shell.tun import INTERFACE
+from firezone.shell.status_socket import StatusServer, start_status
 from firezone.shell.tunnel_interface import Closeable, TunnelInterface
 from firezone.shell.unexpected import UnexpectedError, end_on_error
 from firezone.shell.websocket import PortalLink, local_user_agent
@@ -57,45 +55,6 @@ logger = logging.getLogger("firezone")
 
 class ProgramError(FirezoneError):
     """The program cannot go on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """What tells one role's program from another's."""
-
-    role: type[Role]
-    topic: str
-    decode: Callable[[str, object], Any]
-    version: str
-    """Of the wire behaviour: the portal pairs clients and gateways by it."""
-    max_partition: int | None
-    """How long the portal may be away before the program gives up, ns; None is for ever."""
-    prepare_host: Callable[[str], Closeable] | None = None
-    """Sets the host up around the interface of that name, until closed."""
-    resets_on_hangup: bool = False
-    """Whether SIGHUP says that the network changed, or nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What whoever starts a program chooses."""
-
-    interface: str = INTERFACE
-    offloads: Offloads = ALL
-    workers: int = 1
-    """Pairs of threads that carry packets."""
-    busy_poll: int = 0
-    """How long a data thread looks for more packets before it sleeps, ns."""
-    streams: bool = True
-    """Whether to reach relays over TCP and TLS where UDP is blocked."""
-    host_candidates: bool = True
-    """Whether peers get to know the addresses of all interfaces, or what relays see alone."""
-    ssl_context: ssl.SSLContext | None = None
-    """Whom to trust for the portal; None is the system's choice."""
-    health: HealthAddress | None = None
-    """Where to answer health checks."""
-    status: StatusAddress | None = None
-    """Where to answer `firezone status` and the like."""
 
 
 class Program:

@@ -6,7 +6,7 @@ import pytest
 
 from firezone.cli.program import run
 from firezone.shell import program
-from firezone.shell.program import Settings
+from firezone.shell.program_settings import Settings
 
 ARGUMENTS = ["--api-url", "ws://127.0.0.1:1", "--firezone-id", "me"]
 

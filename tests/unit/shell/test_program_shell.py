@@ -27,7 +27,8 @@ from firezone.shell import flow_sweeper, tunnel_interface
 from firezone.shell import program as shell
 from firezone.shell.clock import boottime_ns
 from firezone.shell.netlink import NetlinkError
-from firezone.shell.program import Profile, Program, ProgramError, Settings
+from firezone.shell.program import Program, ProgramError
+from firezone.shell.program_settings import Profile, Settings
 from firezone.shell.sockets import PORT, UdpSockets
 from firezone.shell.tun import Tun
 from firezone.shell.unexpected import UnexpectedError
