@@ -28,7 +28,7 @@ Allocate.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
@@ -39,21 +39,18 @@ from firezone.errors import LocalError
 from firezone.model import Endpoint, Entropy, IPAddress, Timeout, Transmit
 from firezone.stun import Message, Method
 from firezone.turn.channel_data import (
-    MAX_CHANNEL,
-    MIN_CHANNEL,
     ChannelDataError,
     decode_channel_data,
     encode_channel_data,
 )
 from firezone.turn.relay_allocate import Allocator, Quotas
 from firezone.turn.relay_auth import Authenticator
+from firezone.turn.relay_channels import Channels
 from firezone.turn.relay_commands import (
-    BindChannel,
     CloseSocket,
     FiveTuple,
     RelayCommand,
     SendToPeer,
-    UnbindChannel,
 )
 from firezone.turn.relay_exchange import Exchange, requested_lifetime
 from firezone.turn.relay_farewells import Farewells
@@ -64,10 +61,6 @@ from firezone.turn.relay_permissions import Permissions
 from firezone.turn.relay_strangers import StrangerAnswers
 from firezone.turn.relay_table import Allocation, Channel, Permission, RelayTable, Reservation
 
-MAX_CHANNELS: Final = 4096
-"""Per allocation."""
-CHANNEL_NUMBERS: Final = range(MIN_CHANNEL, MAX_CHANNEL + 1)
-"""Clients draw from all of it."""
 _SERVED: Final = frozenset(
     {
         Method.BINDING,
@@ -137,7 +130,6 @@ class Relay:
             one_port=shared,
             entropy=entropy,
         )
-        self._channels_per_user = quotas.peers_per_user
         self._permissions = Permissions(
             self._table,
             self._outbox,
@@ -149,6 +141,9 @@ class Relay:
             ),
             per_user=quotas.peers_per_user,
             entropy=entropy,
+        )
+        self._channels = Channels(
+            self._table, self._outbox, self._permissions, per_user=quotas.peers_per_user
         )
         self._farewells = Farewells()
         self._capacity = len(ports) if quotas.total is None else min(quotas.total, len(ports))
@@ -300,7 +295,7 @@ class Relay:
                 case Allocation():
                     self._remove(item, now)
                 case Channel(is_bound=True):
-                    self._unbind(item)
+                    self._channels.unbind(item)
                 case Channel():
                     self._table.forget(item)
                 case Permission():
@@ -401,7 +396,8 @@ class Relay:
             case Method.REFRESH:
                 self._on_refresh(exchange, now)
             case Method.CHANNEL_BIND:
-                self._on_channel_bind(exchange, now)
+                allocation = self._serving(exchange.five_tuple)
+                self._channels.handle_channel_bind(exchange, allocation, now)
             case Method.CREATE_PERMISSION:
                 allocation = self._serving(exchange.five_tuple)
                 self._permissions.handle_create_permission(exchange, allocation, now)
@@ -431,40 +427,6 @@ class Relay:
             answer = self._outbox.succeed(exchange, (stun.LIFETIME, 0))
             self._farewells.remember(*transaction, answer, now)
 
-    def _on_channel_bind(self, exchange: Exchange, now: int) -> None:
-        request = exchange.request
-        number, peer = request.get(stun.CHANNEL_NUMBER), request.get(stun.XOR_PEER_ADDRESS)
-        allocation = self._serving(exchange.five_tuple)
-        if allocation is None:
-            self._outbox.refuse(exchange, 437)
-        elif number is None or number not in CHANNEL_NUMBERS or peer is None or peer.port == 0:
-            self._outbox.refuse(exchange, 400)
-        elif (code := self._judge_channel(allocation, number, peer)) is not None:
-            self._outbox.refuse(exchange, code)
-        else:
-            self._bind(exchange, allocation, number, peer, now)
-
-    def _judge_channel(self, allocation: Allocation, number: int, peer: Endpoint) -> int | None:
-        """The error code for a peer that may have none, or for one channel too many."""
-        code = self._permissions.judge_channel(allocation, peer)
-        if code is not None or number in allocation.channels:
-            return code
-        if len(allocation.channels) >= MAX_CHANNELS:
-            return 508
-        present, limit = self._table.channels_of[allocation.user], self._channels_per_user
-        return 486 if limit is not None and present >= limit else None
-
-    def _bind(
-        self, exchange: Exchange, allocation: Allocation, number: int, peer: Endpoint, now: int
-    ) -> None:
-        channel = self._table.bind(allocation, number, peer, now)
-        if channel is None:
-            self._outbox.refuse(exchange, 400)
-            return
-        self._outbox.put(BindChannel(allocation.five_tuple, number, allocation.port, peer))
-        self._permissions.install(allocation, peer.address, now)
-        self._outbox.succeed(exchange)
-
     def _serving(self, five_tuple: FiveTuple) -> Allocation | None:
         """The allocation of a 5-tuple, once its sockets are open."""
         allocation = self._table.by_client.get(five_tuple)
@@ -486,8 +448,7 @@ class Relay:
             self._remove(allocation, now)
             return
         channels = [c for c in allocation.channels.values() if c.peer.family == family]
-        for channel in self._table.forget_all(allocation, channels):
-            self._outbox.put(_unbind_command(channel))
+        self._channels.say_unbound(self._table.forget_all(allocation, channels))
         self._permissions.revoke_all(allocation, family)
         self._outbox.put(CloseSocket(allocation.port, family))
         allocation.families = tuple(f for f in allocation.families if f != family)
@@ -496,8 +457,7 @@ class Relay:
     def _remove(self, allocation: Allocation, now: int) -> None:
         self._allocator.forget(allocation)
         self._permissions.revoke_all(allocation)
-        for channel in self._table.remove(allocation):
-            self._outbox.put(_unbind_command(channel))
+        self._channels.say_unbound(self._table.remove(allocation))
         for family in allocation.families:
             self._outbox.put(CloseSocket(allocation.port, family))
             self._leave_address(allocation.port, family, now)
@@ -508,7 +468,7 @@ class Relay:
         if self._one_port is not None:
             return
         address = Endpoint(self._public[family], port)
-        self._revoke_forbidden([*self._table.channels_home.get(address, ())], now)
+        self._channels.revoke_forbidden([*self._table.channels_home.get(address, ())], now)
 
     def _set_peers(self, policy: PeerPolicy, now: int) -> None:
         """What it does not allow is cut off at once. Clients learn that when they renew it."""
@@ -516,18 +476,7 @@ class Relay:
             return
         self._permissions.set_peers(policy)
         for allocation in self._table.by_client.values():
-            self._revoke_forbidden([*allocation.channels.values()], now)
-
-    def _revoke_forbidden(self, channels: Iterable[Channel], now: int) -> None:
-        for channel in channels:
-            if channel.is_bound and not self._permissions.peers.allows(channel.peer):
-                self._outbox.count("channel_revoked")
-                channel.bound_until = now
-                self._unbind(channel)
-
-    def _unbind(self, channel: Channel) -> None:
-        self._table.unbind(channel)
-        self._outbox.put(_unbind_command(channel))
+            self._channels.revoke_forbidden([*allocation.channels.values()], now)
 
 
 def _check_ports(ports: range, listen_port: int) -> None:
@@ -540,8 +489,3 @@ def _by_family(*addresses: IPv4Address | IPv6Address | None) -> dict[int, IPAddr
     if not found:
         raise LocalError("a relay needs a public IPv4 or IPv6 address")
     return found
-
-
-def _unbind_command(channel: Channel) -> UnbindChannel:
-    allocation = channel.allocation
-    return UnbindChannel(allocation.five_tuple, channel.number, allocation.port, channel.peer)

@@ -22,7 +22,7 @@ from firezone.durations import SECOND
 from firezone.errors import LocalError
 from firezone.model import Endpoint, Transmit
 from firezone.stun import Method
-from firezone.turn import relay
+from firezone.turn import relay_channels
 from firezone.turn.relay_commands import (
     BindChannel,
     CloseSocket,
@@ -369,8 +369,8 @@ class TestChannelBind:
     def test_number_of_channels_is_bounded(
         self, client: Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        assert relay.MAX_CHANNELS == 4096
-        monkeypatch.setattr(relay, "MAX_CHANNELS", 3)
+        assert relay_channels.MAX_CHANNELS == 4096
+        monkeypatch.setattr(relay_channels, "MAX_CHANNELS", 3)
         client.allocate()
         for number in range(3):
             client.bind(0x4000 + number, Endpoint(PEER_4.address, number + 1))
