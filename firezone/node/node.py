@@ -52,12 +52,12 @@ from firezone.node.handshakes import Handshakes
 from firezone.node.local_candidates import LocalCandidates
 from firezone.node.outputs import Outputs
 from firezone.node.relay_choice import RelayChoice
+from firezone.node.relay_events import RelayEvents
 from firezone.node.relays import Relay
 from firezone.node.remote_candidates import RemoteCandidates
 from firezone.node.traffic import Traffic
-from firezone.node.transport import Arrival, ChannelReceivedAt, RelayEvent, Transport
+from firezone.node.transport import Arrival, ChannelReceivedAt, Transport
 from firezone.stun import USERNAME, Class, DecodeError, Message, decode, looks_like_stun
-from firezone.turn import CandidateAdded, CandidateInvalidated, ChannelConfirmed, ChannelLost
 
 ActivityOf = Callable[[int], Activity]
 
@@ -121,6 +121,14 @@ class Node:
             self.transport, self._relays, self._traffic, self.handshakes, self._outputs
         )
         self._deadlines = Deadlines()
+        self._relay_events = RelayEvents(
+            self._directory,
+            self.transport,
+            self._relays,
+            self._candidates,
+            self._traffic,
+            self._deadlines,
+        )
 
     @property
     def public_key(self) -> bytes:
@@ -216,8 +224,8 @@ class Node:
     def update_relays(self, remove: Iterable[RelayId], add: Iterable[Relay], now: int) -> None:
         """Take and drop relays as the portal says."""
         self.transport.update(remove, add, now)
-        self._settle_relays(now)
-        self._leave_lost_relays(now)
+        self._relay_events.settle(now)
+        self._relay_events.leave_lost(now)
 
     def handle_nat64(self, prefix: Prefix | None, now: int) -> None:
         """This network has IPv6 alone and translates IPv4 at that prefix; None: it does not."""
@@ -225,15 +233,15 @@ class Node:
         for c in tuple(self._directory.all()):
             self._remotes.translate(c, prefix, now)
             self._settle(c, now)
-        self._settle_relays(now)
-        self._leave_lost_relays(now)
+        self._relay_events.settle(now)
+        self._relay_events.leave_lost(now)
 
     def set_host_addresses(self, addresses: Iterable[Endpoint], now: int) -> None:
         """Where this host can be reached by those around it, the best first, until told anew or
         `reset`. A few at most; what relays see of us counts beside them."""
         self._candidates.set_hosts(addresses, self.connections(), now)
         self.transport.look_around(now)
-        self._settle_relays(now)
+        self._relay_events.settle(now)
         for c in self.connections():
             self._deadlines.set(c.id, Timeout(now, "host addresses"))
 
@@ -269,12 +277,12 @@ class Node:
     def handle_stream_opened(self, relay: RelayId, local: Endpoint, now: int) -> None:
         """A stream that was wanted stands; datagrams for `local` of this host go over it."""
         self.transport.handle_stream_opened(relay, local, now)
-        self._settle_relays(now)
+        self._relay_events.settle(now)
 
     def handle_stream_closed(self, relay: RelayId, now: int) -> None:
         """A stream could not be opened, or broke."""
         self.transport.handle_stream_closed(relay, now)
-        self._settle_relays(now)
+        self._relay_events.settle(now)
 
     # Inputs of the network and the data plane.
 
@@ -282,7 +290,7 @@ class Node:
         """A datagram that the data plane did not deal with itself."""
         arrival = self.transport.receive(local, source, payload, now)
         if arrival is None:
-            self._settle_relays(now)
+            self._relay_events.settle(now)
         elif looks_like_stun(arrival.payload):
             self._handle_stun(arrival, now)
         else:
@@ -290,7 +298,7 @@ class Node:
             if c is not None:
                 self._settle(c, now)
             else:
-                self._settle_relays(now)
+                self._relay_events.settle(now)
 
     def handle_unroutable(self, slot: int, packet: bytes, now: int) -> None:
         """A packet for a peer without a usable session or path. Waits for one, on clients also
@@ -320,8 +328,8 @@ class Node:
 
     def handle_timeout(self, now: int) -> None:
         self.transport.handle_timeout(now)
-        self._settle_relays(now)
-        self._leave_lost_relays(now)
+        self._relay_events.settle(now)
+        self._relay_events.leave_lost(now)
         for connection in self._deadlines.due(now):
             c = self._directory.get(connection)
             if c is not None:
@@ -416,7 +424,7 @@ class Node:
             c.agent.handle_timeout(now)
         self._traffic.drop_preliminary(c)
         self.handshakes.start_fast(c, now)
-        self._settle_relays(now)
+        self._relay_events.settle(now)
         self._finish(c, now)
 
     def _finish(self, c: Connection, now: int) -> None:
@@ -431,43 +439,6 @@ class Node:
         self._deadlines.set(c.id, c.next_timeout(self._activity(c.slot)))
 
     # Relays.
-
-    def _settle_relays(self, now: int) -> None:
-        self.transport.drain()
-        while (event := self.transport.poll_event()) is not None:
-            self._handle_relay_event(event, now)
-
-    def _handle_relay_event(self, event: RelayEvent, now: int) -> None:
-        match event.event:
-            case ChannelConfirmed() | ChannelLost() as changed:
-                self._handle_channel(changed, now)
-                return
-        for c in tuple(self._directory.all()):
-            match event.event:
-                case CandidateAdded() as added:
-                    self._candidates.handle_added(c, event.relay, added, now)
-                case CandidateInvalidated() as gone:
-                    self._candidates.handle_gone(c, gone, now)
-            self._deadlines.set(c.id, Timeout(now, "relay event"))
-
-    def _handle_channel(self, event: ChannelConfirmed | ChannelLost, now: int) -> None:
-        """Of many clients each has channels of its own, so this touches nobody else."""
-        bound = isinstance(event, ChannelConfirmed)
-        bases = self.transport.relayed_addresses(event.socket) if bound else []
-        for c in tuple(self._directory.all()):
-            opened = [base for base in bases if c.agent.way(base, event.peer) is not None]
-            for base in opened:
-                c.agent.handle_path_opened(base, event.peer, now)
-            is_on_way = c.way is not None and c.way.remote.address == event.peer
-            if is_on_way:
-                self._traffic.apply_path(c, now)
-                self._traffic.establish(c, now)
-            if opened or is_on_way:
-                self._deadlines.set(c.id, Timeout(now, "relay event"))
-
-    def _leave_lost_relays(self, now: int) -> None:
-        for c in self._relays.leave_lost(self._directory.all(), now):
-            self._deadlines.set(c.id, Timeout(now, "relay lost"))
 
     def _is_in_trouble(self, c: Connection, now: int) -> bool:
         """Whether the client, which has taken to another relay, likely means that it hears nothing
