@@ -20,9 +20,15 @@ class RelayChoice:
         self._transport = transport
         self._ours = ours
         self._theirs = theirs
+        self._left = 0
+        """Of the removals of relays, how many all connections have drawn conclusions from."""
 
     def leave_lost(self, connections: Iterable[Connection], now: int) -> Iterator[Connection]:
-        """Move every connection whose relay is gone to another one; gives those that moved."""
+        """Move every connection whose relay is gone to another one; gives those that moved. This is
+        asked at every turn of any connection, so it costs nothing unless a relay was removed."""
+        removals = self._transport.relays.removals
+        if removals == self._left:
+            return
         for c in connections:
             if c.relay in self._transport.relays:
                 continue
@@ -31,6 +37,7 @@ class RelayChoice:
                 return
             self._use(c, relay, now)
             yield c
+        self._left = removals
 
     def try_other(self, c: Connection, now: int) -> None:
         """No path answers. If it is the relay of all that is gone, another one is a way around it,

@@ -69,6 +69,8 @@ class Relays:
     def __init__(self, *, software: str, entropy: Entropy) -> None:
         self._software = software
         self._entropy = entropy
+        self.removals = 0
+        """How many were ever removed: who looks for those that are gone need not look again."""
         self._links: dict[RelayId, Link] = {}
         self.nat64: Prefix | None = None
         """Where this network, which has IPv6 alone, translates to IPv4."""
@@ -92,6 +94,7 @@ class Relays:
         return self._links.get(relay)
 
     def remove(self, relay: RelayId) -> Link | None:
+        self.removals += 1
         return self._links.pop(relay, None)
 
     def unchanged(self, relay: Relay) -> bool:

@@ -75,3 +75,25 @@ def test_a_channel_that_is_in_use_is_bound_anew_in_time():
         received_at = bench.now - SECOND
     assert not bench.node.transport.counters["no channel yet"]
     assert next(a.channels() for _, a in bench.node.transport.relays) == CROWD
+
+
+def test_nobody_is_asked_for_a_lost_relay_unless_one_was_removed(monkeypatch: pytest.MonkeyPatch):
+    bench = crowded()
+    bench.node.handle_timeout(bench.now)
+    asked = Counter()
+    everybody = bench.node._directory.all
+
+    def counting():
+        for c in everybody():
+            asked[c.id] += 1
+            yield c
+
+    monkeypatch.setattr(bench.node._directory, "all", counting)
+    for _ in range(50):
+        bench.node.handle_timeout(bench.now)
+    assert not asked
+    bench.node.update_relays([relay for relay, _ in bench.node.transport.relays], [], bench.now)
+    asked.clear()
+    for _ in range(3):  # there is none to move to yet
+        bench.node.handle_timeout(bench.now)
+    assert asked.total() == 3
