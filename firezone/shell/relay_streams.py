@@ -112,6 +112,7 @@ class RelayStreams:
         finally:
             for task in running:
                 task.cancel()
+                task.add_done_callback(_discard)  # it may have been done already
 
     async def _attempt(self, server: Endpoint, wanted: StreamWanted) -> Bridge | None:
         try:
@@ -155,6 +156,12 @@ class RelayStreams:
     def _log(self, text: str, wanted: StreamWanted, server: Endpoint, **fields: str) -> None:
         extra = {"relay": wanted.relay, "stream": wanted.kind.value, "server": str(server)}
         logger.info(text, extra={**extra, **fields})
+
+
+def _discard(attempt: asyncio.Task[Bridge | None]) -> None:
+    """Nobody waits for its outcome any more."""
+    if not attempt.cancelled() and (bridge := attempt.result()) is not None:
+        bridge.close("not needed any more")
 
 
 def without_names() -> ssl.SSLContext:

@@ -507,3 +507,34 @@ def test_a_port_that_is_taken_is_a_wrong_setting() -> None:
             await World().listener.listen(world.port)
 
     run(test)
+
+
+@pytest.mark.parametrize("steps", range(8))
+def test_no_stream_is_left_when_it_is_not_wanted_any_more(
+    steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In whatever step of the loop that is said."""
+    made: list[Any] = []
+
+    class Made:
+        local, closed = Endpoint(V4, 1), False
+
+        def close(self, reason: str) -> None:
+            self.closed = True
+
+    async def connect(*_: object) -> Any:
+        made.append(Made())
+        return made[-1]
+
+    async def test(world: World) -> None:
+        monkeypatch.setattr(RelayStreams, "_connect", connect)
+        servers = (Endpoint(V4, world.port),)
+        world.streams.handle(StreamWanted(RELAY, servers, StreamKind.TCP))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        world.streams.handle(StreamUnwanted(RELAY))
+        await asyncio.sleep(0.01)
+        assert all(bridge.closed for bridge in made)
+
+    run(test)
+    assert made or steps < 3
