@@ -14,21 +14,27 @@ from types import GenericAlias
 cdef extern from "blake2s.h" nogil:
     bint equal_constant_time(const uint8_t*, const uint8_t*, size_t) noexcept
 
-cdef extern from "stun_mac.h" nogil:
+cdef extern from "stun.h" nogil:
     enum:
         STUN_HEADER
         STUN_ATTRIBUTE
-        STUN_INTEGRITY
         STUN_FINGERPRINT
-    void stun_integrity(uint8_t*, const uint8_t*, size_t, const uint8_t*, size_t) noexcept
+        STUN_FINGERPRINT_SIZE
+    const uint32_t STUN_COOKIE
+    uint32_t load16(const uint8_t*) noexcept
+    uint32_t load32(const uint8_t*) noexcept
+    void store32(uint8_t*, uint32_t) noexcept
     uint32_t stun_fingerprint(const uint8_t*, size_t) noexcept
 
+cdef extern from "stun_mac.h" nogil:
+    enum:
+        STUN_INTEGRITY_SIZE
+    void stun_integrity(uint8_t*, const uint8_t*, size_t, const uint8_t*, size_t) noexcept
+
 cdef enum:
-    COOKIE = 0x2112A442
     TRANSACTION_ID = 12
     MASKED = 20            # of an address, at most
     MESSAGE_INTEGRITY = 0x0008
-    FINGERPRINT = 0x8028
     OPTIONAL = 0x8000      # from here on who does not know an attribute may ignore it
     LONGEST = 0xFFFF       # attributes of a message; and a value, so the whole, too
     CODES = 1 << 16
@@ -90,7 +96,7 @@ def decode(bytes data not None, dict known not None):
     reason = _not_stun(p, size)
     if reason is not None:
         return reason
-    type_ = _load16(p)
+    type_ = load16(p)
     class_ = type_ >> 7 & 2 | type_ >> 4 & 1
     method = type_ & 0x000F | type_ >> 1 & 0x0070 | type_ >> 2 & 0x0F80
     transaction_id = PyBytes_FromStringAndSize(<const char*>p + 8, TRANSACTION_ID)
@@ -139,26 +145,26 @@ def check_value(Attribute attribute not None, value):
 
 
 def message_integrity(bytes prefix not None, bytes key not None):
-    cdef uint8_t mac[STUN_INTEGRITY]
+    cdef uint8_t mac[STUN_INTEGRITY_SIZE]
     _check(prefix, PyBytes_GET_SIZE(prefix))
     stun_integrity(mac, _bytes(key), PyBytes_GET_SIZE(key), _bytes(prefix), PyBytes_GET_SIZE(prefix))
-    return PyBytes_FromStringAndSize(<const char*>mac, STUN_INTEGRITY)
+    return PyBytes_FromStringAndSize(<const char*>mac, STUN_INTEGRITY_SIZE)
 
 
 def verify_integrity(bytes data not None, Py_ssize_t at, bytes key not None):
-    cdef uint8_t mac[STUN_INTEGRITY]
+    cdef uint8_t mac[STUN_INTEGRITY_SIZE]
     _check(data, at)
-    if PyBytes_GET_SIZE(data) - at < <Py_ssize_t>STUN_ATTRIBUTE + STUN_INTEGRITY:
+    if PyBytes_GET_SIZE(data) - at < <Py_ssize_t>STUN_ATTRIBUTE + STUN_INTEGRITY_SIZE:
         raise ValueError("no room for MESSAGE-INTEGRITY")
     stun_integrity(mac, _bytes(key), PyBytes_GET_SIZE(key), _bytes(data), at)
-    return bool(equal_constant_time(mac, _bytes(data) + at + STUN_ATTRIBUTE, STUN_INTEGRITY))
+    return bool(equal_constant_time(mac, _bytes(data) + at + STUN_ATTRIBUTE, STUN_INTEGRITY_SIZE))
 
 
 def verify_fingerprint(bytes data not None, Py_ssize_t at):
     _check(data, at)
-    if PyBytes_GET_SIZE(data) - at < <Py_ssize_t>STUN_ATTRIBUTE + STUN_FINGERPRINT:
+    if PyBytes_GET_SIZE(data) - at < <Py_ssize_t>STUN_ATTRIBUTE + STUN_FINGERPRINT_SIZE:
         raise ValueError("no room for FINGERPRINT")
-    return _load32(_bytes(data) + at + STUN_ATTRIBUTE) == stun_fingerprint(_bytes(data), at)
+    return load32(_bytes(data) + at + STUN_ATTRIBUTE) == stun_fingerprint(_bytes(data), at)
 
 
 def fingerprint(bytes prefix not None):
@@ -174,9 +180,9 @@ cdef str _not_stun(const uint8_t* p, uint32_t size):
         return "too_short"
     if p[0] > 3:  # on a shared port that is another protocol's (RFC 7983 section 7)
         return "not_stun"
-    if _load32(p + 4) != COOKIE:
+    if load32(p + 4) != STUN_COOKIE:
         return "wrong_cookie"
-    length = _load16(p + 2)
+    length = load16(p + 2)
     return "wrong_length" if length % 4 or size != STUN_HEADER + length else None
 
 
@@ -194,12 +200,12 @@ cdef tuple _attributes(const uint8_t* p, uint32_t size, dict known):
     memset(seen, 0, sizeof(seen))
     while next < size and fingerprint_at is None:
         at = next
-        code = _load16(p + at)
-        length = _load16(p + at + 2)
+        code = load16(p + at)
+        length = load16(p + at + 2)
         if length > size - at - STUN_ATTRIBUTE:
             return None
         next = at + STUN_ATTRIBUTE + <uint32_t>_padded(length)
-        if integrity_at is not None and code != FINGERPRINT:
+        if integrity_at is not None and code != STUN_FINGERPRINT:
             continue  # nothing covers it (RFC 8489 section 14.5)
         attribute = known.get(code)
         if _was_seen(seen, code) and (attribute is None or not attribute.repeatable):
@@ -213,7 +219,7 @@ cdef tuple _attributes(const uint8_t* p, uint32_t size, dict known):
         except ValueError:
             malformed = code if malformed is None else malformed
             continue
-        if code == FINGERPRINT:
+        if code == STUN_FINGERPRINT:
             fingerprint_at = at  # it is the last one (RFC 8489 section 14.7)
         elif code == MESSAGE_INTEGRITY:
             integrity_at = at
@@ -307,15 +313,15 @@ cdef bytes _message(
     cdef Py_ssize_t i
     cdef Py_ssize_t whole = size
     if key is not None:
-        whole += <Py_ssize_t>STUN_ATTRIBUTE + STUN_INTEGRITY
+        whole += <Py_ssize_t>STUN_ATTRIBUTE + STUN_INTEGRITY_SIZE
     if fingerprinted:
-        whole += <Py_ssize_t>STUN_ATTRIBUTE + STUN_FINGERPRINT
+        whole += <Py_ssize_t>STUN_ATTRIBUTE + STUN_FINGERPRINT_SIZE
     if whole - STUN_HEADER > LONGEST:
         raise ValueError("STUN message too long")
     made = PyBytes_FromStringAndSize(NULL, whole)
     start = p = <uint8_t*>PyBytes_AS_STRING(made)
-    _store32(p, type_ << 16 | <uint32_t>(whole - STUN_HEADER))
-    _store32(p + 4, COOKIE)
+    store32(p, type_ << 16 | <uint32_t>(whole - STUN_HEADER))
+    store32(p + 4, STUN_COOKIE)
     memcpy(p + 8, _bytes(transaction_id), TRANSACTION_ID)
     p += STUN_HEADER
     for i in range(len(values)):
@@ -325,17 +331,17 @@ cdef bytes _message(
         memcpy(p, _bytes(value), PyBytes_GET_SIZE(value))
         p += _padded(PyBytes_GET_SIZE(value))
     if key is not None:
-        p = _begin(p, MESSAGE_INTEGRITY, STUN_INTEGRITY)
+        p = _begin(p, MESSAGE_INTEGRITY, STUN_INTEGRITY_SIZE)
         stun_integrity(p, _bytes(key), PyBytes_GET_SIZE(key), start, p - start - STUN_ATTRIBUTE)
-        p += STUN_INTEGRITY
+        p += STUN_INTEGRITY_SIZE
     if fingerprinted:
-        p = _begin(p, FINGERPRINT, STUN_FINGERPRINT)
-        _store32(p, stun_fingerprint(start, p - start - STUN_ATTRIBUTE))
+        p = _begin(p, STUN_FINGERPRINT, STUN_FINGERPRINT_SIZE)
+        store32(p, stun_fingerprint(start, p - start - STUN_ATTRIBUTE))
     return made
 
 
 cdef inline uint8_t* _begin(uint8_t* p, uint32_t code, Py_ssize_t size) noexcept:
-    _store32(p, code << 16 | <uint32_t>size)
+    store32(p, code << 16 | <uint32_t>size)
     return p + STUN_ATTRIBUTE
 
 
@@ -345,9 +351,9 @@ cdef void _mask(bytes value, const uint8_t* transaction_id) noexcept:
     cdef uint8_t mask[MASKED]
     cdef Py_ssize_t i
     mask[0] = mask[1] = 0
-    mask[2] = COOKIE >> 24
-    mask[3] = COOKIE >> 16 & 0xFF
-    _store32(mask + 4, COOKIE)
+    mask[2] = STUN_COOKIE >> 24
+    mask[3] = STUN_COOKIE >> 16 & 0xFF
+    store32(mask + 4, STUN_COOKIE)
     memcpy(mask + 8, transaction_id, TRANSACTION_ID)
     for i in range(min(PyBytes_GET_SIZE(value), <Py_ssize_t>MASKED)):
         p[i] ^= mask[i]
@@ -377,18 +383,3 @@ cdef inline const uint8_t* _bytes(bytes data) noexcept:
 
 cdef inline Py_ssize_t _padded(Py_ssize_t size) noexcept:
     return (size + 3) & ~<Py_ssize_t>3
-
-
-cdef inline uint32_t _load16(const uint8_t* p) noexcept:
-    return <uint32_t>p[0] << 8 | p[1]
-
-
-cdef inline uint32_t _load32(const uint8_t* p) noexcept:
-    return _load16(p) << 16 | _load16(p + 2)
-
-
-cdef inline void _store32(uint8_t* p, uint32_t value) noexcept:
-    p[0] = <uint8_t>(value >> 24)
-    p[1] = <uint8_t>(value >> 16)
-    p[2] = <uint8_t>(value >> 8)
-    p[3] = <uint8_t>value

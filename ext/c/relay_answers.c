@@ -109,11 +109,10 @@ static uint8_t *put_nonce(uint8_t *to, const relay_answers *a, const relay_key *
 
 static uint8_t *put_fingerprint(uint8_t *to, uint8_t *message) {
     uint32_t size = (uint32_t)(to - message);
-    store16(message + 2, size - STUN_HEADER + STUN_ATTRIBUTE + 4);
-    uint32_t value = stun_fingerprint(message, size);
-    to = stun_begin(to, STUN_FINGERPRINT, 4);
-    store32(to, value);
-    return to + 4;
+    store16(message + 2, size - STUN_HEADER + STUN_ATTRIBUTE + STUN_FINGERPRINT_SIZE);
+    to = stun_begin(to, STUN_FINGERPRINT, STUN_FINGERPRINT_SIZE);
+    store32(to, stun_fingerprint(message, size));
+    return to + STUN_FINGERPRINT_SIZE;
 }
 
 uint32_t relay_answer(const relay_answers *a, const relay_key *from, const uint8_t *request,

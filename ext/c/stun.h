@@ -2,7 +2,9 @@
 #ifndef FIREZONE_STUN_H
 #define FIREZONE_STUN_H
 
+#include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "crc32.h"
 
@@ -14,6 +16,7 @@ enum {
     STUN_DATA = 0x0013,
     STUN_SOFTWARE = 0x8022,
     STUN_FINGERPRINT = 0x8028,
+    STUN_FINGERPRINT_SIZE = 4,
     STUN_OTHERS_OPTIONAL = 0xC000, /* from here on all may be ignored, and we know none */
     STUN_SHORT_TEXT = 127,         /* characters of SOFTWARE and the like */
     STUN_FAMILY_4 = 1,
@@ -61,14 +64,27 @@ static inline uint8_t *stun_put_address(uint8_t *to, uint32_t code, uint8_t fami
     return to + 4 + size;
 }
 
-/* The value of FINGERPRINT behind the first `size` bytes of a message. */
-static inline uint32_t stun_fingerprint(const uint8_t *message, uint32_t size) {
-    return ~crc32_add(~0u, message, size) ^ STUN_FINGERPRINT_XOR;
+/* The header of a message that ends `more` bytes after its first `size`, whatever length it tells. */
+static inline void stun_header_counting(uint8_t header[STUN_HEADER], const uint8_t *message,
+                                        size_t size, size_t more) {
+    memcpy(header, message, STUN_HEADER);
+    store16(header + 2, (uint32_t)(size - STUN_HEADER + more));
+}
+
+/* The value of FINGERPRINT (RFC 8489 section 14.7) behind the first `size` bytes of a message, at
+ * least its header: their CRC-32, and what tells it from that of a protocol that shares the port. The
+ * length in the header counts that attribute and nothing after it, whatever stands there now. */
+static inline uint32_t stun_fingerprint(const uint8_t *message, size_t size) {
+    uint8_t header[STUN_HEADER];
+    stun_header_counting(header, message, size, STUN_ATTRIBUTE + STUN_FINGERPRINT_SIZE);
+    uint32_t crc = crc32_add(~0u, header, STUN_HEADER);
+    return ~crc32_add(crc, message + STUN_HEADER, size - STUN_HEADER) ^ STUN_FINGERPRINT_XOR;
 }
 
 /* Whether FINGERPRINT, at that place, is the last attribute and right. */
 static inline int stun_is_fingerprinted(const uint8_t *message, uint32_t at, uint32_t size) {
-    return load16(message + at + 2) == 4 && at + STUN_ATTRIBUTE + 4 == size &&
+    return load16(message + at + 2) == STUN_FINGERPRINT_SIZE &&
+           at + STUN_ATTRIBUTE + STUN_FINGERPRINT_SIZE == size &&
            load32(message + at + STUN_ATTRIBUTE) == stun_fingerprint(message, at);
 }
 

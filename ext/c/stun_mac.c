@@ -3,24 +3,11 @@
 #include <string.h>
 
 #include "atomics.h"
-#include "crc32.h"
+#include "stun.h"
 
-enum { BLOCK = 64, ROUNDS = 80, LENGTH_AT = 2, LENGTH_ENDS = 4 };
-
-static const uint32_t FINGERPRINT_XOR = 0x5354554E;
+enum { BLOCK = 64, ROUNDS = 80 };
 
 static inline uint32_t rotate(uint32_t x, int n) { return x << n | x >> (32 - n); }
-
-static inline uint32_t load32(const uint8_t *p) {
-    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
-}
-
-static inline void store32(uint8_t *p, uint32_t value) {
-    p[0] = (uint8_t)(value >> 24);
-    p[1] = (uint8_t)(value >> 16);
-    p[2] = (uint8_t)(value >> 8);
-    p[3] = (uint8_t)value;
-}
 
 /* SHA-1 (FIPS 180-4): broken where collisions count, which they do not under HMAC. */
 
@@ -80,7 +67,7 @@ static void sha1_add(sha1 *s, const uint8_t *data, size_t size) {
         memcpy(s->block, data, size);
 }
 
-static void sha1_end(sha1 *s, uint8_t digest[STUN_INTEGRITY]) {
+static void sha1_end(sha1 *s, uint8_t digest[STUN_INTEGRITY_SIZE]) {
     size_t held = s->size % BLOCK;
     uint64_t bits = s->size * 8;
     s->block[held++] = 0x80;
@@ -97,20 +84,11 @@ static void sha1_end(sha1 *s, uint8_t digest[STUN_INTEGRITY]) {
         store32(digest + 4 * i, s->state[i]);
 }
 
-/* The header as it is with a message that ends `more` bytes after `size`. */
-static void header_counting(uint8_t header[STUN_HEADER], const uint8_t *message, size_t size,
-                            size_t more) {
-    size_t length = size - STUN_HEADER + more;
-    memcpy(header, message, STUN_HEADER);
-    header[LENGTH_AT] = (uint8_t)(length >> 8);
-    header[LENGTH_ENDS - 1] = (uint8_t)length;
-}
-
-void stun_integrity(uint8_t mac[STUN_INTEGRITY], const uint8_t *key, size_t key_size,
+void stun_integrity(uint8_t mac[STUN_INTEGRITY_SIZE], const uint8_t *key, size_t key_size,
                     const uint8_t *message, size_t size) {
     sha1 s;
     uint8_t pad[BLOCK] = {0}, header[STUN_HEADER];
-    header_counting(header, message, size, STUN_ATTRIBUTE + STUN_INTEGRITY);
+    stun_header_counting(header, message, size, STUN_ATTRIBUTE + STUN_INTEGRITY_SIZE);
     if (key_size > BLOCK) {
         sha1_begin(&s);
         sha1_add(&s, key, key_size);
@@ -129,15 +107,8 @@ void stun_integrity(uint8_t mac[STUN_INTEGRITY], const uint8_t *key, size_t key_
         pad[i] ^= 0x36 ^ 0x5C;
     sha1_begin(&s);
     sha1_add(&s, pad, BLOCK);
-    sha1_add(&s, mac, STUN_INTEGRITY);
+    sha1_add(&s, mac, STUN_INTEGRITY_SIZE);
     sha1_end(&s, mac);
     wipe(pad, sizeof(pad));
     wipe(&s, sizeof(s));
-}
-
-uint32_t stun_fingerprint(const uint8_t *message, size_t size) {
-    uint8_t header[STUN_HEADER];
-    header_counting(header, message, size, STUN_ATTRIBUTE + STUN_FINGERPRINT);
-    uint32_t crc = crc32_add(~0u, header, STUN_HEADER);
-    return ~crc32_add(crc, message + STUN_HEADER, size - STUN_HEADER) ^ FINGERPRINT_XOR;
 }

@@ -1,6 +1,6 @@
-/* MESSAGE-INTEGRITY and FINGERPRINT of a STUN message (RFC 8489 sections 14.5 and 14.7).
+/* MESSAGE-INTEGRITY of a STUN message (RFC 8489 section 14.5).
  *
- * Both cover the message up to the attribute itself, with the length in the header counting that
+ * It covers the message up to the attribute itself, with the length in the header counting that
  * attribute and nothing after it, whatever stands there now. */
 #ifndef FIREZONE_STUN_MAC_H
 #define FIREZONE_STUN_MAC_H
@@ -8,14 +8,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { STUN_HEADER = 20, STUN_ATTRIBUTE = 4, STUN_INTEGRITY = 20, STUN_FINGERPRINT = 4 };
+enum { STUN_INTEGRITY_SIZE = 20 };
 
 /* HMAC-SHA1 (RFC 2104) under a key of any size. `size` is that of all before the attribute, so at
  * least a header and at most what one can count: the caller has checked it. */
-void stun_integrity(uint8_t mac[STUN_INTEGRITY], const uint8_t *key, size_t key_size,
+void stun_integrity(uint8_t mac[STUN_INTEGRITY_SIZE], const uint8_t *key, size_t key_size,
                     const uint8_t *message, size_t size);
-
-/* CRC-32 of ITU V.42, and what tells it from that of a protocol that shares the port. */
-uint32_t stun_fingerprint(const uint8_t *message, size_t size);
 
 #endif

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "stun.h"
 #include "stun_mac.h"
 
 #define CHECK(what) do { if (!(what)) { printf("not so: %s\n", #what); exit(1); } } while (0)
@@ -29,30 +30,30 @@ static const char PASSWORD[] = "VOkJxbRl1RmTxUk/WvJxBt";
 static void check_vectors(void)
 {
     size_t size = sizeof(REQUEST) - 1, fingerprint_at = size - 8, integrity_at = fingerprint_at - 24;
-    uint8_t mac[STUN_INTEGRITY];
+    uint8_t mac[STUN_INTEGRITY_SIZE];
     uint32_t crc = stun_fingerprint(REQUEST, fingerprint_at);
     stun_integrity(mac, (const uint8_t *)PASSWORD, sizeof(PASSWORD) - 1, REQUEST, integrity_at);
-    CHECK(!memcmp(mac, REQUEST + integrity_at + STUN_ATTRIBUTE, STUN_INTEGRITY));
+    CHECK(!memcmp(mac, REQUEST + integrity_at + STUN_ATTRIBUTE, STUN_INTEGRITY_SIZE));
     CHECK(crc == 0xe57a3bcf);
 }
 
 /* Each size gives another MAC, or something would not count. */
 static void check_sizes(void)
 {
-    static uint8_t macs[MOST][STUN_INTEGRITY];
+    static uint8_t macs[MOST][STUN_INTEGRITY_SIZE];
     for (size_t size = STUN_HEADER; size < MOST; size++) {
         uint8_t *message = calloc(1, size), *key = malloc(size);
         memset(key, 7, size);
         stun_integrity(macs[size], key, size, message, size);
         for (size_t other = STUN_HEADER; other < size; other++)
-            CHECK(memcmp(macs[size], macs[other], STUN_INTEGRITY));
+            CHECK(memcmp(macs[size], macs[other], STUN_INTEGRITY_SIZE));
         stun_integrity(macs[0], NULL, 0, message, size);
         CHECK(stun_fingerprint(message, size) != 0);
         free(message); free(key);
     }
 }
 
-static uint8_t key[KEY], message[MOST], mac[STUN_INTEGRITY];
+static uint8_t key[KEY], message[MOST], mac[STUN_INTEGRITY_SIZE];
 
 static void *sign(void *unused)
 {
