@@ -531,7 +531,7 @@ cdef int _permit_key(relay_key* key, int family, bytes address, int port) except
 cdef int _steer_key(relay_key* key, tuple peer, int64_t index) except -1:
     cdef uint8_t sent[4]
     cdef int i
-    if not -3 <= index <= 0xFFFFFFFF:
+    if not -4 <= index <= 0xFFFFFFFF:
         raise ValueError("an index has 32 bits")
     if index == -3:
         peer = (*peer[:2], 1)
@@ -544,8 +544,10 @@ cdef int _steer_key(relay_key* key, tuple peer, int64_t index) except -1:
         relay_steer_key(key, RELAY_STEER_ANY, NULL)
     elif index == -2:
         relay_steer_key(key, RELAY_STEER_UNKNOWN_INDEX, NULL)
-    else:
+    elif index == -3:
         relay_steer_key(key, RELAY_STEER_ADDRESS, NULL)
+    else:
+        relay_steer_key(key, RELAY_STEER_CLIENT, NULL)
     return 0
 
 
@@ -582,6 +584,7 @@ cdef int _drops(found, const relay_worker* w) except -1:
     found["unbound_peer"] += load_relaxed_u64(&w.counts[RELAY_TO_CLIENT].unbound)
     found["truncated"] += load_relaxed_u64(&w.counts[RELAY_TO_PEER].malformed)
     found["ambiguous_peer"] += load_relaxed_u64(&w.ambiguous)
+    found["disguised"] += load_relaxed_u64(&w.disguised)
     found["data_too_long"] += relay_too_long(w.indications)
     found["unknown_protocol"] += load_relaxed_u64(&w.no_protocol)
     found["receive"] += load_relaxed_u64(&w.receive_errors)

@@ -218,6 +218,8 @@ static int from_client(relay_worker *w, const relay_socket *s, const relay_buffe
             relay_add(&counts->unbound, 1);
         else if (channel->shared && relay_names_somebody(data + RELAY_HEADER, length))
             w->control(w, key, data, RELAY_HEADER + length);
+        else if (channel->shared && relay_is_disguised(w, channel, data + RELAY_HEADER, length))
+            relay_add(&w->disguised, 1);
         else
             relay_append(w, channel, data + RELAY_HEADER, length, b->ecn);
         w->carried |= channel != NULL;

@@ -121,6 +121,7 @@ struct relay_worker {
     int direction;
     relay_counts counts[2];
     uint64_t ambiguous;   /* from peers of several clients, for whom? */
+    uint64_t disguised;   /* to clients as peers, and would pass for ours */
     uint64_t no_protocol; /* from clients, neither STUN nor ChannelData */
     uint64_t receive_errors;
     uint64_t answered[RELAY_ANSWER_KINDS];

@@ -68,6 +68,12 @@ int relay_names_somebody(const uint8_t *data, uint32_t size) {
     return is_wireguard(data, size) && data[0] < WIREGUARD_DATA && size == sizes[data[0]];
 }
 
+int relay_is_disguised(const relay_worker *w, const relay_channel *c, const uint8_t *data,
+                       uint32_t size) {
+    return size != 0 && data[0] >= 0x40 && data[0] < 0x80 &&
+           steer_of(w, &c->back.key, RELAY_STEER_CLIENT) != NULL;
+}
+
 /* The channel by an index, remembered for the datagrams that follow. */
 static relay_channel *find(relay_worker *w, const relay_key *peer, uint8_t kind,
                            const uint8_t *index) {

@@ -13,7 +13,8 @@ enum {
     RELAY_STEER_INDEX = 1,
     RELAY_STEER_UNKNOWN_INDEX,
     RELAY_STEER_ANY,
-    RELAY_STEER_ADDRESS /* of a peer, whatever its port */
+    RELAY_STEER_ADDRESS, /* of a peer, whatever its port */
+    RELAY_STEER_CLIENT   /* a peer that is a client, too */
 };
 
 /* Makes the key of a peer that of a steer. `index` may be NULL for the other kinds. */
@@ -30,6 +31,11 @@ int relay_is_peers(const relay_worker *w, const relay_key *from, const uint8_t *
 
 /* Whether it is a STUN message or one of WireGuard's handshake. */
 int relay_names_somebody(const uint8_t *data, uint32_t size);
+
+/* Whether the peer of a channel is a client that would take this for ChannelData of ours, as it comes
+ * from the same address. */
+int relay_is_disguised(const relay_worker *w, const relay_channel *c, const uint8_t *data,
+                       uint32_t size);
 
 /* Sends on what in a buffer is a peer's. */
 void relay_from_peers(relay_worker *w, const relay_socket *s, const relay_buffer *b,

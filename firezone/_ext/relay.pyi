@@ -92,7 +92,8 @@ class Forwarder:
         """Say for which client's channel, or for nobody, is what comes from a peer to a socket of
         all allocations: WireGuard's data with that receiver index; with index -2 such data with an
         index that is steered nowhere; with -1 all that is left. With -3 all of that address, from
-        whichever port, comes up that has no such peer.
+        whichever port, comes up that has no such peer; with -4 nothing is sent to it that begins as
+        ChannelData does, for it is a client itself.
 
         A peer without -1 counts for unknown. Messages of STUN, and of WireGuard's handshake,
         come up through the ring, those of clients as ChannelData. The peer is 127.0.0.1 or ::1 with

@@ -101,6 +101,7 @@ cdef extern from "relay_forward.h" nogil:
         int direction
         relay_counts counts[2]
         uint64_t ambiguous
+        uint64_t disguised
         uint64_t no_protocol
         uint64_t receive_errors
         uint64_t answered[1]
@@ -121,6 +122,7 @@ cdef extern from "relay_one_port.h" nogil:
         RELAY_STEER_UNKNOWN_INDEX
         RELAY_STEER_ANY
         RELAY_STEER_ADDRESS
+        RELAY_STEER_CLIENT
     void relay_steer_key(relay_key*, uint8_t, const uint8_t*) noexcept
 
 cdef extern from "relay_indications.h" nogil:

@@ -100,12 +100,14 @@ class Steer:
     `ANY` instead of an index is all that no index says more of, and tells that there is such a
     peer; `UNKNOWN_INDEX` is WireGuard's data with an index that was not told, and goes before.
     `ADDRESS` is for a peer with port 0 and no channel: whatever comes from there that no channel
-    takes is to be handed over, as somebody may take Data indications from it.
+    takes is to be handed over, as somebody may take Data indications from it. `CLIENT` is for a
+    peer that is a client of ours itself: what begins as ChannelData is not to be sent to it.
     """
 
     ANY: ClassVar[int] = -1
     UNKNOWN_INDEX: ClassVar[int] = -2
     ADDRESS: ClassVar[int] = -3
+    CLIENT: ClassVar[int] = -4
 
     peer: Endpoint
     index: int

@@ -177,10 +177,10 @@ class OnePort:
                 if not at_address:
                     yield Steer(Endpoint(command.address, 0), Steer.ADDRESS, None, 0)
                 if command.port not in at_address:
-                    self._meet(command.five_tuple.client)
+                    yield from self._meet(command.five_tuple.client)
                 at_address[command.port] = command.five_tuple.client
             case Forbid():
-                self._part(self._permitted[command.address].pop(command.port))
+                yield from self._part(self._permitted[command.address].pop(command.port))
                 if not self._permitted[command.address]:
                     del self._permitted[command.address]
                     yield Unsteer(Endpoint(command.address, 0), Steer.ADDRESS)
@@ -189,13 +189,16 @@ class OnePort:
 
     # Clients
 
-    def _meet(self, client: Endpoint) -> None:
+    def _meet(self, client: Endpoint) -> Iterator[RelayCommand]:
         self._clients[client] += 1
+        if self._clients[client] == 1:
+            yield Steer(client, Steer.CLIENT, None, 0)
 
-    def _part(self, client: Endpoint) -> None:
+    def _part(self, client: Endpoint) -> Iterator[RelayCommand]:
         self._clients[client] -= 1
         if not self._clients[client]:
             del self._clients[client]
+            yield Unsteer(client, Steer.CLIENT)
 
     # Channels
 
@@ -207,7 +210,7 @@ class OnePort:
             peer.ways[command.port] = way
             peer.silent[way] = None
             yield from self._tell(command.peer, peer)
-            self._meet(command.five_tuple.client)
+            yield from self._meet(command.five_tuple.client)
 
     def _on_unbound(self, command: UnbindChannel) -> Iterator[RelayCommand]:
         peer = self._peers[command.peer]
@@ -219,7 +222,7 @@ class OnePort:
         yield from self._tell(command.peer, peer)
         if not peer.ways:
             del self._peers[command.peer]
-        self._part(command.five_tuple.client)
+        yield from self._part(command.five_tuple.client)
 
     def _tell(self, address: Endpoint, peer: _Peer) -> Iterator[RelayCommand]:
         """Let the shell know what has changed of who gets what bears no known name."""

@@ -93,6 +93,8 @@ orders = st.one_of(
     st.tuples(st.just("unsteer"), st.integers(-2, 5), st.integers(-2, 2)),
     st.tuples(st.just("permit"), which),
     st.tuples(st.just("forbid"), which),
+    st.tuples(st.just("meet"), which),
+    st.tuples(st.just("part"), which),
     st.tuples(st.just("send"), which, st.lists(datagrams, max_size=6)),
     st.tuples(st.just("send"), which, bursts),
     st.tuples(
@@ -154,6 +156,16 @@ class Pair:
 
     def forbid(self, peer: int) -> None:
         key = ((*self.other(peer)[:2], 0), OnePort.ADDRESS)
+        assert self.kernel.unsteer(*key) is (key in self.twin.steers)
+        self.twin.steers.pop(key, None)
+
+    def meet(self, client: int) -> None:
+        who = self.other(client)
+        self.kernel.steer(who, OnePort.CLIENT)
+        self.twin.steers[who, OnePort.CLIENT] = None
+
+    def part(self, client: int) -> None:
+        key = (self.other(client), OnePort.CLIENT)
         assert self.kernel.unsteer(*key) is (key in self.twin.steers)
         self.twin.steers.pop(key, None)
 
@@ -252,6 +264,22 @@ def test_nothing_of_our_own_is_a_clients(ends: Ends, inner: bytes) -> None:
     pair.kernel.unbind(own, own, 0x4000)
 
 
+def test_nobody_speaks_to_a_client_in_our_name(ends: Ends) -> None:
+    """A channel to another client's own address: what leaves comes from where our messages do."""
+    pair = Pair(ends, gso=True, gro=True)
+    pair.bind(0, 0x4000, 1)
+    pair.meet(1)
+    pair.send(0, [data(0x4000, each) for each in (data(0x4001, b"forged"), b"\x7f", b"", b"\x80")])
+    assert pair.expected[pair.other(1)] == [b"", b"\x80"]
+    assert pair.kernel.drops() == {"disguised": 2}
+    pair.check()
+    pair.part(1)
+    pair.send(0, [data(0x4000, data(0x4001, b"for a mere peer"))])
+    assert pair.expected[pair.other(1)] == [data(0x4001, b"for a mere peer")]
+    pair.check()
+    pair.close()
+
+
 def test_misuse_is_refused(ends: Ends) -> None:
     pair = Pair(ends, gso=True, gro=True)
     client, peer, own = pair.other(0), pair.other(1), ends.own(4)
@@ -263,7 +291,7 @@ def test_misuse_is_refused(ends: Ends) -> None:
         pair.kernel.unbind(client, own, 0x4000)
     with pytest.raises(ValueError, match="steered"):
         pair.kernel.bind(client, own, 0x4000, 1, pair.other(2), 0, own[1])
-    for index in (-4, 1 << 32):
+    for index in (-5, 1 << 32):
         with pytest.raises(ValueError, match="32 bits"):
             pair.kernel.steer(peer, index)
     with pytest.raises(ValueError, match="family"):

@@ -147,7 +147,7 @@ class OnePort(Forwarder):
     `own` are the addresses of our own sockets on loopback, by family.
     """
 
-    ANY, UNKNOWN_INDEX, ADDRESS = -1, -2, -3
+    ANY, UNKNOWN_INDEX, ADDRESS, CLIENT = -1, -2, -3, -4
     HANDSHAKES: ClassVar[dict[int, int]] = {1: 148, 2: 92, 3: 64}
 
     def __init__(self, own: dict[int, Address]) -> None:
@@ -164,6 +164,9 @@ class OnePort(Forwarder):
         if isinstance(result, Sent):
             if self._names_somebody(result.payload):
                 return Control(local, source, data[: 4 + len(result.payload)])
+            is_client = (result.destination, self.CLIENT) in self.steers
+            if is_client and result.payload and 0x40 <= result.payload[0] < 0x80:
+                return self._drop("disguised")
             if result.destination in self.own.values():
                 return self.from_anyone(result.destination, local, result.payload)
         return result

@@ -200,6 +200,8 @@ def test_the_shell_is_told_all_that_decides_about_data(world: World) -> None:
     says(a, initiation(0xA0))
     told = {index: steer.five_tuple for (_, index), steer in steers.items()}
     local = RELAY_4
+    clients = {peer for peer, index in steers if index == Steer.CLIENT}
+    assert (told.pop(Steer.CLIENT), clients) == (None, {A, B})
     assert told == {Steer.ANY: None, 0xA0: (A, local), Steer.UNKNOWN_INDEX: (B, local)}
     b.permit(PEER_6)
     assert (replace(PEER_6, port=0), Steer.ADDRESS) in steers
@@ -358,6 +360,30 @@ def test_nobody_speaks_to_a_client_in_our_name(world: World) -> None:
                 assert bool(leaving(sent)) is is_sent
         b.allocate()
     assert world.relay.counters["disguised"] == 2 * len(ours)
+
+
+def test_the_shell_knows_whom_we_could_be_mistaken_for(world: World) -> None:
+    """For each client of ours, as long as it has a channel or a permission."""
+    told: set[Endpoint] = set()
+
+    def follow(commands: list[RelayCommand]) -> None:
+        for command in commands:
+            if isinstance(command, Steer) and command.index == Steer.CLIENT:
+                assert command.peer not in told
+                told.add(command.peer)
+            elif isinstance(command, Unsteer) and command.index == Steer.CLIENT:
+                told.remove(command.peer)
+
+    world.commands = following(world, follow)  # type: ignore[method-assign]
+    a, b = bound(world, A), Client(world, B)
+    b.allocate()
+    assert told == {A}
+    b.permit(PEER_4, replace(PEER_4, port=9))
+    b.permit(PEER_4)
+    a.bind(CHANNEL + 1, RELAY_4)
+    assert told == {A, B}
+    world.wait(601)
+    assert told == set()
 
 
 def test_a_gateway_has_many_tunnels_on_its_channel_to_our_address(world: World) -> None:
