@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from benchmarks import report
 from firezone.lab.roaming import SCENARIOS, Outcome, run
 
 
@@ -55,6 +56,7 @@ def _page(found: _Found) -> Iterable[str]:
         "how long the host sleeps, or what goes away stays away; *pause* the longest time without "
         "a byte, that included. Between cones; *relayed* with direct paths blocked.\n"
     )
+    yield f"{_where(len(next(iter(found.values()))))}\n"
     yield "| change | away, s | pause, s | worst | the download |"
     yield "|---|---:|---:|---:|---|"
     for name, outcomes in found.items():
@@ -63,7 +65,18 @@ def _page(found: _Found) -> Iterable[str]:
     yield from _REMARKS
 
 
+def _where(rounds: int) -> str:
+    it = report.machine()
+    return (
+        f"Medians of {rounds}, on {it['cpu']}, {it['cores']} cores, Linux {it['kernel']}, load "
+        f"average {it['load_average']}."
+    )
+
+
 _REMARKS = [
+    "A pause ends when TCP sends again: 0.2, 0.6, 1.4 and 3 s after the last answer. So a path",
+    "that is back after 0.21 s makes one of 0.6 s, and machines differ by such steps.",
+    "",
     "Who moves while the portal is away has lost its connections, as only the portal can introduce",
     "it anew. If the client is back at the portal before the gateway is, it is refused, and asks",
     "again 1, 2, 4, 8, then every 10 s, for 5 minutes; TCP's own retransmissions, seconds apart,",
