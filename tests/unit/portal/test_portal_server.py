@@ -174,6 +174,14 @@ def test_a_port_in_use_names_the_setting() -> None:
         listen(Endpoint.of("127.0.0.1", taken.getsockname()[1]))
 
 
+def test_what_the_portal_says_waits_for_no_acknowledgement() -> None:
+    with listen(Endpoint.of("127.0.0.1", 0)) as listener:
+        with socket.create_connection(listener.getsockname()):
+            accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 class Peer:
     """A link and what it hears."""
 
