@@ -8,6 +8,7 @@ matplotlib: the dependency group `plot`.
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import sys
@@ -38,8 +39,9 @@ Part = dict[str, dict[str, Rounds]]
 
 
 def main() -> int:
-    for name in sys.argv[1:]:
-        path = Path(name)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="as JSON")
+    for path in parser.parse_args().files:
         draw(json.loads(path.read_text()), path.with_suffix(".png"))
         print(path.with_suffix(".png"))
     return 0

@@ -128,9 +128,11 @@ uint32_t relay_answer(const relay_answers *a, const relay_key *from, const uint8
     const relay_prologue *prologue = &a->of[*kind];
     uint8_t *end = out + prologue->size;
     memcpy(out, prologue->bytes, prologue->size);
-    memcpy(out + STUN_TRANSACTION_ID, request + STUN_TRANSACTION_ID, STUN_HEADER - STUN_TRANSACTION_ID);
+    memcpy(out + STUN_TRANSACTION_ID, request + STUN_TRANSACTION_ID,
+           STUN_HEADER - STUN_TRANSACTION_ID);
     if (*kind == RELAY_BINDING)
-        end = stun_put_address(end, XOR_MAPPED_ADDRESS, from->family, from->remote, from->port, out);
+        end = stun_put_address(end, XOR_MAPPED_ADDRESS, from->family, from->remote, from->port,
+                               out);
     else
         end = put_nonce(end, a, from, seconds);
     store16(out + 2, (uint32_t)(end - out) - STUN_HEADER);

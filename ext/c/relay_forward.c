@@ -195,7 +195,7 @@ static int from_client(relay_worker *w, const relay_socket *s, const relay_buffe
         if (data[0] < 0x40 || data[0] >= 0x80) {
             if (s->shared && relay_is_peers(w, key, data, size))
                 late = 1;
-            else if (!relay_is_stun(data, size) || key->port == 0)
+            else if (!stun_is_message(data, size) || key->port == 0)
                 relay_add(&w->no_protocol, 1);
             else if (!relay_send(w, key, data, size, b->ecn) &&
                      !relay_reply_to(w, s, key, data, size))

@@ -1,5 +1,9 @@
 #include "relay_one_port.h"
 
+#include <string.h>
+
+#include "stun.h"
+
 enum { WIREGUARD_DATA = 4, RECEIVER = 4, SMALLEST_DATA = 32 };
 
 void relay_steer_key(relay_key *peer, uint8_t kind, const uint8_t *index) {
@@ -47,7 +51,7 @@ int relay_is_peers(const relay_worker *w, const relay_key *from, const uint8_t *
                    uint32_t size) {
     relay_key channel = *from;
     if (data[0] < 0x40 || data[0] >= 0x80)
-        return !relay_is_stun(data, size);
+        return !stun_is_message(data, size);
     if (size >= 2) {
         channel.number = (uint16_t)(data[0] << 8 | data[1]);
         if (relay_table_find(&w->tables->forward, &channel) != NULL)
@@ -63,7 +67,7 @@ static int is_wireguard(const uint8_t *data, uint32_t size) {
 
 int relay_names_somebody(const uint8_t *data, uint32_t size) {
     static const uint8_t sizes[WIREGUARD_DATA] = {0, 148, 92, 64};
-    if (relay_is_stun(data, size))
+    if (stun_is_message(data, size))
         return 1;
     return is_wireguard(data, size) && data[0] < WIREGUARD_DATA && size == sizes[data[0]];
 }

@@ -172,8 +172,8 @@ static uint64_t boottime_seconds(void) {
     return (uint64_t)t.tv_sec;
 }
 
-int relay_reply_to(relay_worker *w, const relay_socket *s, const relay_key *key, const uint8_t *data,
-                 uint32_t size) {
+int relay_reply_to(relay_worker *w, const relay_socket *s, const relay_key *key,
+                   const uint8_t *data, uint32_t size) {
     relay_reply *r = &w->reply[w->replies];
     relay_kind kind;
     uint32_t length =

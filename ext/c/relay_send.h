@@ -3,8 +3,6 @@
 #ifndef FIREZONE_RELAY_SEND_H
 #define FIREZONE_RELAY_SEND_H
 
-#include <string.h>
-
 #include "atomics.h"
 #include "relay_forward.h"
 
@@ -26,12 +24,6 @@ typedef struct {
     uint32_t size, stride; /* of the whole, and of each datagram but the last */
     uint8_t ecn;
 } relay_buffer;
-
-/* RFC 8489 section 6.3, as far as one look goes. */
-static inline int relay_is_stun(const uint8_t *data, uint32_t size) {
-    static const uint8_t cookie[4] = {0x21, 0x12, 0xA4, 0x42};
-    return size >= 20 && data[0] < 4 && memcmp(data + 4, cookie, 4) == 0;
-}
 
 /* One datagram more, in the direction of the worker; `data` stays until the flush. */
 void relay_append(relay_worker *w, relay_channel *c, uint8_t *data, uint32_t size, uint8_t ecn);

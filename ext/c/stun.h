@@ -39,6 +39,12 @@ static inline void store32(uint8_t *p, uint32_t value) {
     store16(p + 2, value);
 }
 
+/* Whether it is a message of STUN (RFC 8489 section 6.3), as far as one look goes. */
+static inline int stun_is_message(const uint8_t *data, uint32_t size) {
+    return size >= STUN_HEADER && data[0] < 4 &&
+           load32(data + STUN_TRANSACTION_ID - 4) == STUN_COOKIE;
+}
+
 /* Of a value's size, with its padding. */
 static inline uint32_t stun_padded(uint32_t size) { return (size + 3) & ~3u; }
 
