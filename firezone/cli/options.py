@@ -72,6 +72,17 @@ log_options = group(
 )
 
 
+def api_url_option(**more: Any) -> Callable[[F], F]:
+    """Where the portal is."""
+    return click.option(
+        "-u",
+        "--api-url",
+        envvar="FIREZONE_API_URL",
+        help="The portal: ws://host:port or wss://host.",
+        **more,
+    )
+
+
 def token_option(default: str) -> Callable[[F], F]:
     """Where the token is, unless FIREZONE_TOKEN holds it."""
     return click.option(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from firezone.cli.options import ca_option, group, health_option, token_option
+from firezone.cli.options import api_url_option, ca_option, group, health_option, token_option
 
 DEFAULT_REALM = "firezone"
 
@@ -80,12 +80,7 @@ class Portal:
 portal_options = group(
     "portal",
     Portal,
-    click.option(
-        "-u",
-        "--api-url",
-        envvar="FIREZONE_API_URL",
-        help="The portal: ws://host:port or wss://host.",
-    ),
+    api_url_option(),
     token_option("/etc/firezone/relay-token"),
     click.option("-n", "--name", envvar="FIREZONE_NAME", help="The name people see in the portal."),
     ca_option,

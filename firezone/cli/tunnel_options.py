@@ -13,6 +13,7 @@ import click
 from firezone.cli.options import (
     Logs,
     Threads,
+    api_url_option,
     ca_option,
     group,
     interface_option,
@@ -60,14 +61,7 @@ def portal_options(token_path: str) -> Callable[[Any], Any]:
     return group(
         "portal",
         Portal,
-        click.option(
-            "-u",
-            "--api-url",
-            envvar="FIREZONE_API_URL",
-            default=DEFAULT_API_URL,
-            show_default=True,
-            help="The portal: ws://host:port or wss://host.",
-        ),
+        api_url_option(default=DEFAULT_API_URL, show_default=True),
         click.option(
             "-n",
             "--firezone-name",
